@@ -1,0 +1,33 @@
+"""dcbench: a benchmark harness for dataset condensation.
+
+>>> import dcbench_tesla as dcbench                                                         # doctest: +SKIP
+>>> result = dcbench.run("tesla", dataset="digits", ipc=1, preset="smoke")                  # doctest: +SKIP
+>>> result.accuracy().mean, result.distilled.images.shape                                   # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dcbench_tesla.api import run as run
+    from dcbench_tesla.data import load_dataset as load_dataset
+    from dcbench_tesla.interface import Condenser as Condenser
+    from dcbench_tesla.interface import DistilledSet as DistilledSet
+    from dcbench_tesla.interface import Evaluator as Evaluator
+
+_PUBLIC = {
+    "Condenser": "dcbench_tesla.interface",
+    "DistilledSet": "dcbench_tesla.interface",
+    "Evaluator": "dcbench_tesla.interface",
+    "load_dataset": "dcbench_tesla.data",
+    "run": "dcbench_tesla.api",
+}
+__all__ = ["Condenser", "DistilledSet", "Evaluator", "load_dataset", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are asked for: listing plugins and printing help need no torch."""
+    if name in _PUBLIC:
+        import importlib
+
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

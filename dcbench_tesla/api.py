@@ -1,0 +1,236 @@
+"""The harness from Python: what ``dcbench run`` does, as functions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcbench_tesla import registry
+from dcbench_tesla.config import CellConfig, Override, resolve
+from dcbench_tesla.data import PREFIXES, load_dataset
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.evaluation import Accuracy, accuracy
+from dcbench_tesla.progress import bar, say
+from dcbench_tesla.runner import Cell, CellResult, Execution, Workspace
+from dcbench_tesla.seeds import seed_for
+
+BASELINE = "random"
+
+
+def overrides_from(settings: Mapping[str, Any]) -> list[Override]:
+    """Return settings given as ``{"steps": 20, "network.width": 64}`` as overrides."""
+    found = []
+    for key, value in settings.items():
+        section, dot, name = key.rpartition(".")
+        found.append(Override(section if dot else "settings", name, value))
+    return found
+
+
+def resolve_all(
+    methods: Sequence[str],
+    datasets: Sequence[str],
+    ipcs: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    preset: str = "paper",
+    evaluators: Sequence[str] = ("convnet",),
+    overrides: Sequence[Override] = (),
+) -> list[CellConfig]:
+    """Resolve every combination; with several methods, each takes the overrides that have an effect on it.
+
+    Raises:
+        UsageError: an override has no effect on any of the methods, or is wrong; names that are unknown.
+    """
+    configs = []
+    for dataset, ipc, seed in product(datasets, ipcs, seeds):
+        kept = {method: list(overrides) for method in methods}
+        if len(methods) > 1:
+            kept = _share_out(methods, dataset, ipc, preset, evaluators, overrides)
+        for method in methods:
+            given = kept[method]
+            configs.append(
+                resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=given)
+            )
+    return configs
+
+
+def _share_out(
+    methods: Sequence[str],
+    dataset: str,
+    ipc: int,
+    preset: str,
+    evaluators: Sequence[str],
+    overrides: Sequence[Override],
+) -> dict[str, list[Override]]:
+    """Give every override to the methods it has an effect on; one that no method takes is an error."""
+    kept: dict[str, list[Override]] = {method: [] for method in methods}
+    for override in overrides:
+        errors = []
+        for method in methods:
+            try:
+                # beside those the method already took: whether one has an effect can depend on another
+                given = [*kept[method], override]
+                resolve(method, dataset, ipc, preset=preset, evaluators=evaluators, overrides=given)
+                kept[method].append(override)
+            except UsageError as error:
+                errors.append(error)
+        if len(errors) == len(methods):
+            raise errors[0]
+    return kept
+
+
+def baseline_of(config: CellConfig) -> CellConfig:
+    """Return the ``random`` cell that matches ``config``: same data, preprocessing, evaluation, IPC and seed."""
+    c = config
+    own = resolve(BASELINE, c.dataset, c.ipc, seed=c.seed, preset=c.preset, evaluators=c.evaluators)
+    as_given = own.data == config.data and own.evaluators == config.evaluators
+    return replace(
+        own,
+        data=config.data,
+        evaluators=config.evaluators,
+        evaluation=replace(config.evaluation, every=0),
+        protocol=own.protocol if as_given else f"{own.protocol}, data and evaluation as {config.method}",
+        command=own.command if as_given else config.command,
+    )
+
+
+class Session:
+    """The data sets of several cells, each loaded once, and where their results go."""
+
+    def __init__(
+        self,
+        out: Path | str = "results",
+        *,
+        data_dir: Path | None = None,
+        device: str = "auto",
+        quiet: bool = False,
+    ) -> None:
+        self.workspace = Workspace(Path(out))
+        self.execution = Execution.resolve(device)
+        self.quiet = quiet
+        self._data_dir = data_dir
+        self._datasets: dict[str, Dataset] = {}
+
+    def dataset(self, name: str) -> Dataset:
+        """Return the data set ``name``; raises as :func:`dcbench_tesla.data.load_dataset`."""
+        if name not in self._datasets:
+            self._datasets[name] = load_dataset(name, self._data_dir)
+        return self._datasets[name]
+
+    def cell(self, config: CellConfig) -> Cell:
+        """Return the cell of a configuration, checked against its data."""
+        return Cell(config, self.dataset(config.dataset), self.workspace, self.execution, quiet=self.quiet)
+
+    def baselines(self, cells: Iterable[Cell]) -> dict[str, Cell]:
+        """Return the matching ``random`` cell of every cell that is not one, by the cell's key."""
+        matching = {}
+        for cell in cells:
+            if cell.config.method != BASELINE and cell.method.uses_ipc:
+                matching[cell.key] = self.cell(baseline_of(cell.config))
+        return matching
+
+
+def run(
+    method: str,
+    dataset: str = "digits",
+    ipc: int = 1,
+    *,
+    seed: int = 0,
+    preset: str = "paper",
+    evaluators: Sequence[str] = ("convnet",),
+    settings: Mapping[str, Any] | None = None,
+    out: Path | str = "results",
+    data_dir: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    quiet: bool = False,
+) -> CellResult:
+    """Run one cell, or what is missing of it, and return its result: what ``dcbench run`` does.
+
+    Args:
+        method: a registered method (``dcbench list methods``).
+        dataset: a registered data set, ``npz:PATH`` or ``folder:PATH``.
+        ipc: images per class.
+        seed: the cell's seed; the same seed gives the same bytes on the same machine.
+        preset: ``paper``, ``quick`` or ``smoke``.
+        evaluators: the networks to train on the distilled set.
+        settings: what differs from the preset, ``{"steps": 20, "network.width": 64}``.
+        out: where results go.
+        data_dir: where data sets lie; default ``$DCBENCH_DATA`` or the platform's cache folder.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
+        force: start over.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: it cannot be done as asked.
+        DcbenchError: it failed on the way; running again goes on where it was.
+    """
+    overrides = overrides_from(settings or {})
+    config = resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
+    session = Session(out, data_dir=data_dir, device=device, quiet=quiet)
+    return session.cell(config).run(force=force)
+
+
+def evaluate_file(
+    path: Path | str,
+    *,
+    evaluators: Sequence[str] = ("convnet",),
+    dataset: str | None = None,
+    seed: int = 0,
+    preset: str = "paper",
+    overrides: Sequence[Override] = (),
+    data_dir: Path | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> dict[str, Accuracy]:
+    """Train networks on a saved distilled set; return their test accuracy by evaluator.
+
+    ``dataset`` is the one to test on; by default the one the set was made from, whose contents must be the same.
+
+    Raises:
+        UsageError: there is no such file, or the data set does not fit it.
+        CorruptFileError: the file is damaged or no distilled set.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}.")
+    distilled = DistilledSet.load(path)
+    named = dataset or str(distilled.provenance.get("dataset", ""))
+    if not named or (dataset is None and named.startswith(PREFIXES)):
+        raise UsageError(f"{path} was made from {named or 'an unknown data set'}: give the files by --dataset.")
+    config = resolve(BASELINE, named, 1, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
+    test = _test_images(distilled, load_dataset(named, data_dir), torch.device(Execution.resolve(device).device))
+    found = {}
+    for name, settings in config.evaluators.items():
+        evaluator = registry.load_evaluator(name)(settings)
+        values = []
+        with bar(f"evaluate by {name}", config.evaluation.networks, unit="network", quiet=quiet) as shown:
+            for i in range(config.evaluation.networks):
+                (network,) = evaluator.train(distilled, [seed_for(seed, "evaluation network", i)], test.device)
+                values.append(accuracy(network, test))
+                shown.advance()
+        found[name] = Accuracy.of(values, int(distilled.provenance.get("iteration", 0)))
+    return found
+
+
+def _test_images(distilled: DistilledSet, dataset: Dataset, device: torch.device) -> LabelledImages:
+    """The test images of ``dataset`` in the space of the distilled set."""
+    if dataset.class_names != distilled.class_names or dataset.x_test.shape[1:] != distilled.images.shape[1:]:
+        raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set.")
+    made_from = distilled.provenance.get("dataset_fingerprint")
+    if made_from not in (None, dataset.fingerprint):
+        say(f"note: {dataset.name} here is not, byte for byte, what the set was made from ({made_from})")
+    return LabelledImages(
+        torch.from_numpy(dataset.x_test),
+        torch.from_numpy(dataset.y_test),
+        classes=dataset.classes,
+        max_value=dataset.max_value,
+        preprocessing=distilled.preprocessing,
+        device=device,
+    )

@@ -1,0 +1,483 @@
+"""The command line. Heavy imports stand inside the commands: help and listings need no torch."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dcbench_tesla.errors import DcbenchError, UsageError
+
+if TYPE_CHECKING:
+    from dcbench_tesla.config import CellConfig, Override
+    from dcbench_tesla.runner import Cell, CellResult
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Failure(click.ClickException):
+    """An error with its exit code, shown as one message."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.__dict__["exit_code"] = exit_code  # click declares it for the class; here every failure has its own
+
+
+def _failure(error: BaseException) -> _Failure | None:
+    """Return how an error is shown to a user; ``None`` for a defect of the program, which deserves its traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return _Failure("interrupted. What was done is kept: the same command goes on.", 130)
+    if isinstance(error, (DcbenchError, UsageError)):
+        return _Failure(str(error), error.exit_code)
+    if _out_of_memory(error):
+        remedy = "Choose a smaller batch_size, fewer steps, a narrower network, or method tesla."
+        return _Failure(f"out of memory. {remedy} What was done is kept.", 1)
+    if isinstance(error, OSError):
+        return _Failure(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
+    return None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch's, on a CPU
+
+
+class _Group(click.Group):
+    """A group of commands whose errors end in one message and an exit code: 2 for usage, 1 for failure."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and turn what a user can meet into a message."""
+        try:
+            return super().invoke(ctx)
+        except click.exceptions.Exit:
+            raise
+        except click.ClickException:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            failure = _failure(error)
+            if failure is None:
+                raise
+            raise failure from error
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; an unknown one gets the nearest name."""
+        from dcbench_tesla.errors import unknown_name
+
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.UsageError(str(unknown_name("command", args[0], self.commands)))
+        return super().resolve_command(ctx, args)
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
+    """Stack several options into one decorator."""
+
+    def decorate(function: _F) -> _F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_out = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go."
+)
+_data_dir = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where data sets lie.  [default: $DCBENCH_DATA, or the platform's cache folder]",
+)
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+_preset = click.option(
+    "--preset", help="Hyper-parameters: paper (published), quick (minutes) or smoke (seconds).  [default: paper]"
+)
+_set = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting: steps=20, network.width=64, convnet.epochs=300 (dcbench info METHOD lists them).",
+)
+_config = click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="A TOML file with options and settings."
+)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dcbench-tesla", prog_name="dcbench")
+def main() -> None:
+    """Benchmark dataset condensation: condense, evaluate, compare, reproduce.
+
+    \b
+    Examples:
+      dcbench run --method tesla --dataset digits --ipc 1 --preset smoke
+      dcbench run --method tesla --method mtt --dataset fashion-mnist --preset quick
+      dcbench list methods
+      dcbench info tesla
+    """
+
+
+@main.command()
+@_options(
+    click.option("--method", "methods", multiple=True, help="A method (several times for several)."),
+    click.option("--dataset", "datasets", multiple=True, help="A data set.  [default: digits]"),
+    click.option("--ipc", "ipcs", multiple=True, type=int, help="Images per class.  [default: 1]"),
+    click.option("--evaluator", "evaluators", multiple=True, help="A network to evaluate with.  [default: convnet]"),
+    click.option("--seed", "seeds", multiple=True, type=int, help="A seed.  [default: 0]"),
+    _preset,
+    _set,
+    _config,
+    _device,
+    _data_dir,
+    _out,
+    click.option("--force", is_flag=True, help="Start over, even what is done."),
+    click.option("--no-baseline", is_flag=True, help="Leave out the matching random selection."),
+    click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
+)
+def run(
+    methods: tuple[str, ...],
+    datasets: tuple[str, ...],
+    ipcs: tuple[int, ...],
+    evaluators: tuple[str, ...],
+    seeds: tuple[int, ...],
+    preset: str | None,
+    assignments: tuple[str, ...],
+    config_file: Path | None,
+    device: str,
+    data_dir: Path | None,
+    out: Path,
+    force: bool,
+    no_baseline: bool,
+    dry_run: bool,
+) -> None:
+    """Train experts, condense, evaluate; resume what was interrupted, skip what is done.
+
+    \b
+    Examples:
+      dcbench run --method tesla --dataset digits --ipc 1 --preset smoke
+      dcbench run --method tesla --method random --dataset fashion-mnist --ipc 1 --ipc 10 --preset quick
+      dcbench run --method tesla-exact --dataset cifar10 --ipc 10 --device cuda
+      dcbench run --method mtt --dataset npz:my_images.npz --set steps=20 --set data.zca=true
+      dcbench run --config experiment.toml
+    """
+    options = {
+        "method": methods,
+        "dataset": datasets,
+        "ipc": ipcs,
+        "evaluator": evaluators,
+        "seed": seeds,
+        "preset": preset,
+    }
+    configs = _resolve(options, assignments, config_file)
+    from dcbench_tesla.api import Session
+
+    session = Session(out, data_dir=data_dir, device=device)
+    cells = [session.cell(config) for config in configs]
+    baselines = {} if no_baseline else session.baselines(cells)
+    if dry_run:
+        for cell in _distinct([*cells, *baselines.values()]):
+            _show_plan(cell)
+        return
+    _run_cells(cells, baselines, force=force)
+
+
+def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file: Path | None) -> "list[CellConfig]":
+    """Join the command line and the configuration file, the command line over the file, and resolve all cells."""
+    from dcbench_tesla import registry
+    from dcbench_tesla.config import PRESETS, parse_set, read_config_file
+    from dcbench_tesla.data import check_dataset_name
+    from dcbench_tesla.errors import unknown_name
+
+    from_file: dict[str, Any] = {}
+    overrides: list[Override] = []
+    if config_file:
+        from_file, overrides = read_config_file(config_file)
+    for name in from_file:
+        if name not in options:
+            raise unknown_name(f"option in {config_file}:", name, options)
+    overrides += [parse_set(text) for text in assignments]
+
+    def several(name: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
+        given = options[name] or from_file.get(name, default)
+        return tuple(given) if isinstance(given, (list, tuple)) else (given,)
+
+    methods, datasets = several("method", ()), several("dataset", ("digits",))
+    evaluators = several("evaluator", ("convnet",))
+    preset = options["preset"] or from_file.get("preset", "paper")
+    if not methods:
+        raise UsageError(f"no method: give --method NAME. Known: {', '.join(registry.names('methods'))}.")
+    registry.check_names("methods", methods)
+    registry.check_names("evaluators", evaluators)
+    for dataset in datasets:
+        check_dataset_name(dataset)
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    from dcbench_tesla.api import resolve_all
+
+    ipcs, seeds = several("ipc", (1,)), several("seed", (0,))
+    return resolve_all(methods, datasets, ipcs, seeds, preset=preset, evaluators=evaluators, overrides=overrides)
+
+
+def _distinct(cells: "list[Cell]") -> "list[Cell]":
+    return list({cell.key: cell for cell in cells}.values())
+
+
+def _show_plan(cell: "Cell") -> None:
+    import json
+
+    from dcbench_tesla.progress import say
+
+    todo = cell.pending()
+    say(f"{cell.name} ({cell.config.protocol}): {'to do: ' + ', '.join(todo) if todo else 'done'}")
+    click.echo(json.dumps(cell.config.as_dict(), indent=1, sort_keys=True))
+
+
+def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", *, force: bool) -> None:
+    """Run every cell; one that fails does not stop the others. Then show all, each beside its baseline."""
+    from dcbench_tesla.progress import say
+
+    results: dict[str, CellResult] = {}
+    failures: list[_Failure] = []
+    asked = {cell.key for cell in cells}
+    for cell in _distinct([*baselines.values(), *cells]):
+        try:
+            _tell_estimate(cell, force=force and cell.key in asked)
+            results[cell.key] = cell.run(force=force and cell.key in asked)
+        except Exception as error:
+            failure = _failure(error)
+            if failure is None:
+                raise
+            failures.append(failure)
+            say(f"Error: {cell.name}: {failure.format_message()}")
+    _show_results([results[c.key] for c in _distinct([*cells, *baselines.values()]) if c.key in results], baselines)
+    if failures:
+        message = f"{len(failures)} of {len(results) + len(failures)} cells failed, see above; the others are done."
+        raise _Failure(message if results else failures[0].format_message(), failures[0].exit_code)
+
+
+def _tell_estimate(cell: "Cell", *, force: bool) -> None:
+    """Say what is to be done and how long it will take here, measured on the first steps."""
+    from dcbench_tesla.estimate import LONG_S, estimate
+    from dcbench_tesla.progress import say
+
+    todo = cell.pending()
+    if not todo and not force:
+        say(f"{cell.name}: done already (--force does it again)")
+        return
+    if force:
+        return
+    say(f"{cell.name} ({cell.config.protocol}): {', '.join(todo)}")
+    found = estimate(cell)
+    where = f"{cell.environment['hardware']}, {cell.execution.threads} threads"
+    say(f"  estimated on this machine ({where}): {found}")
+    if found.total > LONG_S and cell.config.preset == "paper":
+        say("  That is more than a day. --preset quick takes minutes, and says so in its results.")
+
+
+def _show_results(results: "list[CellResult]", baselines: "dict[str, Cell]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Test accuracy: mean ± standard deviation over networks", title_justify="left")
+    columns = ("method", "data set", "IPC", "seed", "evaluator", "last", "best on validation", "best on test")
+    for column in (*columns, "last - random", "protocol"):
+        table.add_column(column, overflow="fold")
+    random = {result.cell.key: result for result in results}
+    for result in results:
+        c = result.cell.config
+        baseline = random.get(baselines[result.cell.key].key) if result.cell.key in baselines else None
+        for name in c.evaluators:
+            shown = [str(result.accuracy(name, n) or "") for n in ("last", "best_on_validation", "best_on_test")]
+            ipc = str(c.ipc) if result.cell.method.uses_ipc else "all"
+            lead = _lead(result, baseline, name)
+            table.add_row(c.method, result.cell.dataset.name, ipc, str(c.seed), name, *shown, lead, c.protocol)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    for result in results:
+        if result.cell.distilled_path.exists():
+            click.echo(f"{result.cell.config.method}: {result.folder}")
+        else:
+            click.echo(f"{result.cell.config.method}: only its rows are here, not its images; --force makes them again")
+
+
+def _lead(result: "CellResult", baseline: "CellResult | None", evaluator: str) -> str:
+    own, other = result.accuracy(evaluator), baseline.accuracy(evaluator) if baseline else None
+    return f"{100 * (own.mean - other.mean):+.1f} points" if own and other else ""
+
+
+@main.command()
+@_options(
+    click.option("--dataset", default="digits", show_default=True, help="A data set."),
+    click.option("--count", type=int, help="How many experts.  [default: the preset's]"),
+    click.option("--epochs", type=int, help="Epochs of each.  [default: what --method's preset reads]"),
+    click.option("--method", default="tesla", show_default=True, help="The method whose preset is taken."),
+    click.option("--ipc", type=int, default=1, show_default=True, help="The IPC whose preset is taken."),
+    _preset,
+    _set,
+    _device,
+    _data_dir,
+    _out,
+)
+def experts(
+    dataset: str,
+    count: int | None,
+    epochs: int | None,
+    method: str,
+    ipc: int,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    device: str,
+    data_dir: Path | None,
+    out: Path,
+) -> None:
+    """Train expert trajectories: networks on the real images, a snapshot an epoch.
+
+    They are shared by all methods and seeds; `dcbench run` trains what it lacks by itself. Several processes (or
+    machines on one disk) may run this at the same time and share the work.
+
+    \b
+    Examples:
+      dcbench experts --dataset digits --count 10 --epochs 5
+      dcbench experts --dataset cifar10 --ipc 10 --device cuda
+    """
+    options = {"method": (method,), "dataset": (dataset,), "ipc": (ipc,), "evaluator": (), "seed": (), "preset": preset}
+    if count is not None:
+        assignments = (*assignments, f"experts.count={count}")
+    (config,) = _resolve(options, assignments, None)
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.runner import train_experts
+
+    cell = Session(out, data_dir=data_dir, device=device).cell(config)
+    if cell.request is None:
+        raise UsageError(f"method {method} uses no experts.")
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"--epochs must be at least 1, not {epochs}.")
+    train_experts(cell, config.experts.count, epochs or cell.request.epochs)
+    click.echo(f"{config.experts.count} experts of {epochs or cell.request.epochs} epochs: {cell.expert_store.folder}")
+
+
+@main.command()
+@_options(
+    click.argument("file", type=click.Path(path_type=Path)),
+    click.option("--evaluator", "evaluators", multiple=True, help="A network to evaluate with.  [default: convnet]"),
+    click.option("--dataset", help="The data set to test on.  [default: the one the set was made from]"),
+    click.option("--seed", type=int, default=0, show_default=True, help="A seed."),
+    _preset,
+    _set,
+    _device,
+    _data_dir,
+)
+def evaluate(
+    file: Path,
+    evaluators: tuple[str, ...],
+    dataset: str | None,
+    seed: int,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    device: str,
+    data_dir: Path | None,
+) -> None:
+    """Train networks on the distilled set in FILE and print their test accuracy.
+
+    \b
+    Examples:
+      dcbench evaluate results/cells/NAME/distilled.safetensors
+      dcbench evaluate distilled.safetensors --dataset npz:my_images.npz --set evaluation.networks=3
+    """
+    from dcbench_tesla.config import PRESETS, parse_set
+    from dcbench_tesla.errors import unknown_name
+
+    if preset is not None and preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    from dcbench_tesla.api import evaluate_file
+
+    overrides = [parse_set(text) for text in assignments]
+    found = evaluate_file(
+        file,
+        evaluators=evaluators or ("convnet",),
+        dataset=dataset,
+        seed=seed,
+        preset=preset or "paper",
+        overrides=overrides,
+        data_dir=data_dir,
+        device=device,
+    )
+    for name, accuracy in found.items():
+        click.echo(f"{name}: {accuracy} test accuracy over {len(accuracy.values)} networks")
+
+
+@main.command(name="list")
+@_options(click.argument("what", metavar="[methods|evaluators|datasets|cells]"), _data_dir, _out)
+def list_(what: str, data_dir: Path | None, out: Path) -> None:
+    """List methods, evaluators, datasets or finished cells.
+
+    \b
+    Examples:
+      dcbench list methods
+      dcbench list cells --out results
+    """
+    from dcbench_tesla import listing
+    from dcbench_tesla.errors import unknown_name
+
+    listings: dict[str, Callable[[], list[tuple[str, ...]]]] = {
+        "methods": lambda: listing.plugins("methods"),
+        "evaluators": lambda: listing.plugins("evaluators"),
+        "datasets": lambda: listing.datasets(data_dir),
+        "cells": lambda: listing.cells(out),
+    }
+    if what not in listings:
+        raise unknown_name("listing", what, listings)
+    for line in listing.columns(listings[what]()):
+        click.echo(line)
+
+
+@main.command()
+@_options(click.argument("name"), _data_dir)
+def info(name: str, data_dir: Path | None) -> None:
+    """Describe a method, an evaluator or a data set: what it is, its settings, its files.
+
+    \b
+    Examples:
+      dcbench info tesla
+      dcbench info convnet
+      dcbench info cifar10
+    """
+    from dcbench_tesla import listing
+
+    for line in listing.info(name, data_dir):
+        click.echo(line)
+
+
+@main.command()
+@_data_dir
+def env(data_dir: Path | None) -> None:
+    """Show hardware, versions and folders: what to put into a bug report.
+
+    \b
+    Example:
+      dcbench env
+    """
+    from dcbench_tesla import listing
+
+    for line in listing.columns(listing.environment_lines(data_dir)):
+        click.echo(line)
+
+
+@main.command(name="check-method")
+@click.argument("name")
+def check_method(name: str) -> None:
+    """Check that a method keeps the contract of the Condenser interface, on a tiny problem made on the spot.
+
+    \b
+    Example:
+      dcbench check-method tesla
+    """
+    from dcbench_tesla.conformance import check_method as check
+
+    broken = 0
+    for outcome in check(name):
+        click.echo(f"FAIL  {outcome.name}: {outcome.problem}" if outcome.problem else f"ok    {outcome.name}")
+        broken += bool(outcome.problem)
+    if broken:
+        raise _Failure(f"method {name} breaks the contract in {broken} points.", 1)

@@ -1,0 +1,346 @@
+"""Configuration: what a cell is, resolved from defaults, a preset, a file and the command line, in that order.
+
+A *cell* is (method, data set, IPC, seed) with every setting resolved. Settings come in sections::
+
+    steps=20                a setting of the method
+    data.validation=0.1     how the data set is split and preprocessed        (DataSettings)
+    network.width=64        the network of experts and matching               (NetworkSettings)
+    experts.count=10        the expert trajectories                           (ExpertSettings)
+    evaluation.networks=3   how often and with how many networks to evaluate  (EvaluationSettings)
+    convnet.epochs=300      a setting of the evaluator of that name
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from dcbench_tesla import registry
+from dcbench_tesla.errors import UsageError, unknown_name
+
+PRESETS = ("paper", "quick", "smoke")
+UNPUBLISHED = "defaults"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """How the data set is cut and preprocessed.
+
+    ``train_images``: use so many training images, the same number of every class, chosen once for all seeds (0: all).
+    ``validation``: share of the training images held out from experts and matching, to choose on.
+    ``zca``: whiten instead of standardising. ``augmentation``: DSA strategy, ``auto`` for the field's, or ``none``.
+    """
+
+    train_images: int = 0
+    validation: float = 0.1
+    zca: bool = False
+    augmentation: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.train_images >= 0, f"data.train_images must be 0 (all) or more, not {self.train_images}.")
+        _require(0 <= self.validation < 1, f"data.validation must be a share in [0, 1), not {self.validation}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """The ConvNet of experts and matching: ``width`` filters, ``depth`` blocks (0: log2(side) - 2)."""
+
+    width: int = 128
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 1, f"network.width must be at least 1, not {self.width}.")
+        _require(self.depth >= 0, f"network.depth must be 0 (by image size) or more, not {self.depth}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertSettings:
+    """The expert trajectories: ``count`` networks trained by plain SGD on the real images.
+
+    No momentum, weight decay or schedule, as published; so an expert can be extended from its last snapshot.
+    """
+
+    count: int = 100
+    lr: float = 0.01
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 1, f"experts.count must be at least 1, not {self.count}.")
+        _require(self.lr > 0, f"experts.lr must be positive, not {self.lr}.")
+        _require(self.batch_size >= 1, f"experts.batch_size must be at least 1, not {self.batch_size}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How a distilled set is evaluated: with ``networks`` fresh networks, after the last iteration and on the way.
+
+    ``every``: keep a snapshot of the distilled set every so many iterations and evaluate those too, with
+    ``networks_on_the_way`` networks each (0: the last set only).
+    """
+
+    networks: int = 5
+    every: int = 0
+    networks_on_the_way: int = 5
+
+    def __post_init__(self) -> None:
+        _require(self.networks >= 1, f"evaluation.networks must be at least 1, not {self.networks}.")
+        _require(self.every >= 0, f"evaluation.every must be 0 (only at the end) or more, not {self.every}.")
+        _require(self.networks_on_the_way >= 1, "evaluation.networks_on_the_way must be at least 1.")
+
+
+SECTIONS: Mapping[str, type] = {
+    "data": DataSettings,
+    "network": NetworkSettings,
+    "experts": ExpertSettings,
+    "evaluation": EvaluationSettings,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """One cell, resolved: everything that defines its result, and the name of the protocol it follows.
+
+    ``protocol`` is the preset's name; ``paper`` only where the literature publishes this cell, else ``defaults``;
+    with what was changed by file or command line behind it. It labels rows and is no part of any key.
+    """
+
+    method: str
+    dataset: str
+    ipc: int
+    seed: int
+    protocol: str
+    source: str
+    settings: Any
+    data: DataSettings
+    network: NetworkSettings
+    experts: ExpertSettings
+    evaluation: EvaluationSettings
+    evaluators: Mapping[str, Any]
+    command: str = ""
+    preset: str = ""
+    changed: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One rule of a preset: which cells it is for, whether it is a published cell, and the settings it gives."""
+
+    methods: tuple[str, ...]
+    datasets: tuple[str, ...]
+    ipcs: tuple[int, ...]
+    published: bool
+    source: str
+    values: Mapping[str, Mapping[str, Any]]
+
+    def fits(self, method: str, dataset: str, ipc: int) -> bool:
+        """Whether the rule is for this cell; an empty list is for all."""
+        return (
+            (not self.methods or method in self.methods)
+            and (not self.datasets or dataset in self.datasets)
+            and (not self.ipcs or ipc in self.ipcs)
+        )
+
+
+def _rules(preset: str) -> list[_Rule]:
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    text = resources.files("dcbench_tesla.presets").joinpath(f"{preset}.toml").read_text(encoding="utf-8")
+    head = {"methods", "datasets", "ipcs", "published", "source"}
+    return [
+        _Rule(
+            methods=tuple(rule.get("methods", ())),
+            datasets=tuple(rule.get("datasets", ())),
+            ipcs=tuple(rule.get("ipcs", ())),
+            published=rule.get("published", False),
+            source=rule.get("source", ""),
+            values={section: values for section, values in rule.items() if section not in head},
+        )
+        for rule in tomllib.loads(text)["rule"]
+    ]
+
+
+@dataclass(frozen=True)
+class Override:
+    """One setting given by file or command line, as ``section.name = value`` (section ``settings``: the method's)."""
+
+    section: str
+    name: str
+    value: Any
+
+    @property
+    def label(self) -> str:
+        """How the user writes it."""
+        return self.name if self.section == "settings" else f"{self.section}.{self.name}"
+
+
+def parse_set(text: str) -> Override:
+    """Parse ``key=value`` of the command line's ``--set``; the value stays text until its field is known."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UsageError(f"--set takes key=value, for instance steps=20 or network.width=64, not {text!r}.")
+    section, dot, name = key.rpartition(".")
+    return Override(section if dot else "settings", name, value.strip())
+
+
+def read_config_file(path: Path) -> tuple[dict[str, Any], list[Override]]:
+    """Read a TOML file; return its top-level options (method, dataset, ipc, ...) and its settings by section.
+
+    Raises:
+        UsageError: the file is missing or is no TOML.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from error
+    options = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    sections = ((s, v) for s, v in content.items() if isinstance(v, dict))
+    return options, [Override(section, name, value) for section, v in sections for name, value in v.items()]
+
+
+def _coerce(override: Override, kind: type, known: Iterable[str]) -> Any:
+    """Turn an override's value into its field's type; text of the command line is parsed, TOML values are checked."""
+    types = get_type_hints(kind)
+    if override.name not in types:
+        raise unknown_name("setting", override.label, known)
+    wanted, value = types[override.name], override.value
+    try:
+        if wanted is bool:
+            words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+            return words[str(value).lower()]
+        if wanted is int and isinstance(value, (int, str)) and not isinstance(value, bool):
+            return int(value)
+        if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            return float(value)
+        if wanted is str and isinstance(value, str):
+            return value
+    except (ValueError, KeyError):
+        pass
+    name = getattr(wanted, "__name__", str(wanted))
+    raise UsageError(f"{override.label} takes a value of type {name}, not {value!r}.")
+
+
+def _kinds(method: str, evaluators: Iterable[str]) -> dict[str, type]:
+    """Every section a cell can be configured in, with the dataclass of its settings."""
+    kinds: dict[str, type] = {"settings": registry.load_method(method).Settings, **SECTIONS}
+    return kinds | {name: registry.load_evaluator(name).Settings for name in evaluators}
+
+
+def setting_names(method: str, evaluators: Iterable[str]) -> list[str]:
+    """Return every name ``--set`` takes for a method and some evaluators."""
+    return [
+        f.name if section == "settings" else f"{section}.{f.name}"
+        for section, kind in _kinds(method, evaluators).items()
+        for f in dataclasses.fields(kind)
+    ]
+
+
+def unused_sections(method: str) -> dict[str, str]:
+    """Return the sections that have no effect on ``method``, with the reason."""
+    condenser = registry.load_method(method)
+    unused = {}
+    if condenser.expert_request(condenser.Settings()) is None:
+        unused["experts"] = f"method {method} uses no experts"
+    if not condenser.uses_network:
+        unused["network"] = f"method {method} uses no network (the evaluators have a width of their own)"
+    return unused
+
+
+def resolve(
+    method: str,
+    dataset: str,
+    ipc: int,
+    *,
+    seed: int = 0,
+    preset: str = "paper",
+    evaluators: Iterable[str] = ("convnet",),
+    overrides: Iterable[Override] = (),
+) -> CellConfig:
+    """Resolve one cell's configuration: overrides over preset over the defaults of the code.
+
+    Raises:
+        UsageError: an unknown name, a value of the wrong type or out of range, or a setting that has no effect.
+    """
+    evaluators, overrides = tuple(evaluators), tuple(overrides)
+    kinds = _kinds(method, evaluators)
+    values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
+    rules = [rule for rule in _rules(preset) if rule.fits(method, _family(dataset), ipc)]
+    for rule in rules:
+        for section, given in rule.values.items():
+            # a rule for several methods or evaluators: each takes what it knows
+            fields = {f.name for f in dataclasses.fields(kinds[section])} if section in kinds else set()
+            values.setdefault(section, {}).update({k: v for k, v in given.items() if k in fields})
+    known = setting_names(method, evaluators)
+    for override in overrides:
+        if override.section not in kinds:
+            raise unknown_name("setting", override.label, known)
+        values[override.section][override.name] = _coerce(override, kinds[override.section], known)
+    built = {section: kind(**values[section]) for section, kind in kinds.items()}
+    _refuse_inert(method, built["settings"], overrides)
+    published = any(rule.published for rule in rules)
+    changed = tuple(sorted({override.label for override in overrides}))
+    return CellConfig(
+        method=method,
+        dataset=dataset,
+        ipc=ipc,
+        seed=seed,
+        preset=preset,
+        protocol=_protocol(preset, published, changed),
+        source="; ".join(dict.fromkeys(rule.source for rule in rules if rule.source)),
+        settings=built["settings"],
+        evaluators={name: built[name] for name in evaluators},
+        changed=changed,
+        command=_command(method, dataset, ipc, seed, preset, evaluators, overrides),
+        **{section: built[section] for section in SECTIONS},
+    )
+
+
+def _family(dataset: str) -> str:
+    """The name presets go by: anyone's own set has no path in it."""
+    return dataset.partition(":")[0] + ":" if ":" in dataset else dataset
+
+
+def _refuse_inert(method: str, settings: Any, overrides: Iterable[Override]) -> None:
+    unused, inert = unused_sections(method), settings.inert()
+    for override in overrides:
+        reason = unused.get(override.section) if override.section != "settings" else inert.get(override.name)
+        if reason:
+            raise UsageError(f"setting {override.label} has no effect: {reason}. Leave it out.")
+
+
+def _protocol(preset: str, published: bool, changed: tuple[str, ...]) -> str:
+    name = UNPUBLISHED if preset == "paper" and not published else preset
+    return f"{name}, changed: {', '.join(changed)}" if changed else name
+
+
+def _command(
+    method: str,
+    dataset: str,
+    ipc: int,
+    seed: int,
+    preset: str,
+    evaluators: tuple[str, ...],
+    overrides: tuple[Override, ...],
+) -> str:
+    """The command that makes the cell, without anything of this machine."""
+    prefix, colon, path = dataset.partition(":")
+    shown = f"{prefix}:{Path(path).name}" if colon else dataset
+    words = ["dcbench run", f"--method {method}", f"--dataset {shown}", f"--ipc {ipc}", f"--preset {preset}"]
+    words += [f"--seed {seed}"] if seed else []
+    words += [f"--evaluator {name}" for name in evaluators if evaluators != ("convnet",)]
+    words += [f"--set {o.label}={o.value}" for o in overrides]
+    return " ".join(words)

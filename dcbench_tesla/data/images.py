@@ -1,0 +1,55 @@
+"""Labelled images on a device: integer pixels that become network inputs when a batch is asked for."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla.data.preprocessing import Preprocessing
+
+_PREPARE_AT_ONCE_BYTES = 4 * 2**30
+_CHUNK = 1024
+
+
+class LabelledImages:
+    """N images with labels, served as preprocessed float32 batches.
+
+    ``pixels`` is uint8 ``(N, C, H, W)`` in ``0..max_value``, ``labels`` int64 ``(N,)`` in ``0..classes-1``, both on
+    the CPU. The preprocessed images are kept on ``device`` where they take under 4 GiB, else made batch by batch.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        *,
+        classes: int,
+        max_value: int,
+        preprocessing: Preprocessing,
+        device: torch.device,
+    ) -> None:
+        self.pixels, self.labels = pixels, labels
+        self.classes, self.max_value = classes, max_value
+        self.preprocessing = preprocessing.to(device)
+        self.device = device
+        self._prepared: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def members(self) -> tuple[Tensor, ...]:
+        """The indices of every class's images, in the data set's order."""
+        return tuple((self.labels == c).nonzero().flatten() for c in range(self.classes))
+
+    def inputs(self, indices: Tensor) -> Tensor:
+        """Return the network inputs ``(len(indices), C, H, W)``, float32 on the device."""
+        if self._prepared is None and self.pixels.numel() * 4 <= _PREPARE_AT_ONCE_BYTES:
+            chunks = [self._prepare(self.pixels[i : i + _CHUNK]) for i in range(0, len(self), _CHUNK)]
+            self._prepared = torch.cat(chunks)
+        if self._prepared is None:
+            return self._prepare(self.pixels[indices])
+        return self._prepared[indices.to(self.device)]
+
+    def _prepare(self, pixels: Tensor) -> Tensor:
+        return self.preprocessing.forward(pixels.to(self.device).float() / self.max_value)

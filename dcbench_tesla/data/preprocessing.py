@@ -1,0 +1,174 @@
+"""What happens to pixels before a network sees them: channel standardisation or ZCA whitening.
+
+Synthetic images live in preprocessed space, so a distilled set is of use only together with its preprocessing: it is
+stored as named tensors and a few facts, and known by a hash of its content.
+
+Shapes: N images, C channels, H = W = side, D = C H W. Pixels are in [0, 1] going in.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.errors import CorruptFileError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from dcbench_tesla.data.dataset import Pixels
+
+ZCA_EPS = 0.1  # added to the variances before their inverse root, on the scale of [0, 1] pixels
+ZCA_SIDE_LIMIT = 64  # from here on refused
+_CHUNK = 2048  # images held in a wider type at a time
+_TENSORS = {"standardise": ("mean", "std"), "zca": ("mean", "matrix", "inverse_matrix")}
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """A fitted map from [0, 1] pixels to what networks see, and back.
+
+    ``kind="standardise"``: (x - mean) / std, both (C,). ``kind="zca"``: (x - mean) W on flattened images, ``mean``
+    (D,), W = ``matrix`` (D, D), undone by ``inverse_matrix`` (D, D); ``eps`` is what it was fitted with. All float32.
+    Raises :class:`~dcbench_tesla.errors.UsageError` for another kind.
+    """
+
+    kind: str
+    mean: Tensor
+    std: Tensor | None = None
+    matrix: Tensor | None = None
+    inverse_matrix: Tensor | None = None
+    eps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _TENSORS:
+            raise unknown_name("preprocessing", self.kind, _TENSORS)
+        size = len(self.mean)
+        for name, tensor in self._tensors().items():
+            assert tensor.shape == ((size, size) if "matrix" in name else (size,)), name
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in _TENSORS[self.kind]}
+
+    def _facts(self) -> dict[str, Any]:
+        return {"kind": self.kind, "eps": self.eps}
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map [0, 1] ``pixels`` (N, C, H, W) to the space of the networks; same shape."""
+        if self.kind == "standardise":
+            return (pixels - _per_channel(self.mean, pixels)) / _per_channel(self.std, pixels)
+        centred = pixels.flatten(1) - self.mean.to(pixels.dtype)
+        return (centred @ _given(self.matrix).to(pixels.dtype)).view(pixels.shape)
+
+    def inverse(self, images: Tensor) -> Tensor:
+        """Map ``images`` (N, C, H, W) back to pixels, for looking at them; not clamped to [0, 1]."""
+        if self.kind == "standardise":
+            return images * _per_channel(self.std, images) + _per_channel(self.mean, images)
+        flat = images.flatten(1) @ _given(self.inverse_matrix).to(images.dtype)
+        return (flat + self.mean.to(images.dtype)).view(images.shape)
+
+    def to(self, device: torch.device | str) -> "Preprocessing":
+        """Return the same map with its tensors on ``device``."""
+        return self.from_state({name: tensor.to(device) for name, tensor in self._tensors().items()}, self._facts())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return named CPU tensors and JSON facts, from which :meth:`from_state` makes the same map again."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        return tensors, self._facts()
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "Preprocessing":
+        """Rebuild from :meth:`state`; further tensors are ignored. Raises ``CorruptFileError`` where one is missing."""
+        kind = meta.get("kind")
+        if kind not in _TENSORS:
+            raise CorruptFileError(f"stored preprocessing of unknown kind {kind!r}; known: {', '.join(_TENSORS)}")
+        missing = [name for name in _TENSORS[kind] if name not in tensors]
+        if missing:
+            raise CorruptFileError(f"stored {kind} preprocessing lacks {', '.join(missing)}; fit and store it again")
+        return cls(kind, **{name: tensors[name] for name in _TENSORS[kind]}, eps=meta.get("eps"))
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 (first 16 hex digits) of kind, shapes and content, whatever the device.
+
+        Two fits of ZCA on different machines differ in the last bits, hence in their key.
+        """
+        tensors, _ = self.state()
+        digest = hashlib.sha256(self.kind.encode())
+        for name, tensor in tensors.items():
+            digest.update(f"/{name}{list(tensor.shape)}".encode())
+            digest.update(tensor.numpy().data)
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """Return small JSON facts: kind, key, and mean and std a channel, or the size and ``eps`` of the whitening."""
+        if self.kind == "zca":
+            return {"kind": self.kind, "key": self.key, "dimensions": len(self.mean), "eps": self.eps}
+        return {"kind": self.kind, "key": self.key, "mean": self.mean.tolist(), "std": _given(self.std).tolist()}
+
+
+def fit_standardise(dataset: Dataset, pixels: "Pixels | None" = None) -> Preprocessing:
+    """Standardise by the published mean and std of ``dataset``, or by those of ``pixels`` (its ``x_train`` if None).
+
+    ``pixels`` are uint8 (N, C, H, W), the images training sees. Population std of ``pixels / max_value``; a channel
+    that never changes keeps std 1.
+    """
+    mean, std = dataset.mean, dataset.std
+    if mean is None or std is None:
+        mean, std = _channel_moments(dataset.x_train if pixels is None else pixels, dataset.max_value)
+    return Preprocessing("standardise", torch.tensor(mean), torch.tensor(std))
+
+
+def fit_zca(pixels: "Pixels", max_value: int, eps: float = ZCA_EPS) -> Preprocessing:
+    """Fit ZCA whitening on uint8 ``pixels`` (N, C, H, W) with kornia, on raw [0, 1] values as MTT and TESLA do.
+
+    With covariance U S U^T (divided by N - 1): W = U (S + eps)^(-1/2) U^T, W^-1 = U (S + eps)^(1/2) U^T. The images are
+    held twice in float32 meanwhile (1.2 GB for CIFAR). Raises :class:`~dcbench_tesla.errors.UsageError` from 64
+    pixels a side on.
+    """
+    _refuse_large(*pixels.shape[1:])
+    from kornia.enhance import ZCAWhitening  # slow to import, and needed for this alone
+
+    images = torch.from_numpy(pixels).float().div_(max_value)
+    zca = ZCAWhitening(eps=float(eps), compute_inv=True, detach_transforms=True).fit(images)
+    return Preprocessing(
+        "zca", zca.mean_vector.flatten(), matrix=zca.transform_matrix, inverse_matrix=zca.transform_inv, eps=float(eps)
+    )
+
+
+def _refuse_large(channels: int, height: int, width: int) -> None:
+    if height < ZCA_SIDE_LIMIT:
+        return
+    size = channels * height * width
+    raise UsageError(
+        f"ZCA is not offered for {height} x {width} images: its matrix would be {size} x {size}, "
+        f"{4 * size**2 / 1e6:.0f} MB in float32 with several of that size held while fitting, and its singular value "
+        f"decomposition {(size / 3072) ** 3:.0f} times the work of one at 3 x 32 x 32. Use standardisation."
+    )
+
+
+def _channel_moments(pixels: "Pixels", max_value: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population std a channel of ``pixels / max_value``, by way of exact histograms."""
+    counts = np.zeros((pixels.shape[1], 256), dtype=np.int64)
+    for start in range(0, len(pixels), _CHUNK):
+        for channel, count in enumerate(counts):
+            count += np.bincount(pixels[start : start + _CHUNK, channel].ravel(), minlength=256)
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    values = np.arange(256) / max_value
+    mean = weights @ values
+    std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
+    std[std == 0] = 1.0
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _per_channel(values: Tensor | None, images: Tensor) -> Tensor:
+    return _given(values).to(images.dtype).view(-1, 1, 1)
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None, "checked when the preprocessing was made"
+    return tensor

@@ -1,0 +1,75 @@
+"""Cutting a data set into training, validation and test images, the same way for every cell and seed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla.config import DataSettings
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.data.preprocessing import Preprocessing
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.seeds import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Indices:
+    """Positions in the data set's training images: what experts and matching see, and what choices are made on."""
+
+    train: Tensor
+    validation: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The three image sets of a cell; ``validation`` is ``None`` where no images are held out."""
+
+    train: LabelledImages
+    validation: LabelledImages | None
+    test: LabelledImages
+
+
+def choose(labels: Tensor, classes: int, settings: DataSettings) -> Indices:
+    """Choose validation and training images, stratified by class, at random but once for all seeds.
+
+    Raises:
+        UsageError: a class is left without training images.
+    """
+    train, validation = [], []
+    for c in range(classes):
+        members = (labels == c).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator(0, "validation split", c))]
+        held = round(settings.validation * len(members))
+        quota = settings.train_images // classes + (c < settings.train_images % classes)
+        kept = members[held:][: quota if settings.train_images else None]
+        if not len(kept):
+            raise UsageError(
+                f"class {c} is left without training images: lower data.validation ({settings.validation:g}) "
+                f"or raise data.train_images ({settings.train_images})."
+            )
+        train.append(kept)
+        validation.append(members[:held])
+    return Indices(train=torch.cat(train).sort().values, validation=torch.cat(validation).sort().values)
+
+
+def cut(dataset: Dataset, chosen: Indices, preprocessing: Preprocessing, device: torch.device) -> Splits:
+    """Return the three image sets of ``dataset``, preprocessed, on ``device``."""
+
+    def images(pixels: Tensor, labels: Tensor) -> LabelledImages:
+        return LabelledImages(
+            pixels,
+            labels,
+            classes=dataset.classes,
+            max_value=dataset.max_value,
+            preprocessing=preprocessing,
+            device=device,
+        )
+
+    pixels, labels = torch.from_numpy(dataset.x_train), torch.from_numpy(dataset.y_train)
+    everything = len(chosen.train) == len(labels)  # then no copy: a memory-mapped set stays on the disk
+    return Splits(
+        train=images(pixels, labels) if everything else images(pixels[chosen.train], labels[chosen.train]),
+        validation=images(pixels[chosen.validation], labels[chosen.validation]) if len(chosen.validation) else None,
+        test=images(torch.from_numpy(dataset.x_test), torch.from_numpy(dataset.y_test)),
+    )

@@ -1,0 +1,165 @@
+"""The distilled set: complete, so that whoever has the file can train on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.data.preprocessing import Preprocessing
+from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.store import load_tensors, save_tensors
+
+_FORMAT = "dcbench distilled set"
+_ZCA_FOLDER = "preprocessing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilledSet:
+    """Synthetic (or chosen) images with everything a network needs to be trained on them.
+
+    ``images``: float32 ``(N, C, H, W)`` in the space the networks see, or uint8 pixels in ``0..max_value`` for sets
+    that choose real images. ``labels``: int64 ``(N,)`` or float32 ``(N, K)`` probabilities. ``lr``: the learned
+    learning rate of the student, where the method learns one. ``augmentation``: the strategy to train with.
+    ``preprocessing`` leads from pixels to ``images`` and back. ``provenance``: who made it from what, plain JSON.
+
+    Raises:
+        UsageError: where shapes or types do not fit together, or a number is not finite.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    augmentation: str
+    max_value: int = 255
+    lr: float | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        soft = self.labels.ndim == 2
+        if self.images.ndim != 4 or len(self.images) != len(self.labels):
+            shapes = f"{tuple(self.images.shape)} and {tuple(self.labels.shape)}"
+            raise UsageError(f"a distilled set needs images (N, C, H, W) with N labels, not {shapes}.")
+        if self.images.dtype not in (torch.float32, torch.uint8):
+            raise UsageError(f"images must be float32 (network space) or uint8 (pixels), not {self.images.dtype}.")
+        if self.labels.dtype != (torch.float32 if soft else torch.int64):
+            raise UsageError(f"labels must be int64 (N,) or float32 (N, K), not {self.labels.dtype}.")
+        if soft and self.labels.shape[1] != len(self.class_names):
+            raise UsageError(f"soft labels of {self.labels.shape[1]} classes for {len(self.class_names)} class names.")
+        if not bool(torch.isfinite(self.images).all() and torch.isfinite(self.labels).all()):
+            raise UsageError("the distilled set holds NaN or infinity: the condensation diverged; lower its rates.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def hard(self) -> Tensor:
+        """The most likely class of every image, int64 ``(N,)``."""
+        return self.labels.argmax(1) if self.labels.ndim == 2 else self.labels
+
+    def inputs(self, device: torch.device | str = "cpu") -> Tensor:
+        """Return the network inputs, float32 ``(N, C, H, W)`` on ``device``."""
+        if self.images.dtype == torch.float32:
+            return self.images.to(device)
+        real = self.as_labelled(torch.device(device))
+        return real.inputs(torch.arange(len(self)))
+
+    def as_labelled(self, device: torch.device) -> LabelledImages:
+        """Return a set of real images (uint8 pixels) as a labelled image set that makes its batches when asked."""
+        return LabelledImages(
+            self.images,
+            self.hard,
+            classes=len(self.class_names),
+            max_value=self.max_value,
+            preprocessing=self.preprocessing,
+            device=device,
+        )
+
+    def pixels(self) -> Tensor:
+        """Return the images as they are looked at: float32 in [0, 1], preprocessing undone, clamped."""
+        if self.images.dtype == torch.uint8:
+            return self.images.float() / self.max_value
+        return self.preprocessing.inverse(self.images).clamp(0, 1)
+
+    def choose(self, indices: Tensor) -> "DistilledSet":
+        """Return the set of the images at ``indices`` only."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def with_provenance(self, **facts: Any) -> "DistilledSet":
+        """Return the set with facts added to its provenance."""
+        return replace(self, provenance={**self.provenance, **facts})
+
+    def save(self, path: Path, *, embed_preprocessing: bool = True) -> None:
+        """Write one safetensors file, atomically.
+
+        A ZCA matrix is large (38 MB at 32 pixels). With ``embed_preprocessing=False`` it goes once into
+        ``preprocessing/<key>.safetensors`` of the nearest folder above ``path`` that has a folder of that name, and
+        the set names its key.
+        """
+        tensors, facts = self.preprocessing.state()
+        if not embed_preprocessing:
+            shared = _shared_folder(path) / f"{self.preprocessing.key}.safetensors"
+            if not shared.exists():
+                save_tensors(shared, tensors, {"format": "dcbench preprocessing", **facts})
+            tensors, facts = {}, {"shared": self.preprocessing.key}
+        meta = {
+            "format": _FORMAT,
+            "version": 1,
+            "class_names": list(self.class_names),
+            "augmentation": self.augmentation,
+            "max_value": self.max_value,
+            "lr": self.lr,
+            "preprocessing": facts,
+            "provenance": dict(self.provenance),
+        }
+        content = {"images": self.images, "labels": self.labels}
+        save_tensors(path, content | {f"preprocessing.{k}": v for k, v in tensors.items()}, meta)
+
+    @classmethod
+    def load(cls, path: Path) -> "DistilledSet":
+        """Read a file written by :meth:`save`.
+
+        Raises:
+            CorruptFileError: the file is damaged, is no distilled set, or its preprocessing file is missing.
+        """
+        path = Path(path)
+        tensors, meta = load_tensors(path)
+        if meta.get("format") != _FORMAT:
+            raise CorruptFileError(f"{path} is not a distilled set of dcbench.")
+        facts = meta["preprocessing"]
+        if "shared" in facts:
+            state, facts = _load_shared(path, facts["shared"])
+        else:
+            prefix = "preprocessing."
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        return cls(
+            images=tensors["images"],
+            labels=tensors["labels"],
+            class_names=tuple(meta["class_names"]),
+            augmentation=meta["augmentation"],
+            max_value=meta["max_value"],
+            lr=meta["lr"],
+            preprocessing=Preprocessing.from_state(state, facts),
+            provenance=meta["provenance"],
+        )
+
+
+def _shared_folder(path: Path) -> Path:
+    for folder in Path(path).resolve().parents:
+        if (folder / _ZCA_FOLDER).is_dir():
+            return folder / _ZCA_FOLDER
+    raise FileNotFoundError(f"no folder {_ZCA_FOLDER!r} above {path}")
+
+
+def _load_shared(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        return load_tensors(_shared_folder(path) / f"{key}.safetensors")
+    except FileNotFoundError as error:
+        raise CorruptFileError(
+            f"{path} needs the whitening {_ZCA_FOLDER}/{key}.safetensors, which is not beside it: copy it from the "
+            "results folder the set was made in, into a folder of that name beside the set."
+        ) from error

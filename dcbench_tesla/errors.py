@@ -1,0 +1,40 @@
+"""The errors a user can meet: each carries one message with the remedy, and the exit code it ends with."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DcbenchError(RuntimeError):
+    """Something failed while running; the command line prints the message and exits with code 1."""
+
+    exit_code = 1
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done as asked; the command line prints the message and exits with code 2."""
+
+    exit_code = 2
+
+
+class DataMissingError(DcbenchError):
+    """A data set's files are not on this machine; says where they were looked for and how to get them."""
+
+
+class CorruptFileError(DcbenchError):
+    """A file exists but does not hold what it should; says which file and what to do with it."""
+
+
+class DivergedError(DcbenchError):
+    """A computation produced NaN or infinity; says where, and which settings to lower."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Build the error for an unknown ``name`` of a ``kind`` (method, data set, setting): nearest name, then all."""
+    names = sorted(known)
+    return UsageError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}.")

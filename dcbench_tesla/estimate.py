@@ -1,0 +1,131 @@
+"""How long a cell will take on this machine, measured on its first steps before anything long begins."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla import registry
+from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.evaluation import accuracy
+from dcbench_tesla.experts import train_epoch
+from dcbench_tesla.networks import flatten_parameters, seeded
+from dcbench_tesla.progress import duration
+from dcbench_tesla.runner import Cell
+
+LONG_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Estimated seconds of the stages that are still to be done, by stage."""
+
+    seconds: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """All stages together, in seconds."""
+        return sum(self.seconds.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{stage} {duration(s)}" for stage, s in self.seconds.items())
+        return f"{parts}; {duration(self.total)} in all"
+
+
+class _StandIns:
+    """Experts that were never trained, for measuring before there are any."""
+
+    def __init__(self, cell: Cell) -> None:
+        with seeded(0):
+            self._start = flatten_parameters(cell.build_network()).to(cell.device)
+
+    def __len__(self) -> int:
+        return 1
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """Return a start, a little moved every epoch."""
+        return self._start * (1 + 0.001 * epoch)
+
+
+def estimate(cell: Cell) -> Estimate:
+    """Measure a few steps of each pending stage of ``cell`` and extrapolate; takes seconds, leaves nothing behind."""
+    torch.set_num_threads(cell.execution.threads)
+    seconds = {}
+    for stage in cell.pending():
+        if stage == "experts":
+            seconds["experts"] = _experts(cell)
+        elif stage == "condense":
+            if cell.iterations:
+                seconds["condensation"] = _condensation(cell)
+        else:
+            name = stage.removeprefix("evaluate by ")
+            seconds[f"evaluation by {name}"] = _evaluation(cell, name)
+    return Estimate(seconds)
+
+
+def _timed(cell: Cell, work: Callable[[], object]) -> float:
+    """Seconds of ``work``, after one run to warm up."""
+    work()
+    _wait(cell)
+    start = time.perf_counter()
+    work()
+    _wait(cell)
+    return time.perf_counter() - start
+
+
+def _wait(cell: Cell) -> None:
+    if cell.device.type == "cuda":
+        torch.cuda.synchronize(cell.device)
+
+
+def _first(images: LabelledImages, count: int) -> LabelledImages:
+    count = min(count, len(images))
+    return LabelledImages(
+        images.pixels[:count],
+        images.labels[:count],
+        classes=images.classes,
+        max_value=images.max_value,
+        preprocessing=images.preprocessing,
+        device=images.device,
+    )
+
+
+def _experts(cell: Cell) -> float:
+    assert cell.request is not None
+    settings = cell.config.experts
+    few = _first(cell.splits.train, 2 * settings.batch_size)
+    network = cell.build_network().to(cell.device)
+    spent = _timed(cell, lambda: train_epoch(network, few, settings, cell.augmentation, 0, 0))
+    epochs = cell.expert_store.missing_epochs(settings.count, cell.request.epochs)
+    return spent / len(few) * len(cell.splits.train) * epochs
+
+
+def _condensation(cell: Cell) -> float:
+    settings, factor = cell.method.probe(cell.config.settings)
+    condenser = cell.method(settings)
+    condenser.setup(cell.problem(_StandIns(cell) if cell.request else None))
+    spent = _timed(cell, lambda: condenser.iterate(0))
+    return spent * factor * (cell.iterations - cell.iterations_done())
+
+
+def _evaluation(cell: Cell, name: str) -> float:
+    kind = registry.load_evaluator(name)
+    settings = cell.config.evaluators[name]
+    whole = cell.stand_in_set()
+    batch = _first_images(whole, 256)
+    probe = kind(kind.probe(settings))
+    spent = _timed(cell, lambda: probe.train(batch, [0], cell.device))
+    steps = spent / probe.cost(batch) * kind(settings).cost(whole)
+    few = _first(cell.splits.test, 512)
+    (network,) = probe.train(batch, [0], cell.device)
+    tested = len(cell.splits.test) + (len(cell.splits.validation) if cell.splits.validation else 0)
+    test = _timed(cell, lambda: accuracy(network, few)) / len(few) * tested
+    return (steps + test) * sum(networks for _, networks in cell.schedule)
+
+
+def _first_images(distilled: DistilledSet, count: int) -> DistilledSet:
+    chosen = torch.randperm(len(distilled), generator=torch.Generator().manual_seed(0))[:count]
+    return distilled.choose(chosen)

@@ -1,0 +1,84 @@
+"""The accuracy of networks trained on a distilled set, and the three names a cell's accuracy has.
+
+``last``: after the last epoch, on the last distilled set. ``best_on_validation``: the set that the validation images
+choose among all evaluated ones. ``best_on_test``: the set that the test images themselves choose; it is what the
+papers of MTT and TESLA print, and no honest estimate. All three are test accuracies, as fractions.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcbench_tesla.data.images import LabelledImages
+
+_BATCH = 512
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, images: LabelledImages) -> float:
+    """Return the share of ``images`` whose most likely class is right."""
+    network.eval()
+    right = torch.zeros((), dtype=torch.long, device=images.device)
+    for indices in torch.arange(len(images)).split(_BATCH):
+        predicted = network(images.inputs(indices)).argmax(1)
+        right += (predicted == images.labels[indices].to(images.device)).sum()
+    return int(right) / len(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Test accuracy over networks, as fractions: mean and population standard deviation, as the papers give them."""
+
+    mean: float
+    std: float
+    values: tuple[float, ...]
+    iteration: int
+
+    @classmethod
+    def of(cls, values: Sequence[float], iteration: int) -> "Accuracy":
+        """Summarise the test accuracies of several networks trained on the distilled set of one iteration."""
+        return cls(
+            mean=statistics.fmean(values), std=statistics.pstdev(values), values=tuple(values), iteration=iteration
+        )
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} ± {100 * self.std:.1f} %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The networks trained on the distilled set of one iteration: their accuracies as fractions, in order."""
+
+    iteration: int
+    test: tuple[float, ...]
+    validation: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {"iteration": self.iteration, "test": list(self.test), "validation": list(self.validation)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Evaluated":
+        """Take back :meth:`as_dict`."""
+        return cls(iteration=content["iteration"], test=tuple(content["test"]), validation=tuple(content["validation"]))
+
+
+def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:
+    """Return ``last``, ``best_on_validation`` (``None`` without validation images) and ``best_on_test``.
+
+    ``evaluated``: one entry an evaluated distilled set, the last one last. Of equals the later wins.
+    """
+    last = evaluated[-1]
+    best = max(evaluated, key=lambda e: (statistics.fmean(e.test), e.iteration))
+    chosen = None
+    if last.validation:
+        chosen = max(evaluated, key=lambda e: (statistics.fmean(e.validation), e.iteration))
+    return {
+        "last": Accuracy.of(last.test, last.iteration),
+        "best_on_validation": Accuracy.of(chosen.test, chosen.iteration) if chosen else None,
+        "best_on_test": Accuracy.of(best.test, best.iteration),
+    }

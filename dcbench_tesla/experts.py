@@ -1,0 +1,210 @@
+"""Expert trajectories: networks trained on the real images, a snapshot of all parameters an epoch.
+
+An expert is identified by data, preprocessing, augmentation, network, recipe and its number, by nothing else: not by
+how many epochs it was trained, so whoever needs more extends it, and not by a cell's seed, so all share it. Each
+snapshot is a file of its own (``<root>/<key>/expert_0003/epoch_007.safetensors``, float32 ``(P,)``): writing is
+atomic, a killed process loses the running epoch only, and matching reads just the two snapshots it needs.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from dcbench_tesla.config import ExpertSettings
+from dcbench_tesla.data.augmentation import Augmentation
+from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.errors import CorruptFileError, DivergedError
+from dcbench_tesla.networks import cross_entropy, flatten_parameters, seeded
+from dcbench_tesla.seeds import generator, seed_for
+from dcbench_tesla.store import content_key, load_tensors, save_tensors, write_json
+
+_VERSION = 1
+_CACHED_SNAPSHOTS = 8
+
+
+class Ticker(Protocol):
+    """Takes note of finished units of work, as progress bars do."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Note ``amount`` further units as done."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertRecipe:
+    """What identifies a set of experts, besides their number: hashed into ``key``.
+
+    ``facts`` are those of data, preprocessing and network, as plain JSON.
+    """
+
+    facts: Mapping[str, Any]
+    settings: ExpertSettings
+    augmentation: Augmentation
+    build_network: Callable[[], nn.Module]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return everything that defines expert i, but i."""
+        recipe = {"lr": self.settings.lr, "batch_size": self.settings.batch_size}
+        return {
+            "version": _VERSION,
+            "recipe": recipe,
+            "augmentation": self.augmentation.strategy,
+            **self.facts,
+        }
+
+    @property
+    def key(self) -> str:
+        """Return the content key of :attr:`identity`."""
+        return content_key(self.identity)
+
+
+class ExpertStore:
+    """The experts of one recipe on disk; trains what is missing, extends what is short.
+
+    Several processes may want the same experts: each expert is trained under a lock, by one of them.
+    """
+
+    def __init__(self, root: Path, recipe: ExpertRecipe) -> None:
+        self.recipe = recipe
+        self.folder = root / recipe.key
+
+    def path(self, expert: int, epoch: int) -> Path:
+        """Return where the snapshot of one expert after ``epoch`` epochs lies."""
+        return self.folder / f"expert_{expert:04d}" / f"epoch_{epoch:03d}.safetensors"
+
+    def missing_epochs(self, count: int, epochs: int) -> int:
+        """Return how many epochs of training the first ``count`` experts lack."""
+        return sum(epochs - self.trained(i, epochs) for i in range(count))
+
+    def trained(self, expert: int, epochs: int) -> int:
+        """Return up to which epoch an expert is trained, ``epochs`` at most."""
+        done = 0
+        while done < epochs and self.path(expert, done + 1).exists():
+            done += 1
+        return done
+
+    def complete(self, count: int, epochs: int) -> bool:
+        """Whether snapshots 0 .. ``epochs`` of the first ``count`` experts are there."""
+        return all(self.path(i, e).exists() for i in range(count) for e in range(epochs + 1))
+
+    def ensure(self, count: int, epochs: int, train: LabelledImages, ticker: Ticker) -> float:
+        """Train the first ``count`` experts up to ``epochs``; return the seconds this took.
+
+        What another process is training is left to it: first come the free ones, then those it holds are waited for.
+
+        Raises:
+            DivergedError: a loss became NaN or infinite.
+            CorruptFileError: the snapshot to go on from is damaged.
+        """
+        start = time.perf_counter()
+        write_json(self.folder / "recipe.json", self.recipe.identity)
+        wanted = [i for i in range(count) if not self.complete_expert(i, epochs)]
+        for wait in (False, True):
+            for i in list(wanted):
+                try:
+                    with self._lock(i, wait=wait):
+                        self._train(i, epochs, train, ticker)
+                except Timeout:
+                    continue
+                wanted.remove(i)
+        return time.perf_counter() - start
+
+    def complete_expert(self, expert: int, epochs: int) -> bool:
+        """Whether one expert has snapshots 0 .. ``epochs``."""
+        return all(self.path(expert, e).exists() for e in range(epochs + 1))
+
+    def _lock(self, expert: int, *, wait: bool) -> AbstractContextManager[Any]:
+        folder = self.path(expert, 0).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / ".lock", timeout=-1 if wait else 0)
+
+    def _train(self, expert: int, epochs: int, train: LabelledImages, ticker: Ticker) -> None:
+        """Train one expert on from its last snapshot."""
+        network = self._network(expert).to(train.device)
+        if not self.path(expert, 0).exists():
+            self._save(expert, 0, flatten_parameters(network), {})
+        done = self.trained(expert, epochs)
+        torch.nn.utils.vector_to_parameters(self.snapshot(expert, done).to(train.device), network.parameters())
+        for epoch in range(done, epochs):
+            loss = train_epoch(network, train, self.recipe.settings, self.recipe.augmentation, expert, epoch)
+            if not torch.isfinite(torch.tensor(loss)):
+                raise DivergedError(f"expert {expert} diverged in epoch {epoch + 1}: lower experts.lr.")
+            self._save(expert, epoch + 1, flatten_parameters(network), {"train_loss": loss})
+            ticker.advance()
+
+    def _network(self, expert: int) -> nn.Module:
+        with seeded(seed_for(0, "expert initialisation", expert)):
+            return self.recipe.build_network()
+
+    def _save(self, expert: int, epoch: int, theta: Tensor, facts: Mapping[str, Any]) -> None:
+        meta = {"format": "dcbench expert snapshot", "expert": expert, "epoch": epoch, **facts}
+        save_tensors(self.path(expert, epoch), {"theta": theta}, {**meta, "identity": self.recipe.identity})
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """Read one snapshot ``(P,)``, float32 on the CPU.
+
+        Raises:
+            CorruptFileError: it is damaged, or was deleted meanwhile.
+        """
+        path = self.path(expert, epoch)
+        try:
+            tensors, _ = load_tensors(path)
+        except FileNotFoundError as error:
+            raise CorruptFileError(f"{path} is gone. Run the same command again: it trains the expert anew.") from error
+        except CorruptFileError as error:
+            raise CorruptFileError(
+                f"{path} is damaged. Delete it and run the same command again: the expert is trained on from the "
+                "epoch before."
+            ) from error
+        return tensors["theta"]
+
+
+class StoredExperts:
+    """The first ``count`` experts of a store, read when asked for: the :class:`ExpertSource` of a run."""
+
+    def __init__(self, store: ExpertStore, count: int, device: torch.device) -> None:
+        self._count = count
+        self._device = device
+        self._read = lru_cache(maxsize=_CACHED_SNAPSHOTS)(store.snapshot)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """Return the parameters of one expert after ``epoch`` epochs, on the run's device."""
+        return self._read(expert, epoch).to(self._device)
+
+
+def train_epoch(
+    network: nn.Module,
+    train: LabelledImages,
+    settings: ExpertSettings,
+    augmentation: Augmentation,
+    expert: int,
+    epoch: int,
+) -> float:
+    """Train one epoch of plain SGD with DSA on the real images; return the mean loss.
+
+    Every random number comes from (expert, epoch), so an expert resumes or is extended as if never interrupted.
+    """
+    optimiser = torch.optim.SGD(network.parameters(), lr=settings.lr)
+    rng = generator(0, "expert epoch", expert, epoch)
+    losses = []
+    for indices in torch.randperm(len(train), generator=rng).split(settings.batch_size):
+        images = train.inputs(indices)
+        images = augmentation(images, augmentation.draw(len(images), images.shape[-1], rng))
+        loss = cross_entropy(network(images), train.labels[indices].to(images.device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.detach() * len(indices))
+    return float(torch.stack(losses).sum() / len(train))

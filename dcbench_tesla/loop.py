@@ -1,0 +1,124 @@
+"""The loop every method shares: progress, checkpoints, snapshots, metrics, and the guard against NaN."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from dcbench_tesla.errors import CorruptFileError, DivergedError
+from dcbench_tesla.interface import Condenser
+from dcbench_tesla.progress import bar, say
+from dcbench_tesla.store import load_tensors, read_meta, save_tensors, write_text
+
+_CHECKPOINT = "checkpoint.safetensors"
+_METRICS = "metrics.jsonl"
+_CHECKPOINT_EVERY_S = 30.0
+_CHECKPOINT_SHARE = 50  # a checkpoint costs at most a fiftieth of the time
+
+
+class CondenseLoop:
+    """Runs a condenser's iterations in a folder, from the last checkpoint there or from the first iteration.
+
+    A checkpoint is written at least every half minute (every iteration, where one takes longer), so a killed process
+    loses that much. Since every random number belongs to its iteration, going on from a checkpoint gives the bytes an
+    uninterrupted run would have given. ``keep_snapshot`` is called after the iterations in ``snapshots``.
+
+    After :meth:`run`, ``seconds`` holds the time all iterations took, over all processes, and ``last_loss`` the last
+    loss (``None`` for a method without iterations).
+    """
+
+    def __init__(
+        self,
+        condenser: Condenser,
+        folder: Path,
+        *,
+        label: str,
+        key: str,
+        snapshots: Collection[int],
+        keep_snapshot: Callable[[int], None],
+        quiet: bool = False,
+    ) -> None:
+        self._condenser, self._label, self._key, self._quiet = condenser, label, key, quiet
+        self._checkpoint, self._metrics = folder / _CHECKPOINT, folder / _METRICS
+        self._snapshots, self._keep_snapshot = snapshots, keep_snapshot
+        self._saved_at, self._saving_took = 0.0, 0.0
+        self.seconds = 0.0
+        self.last_loss: float | None = None
+
+    @staticmethod
+    def iterations_done(folder: Path) -> int:
+        """Return how many iterations the checkpoint in ``folder`` has behind it, 0 without one."""
+        path = folder / _CHECKPOINT
+        return int(read_meta(path)["iteration"]) if path.exists() else 0
+
+    def run(self, device: torch.device) -> None:
+        """Run what is left of the iterations.
+
+        Raises:
+            DivergedError: an iteration's loss is NaN or infinite.
+            CorruptFileError: the checkpoint is damaged or of another cell.
+        """
+        start, total = self._resume(device), self._condenser.iterations
+        if start == total:
+            return
+        with (
+            bar(f"{self._label}: condense", total, done=start, quiet=self._quiet) as shown,
+            self._metrics.open("a", encoding="utf-8") as log,
+        ):
+            began, before = time.perf_counter(), self.seconds
+            self._saved_at = began
+            for iteration in range(start, total):
+                record = self._condenser.iterate(iteration)
+                self.seconds = before + time.perf_counter() - began
+                self._note(log, iteration, record.loss, record.metrics)
+                if iteration + 1 in self._snapshots:
+                    self._keep_snapshot(iteration + 1)
+                if iteration + 1 == total or self._is_due():
+                    self._save(iteration + 1, log)
+                shown.advance(note=f"loss {record.loss:.4f}")
+
+    def _note(self, log: IO[str], iteration: int, loss: float, metrics: Mapping[str, float]) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"{self._label} diverged: the loss of iteration {iteration} is {loss}. Lower its learning rates "
+                f"(--set, see dcbench info {self._label}); everything up to the last checkpoint is kept."
+            )
+        self.last_loss = loss
+        line = {"iteration": iteration, "loss": loss, **metrics, "seconds": round(self.seconds, 4)}
+        log.write(json.dumps(line) + "\n")
+
+    def _is_due(self) -> bool:
+        since = time.perf_counter() - self._saved_at
+        return since > max(_CHECKPOINT_EVERY_S, _CHECKPOINT_SHARE * self._saving_took)
+
+    def _save(self, done: int, log: IO[str]) -> None:
+        began = time.perf_counter()
+        log.flush()
+        os.fsync(log.fileno())  # the metrics of every iteration before the checkpoint are on the disk before it
+        meta = {"iteration": done, "seconds": self.seconds, "loss": self.last_loss, "key": self._key}
+        save_tensors(self._checkpoint, self._condenser.state_dict(), meta)
+        self._saved_at = time.perf_counter()
+        self._saving_took = self._saved_at - began
+
+    def _resume(self, device: torch.device) -> int:
+        """Take up the last checkpoint; return the iteration to go on with."""
+        if not self._checkpoint.exists():
+            self._metrics.unlink(missing_ok=True)
+            return 0
+        state, meta = load_tensors(self._checkpoint)
+        if meta.get("key") != self._key:
+            raise CorruptFileError(f"{self._checkpoint} belongs to another cell. Delete it, or run with --force.")
+        self._condenser.load_state_dict({k: v.to(device) for k, v in state.items()})
+        done = int(meta["iteration"])
+        self.seconds, self.last_loss = meta["seconds"], meta["loss"]
+        if self._metrics.exists():  # iterations after the checkpoint will be made, and noted, again
+            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(self._metrics, "".join(lines[:done]))
+        if not self._quiet:
+            say(f"{self._label}: going on after iteration {done} of {self._condenser.iterations}")
+        return done

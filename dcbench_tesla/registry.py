@@ -1,0 +1,124 @@
+"""Plugins by entry point, found without importing them.
+
+A method, evaluator or data set joins by three lines in its package's ``pyproject.toml``::
+
+    [project.entry-points."dcbench.methods"]
+    mine = "my_package.mine:Mine"
+
+Listing reads names and the first line of the source file's docstrings, and imports nothing heavy. A plugin that
+cannot be imported is a status with its reason, and never stops the others.
+"""
+
+import ast
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dcbench_tesla.errors import DcbenchError, unknown_name
+
+if TYPE_CHECKING:
+    from dcbench_tesla.data.dataset import DatasetSource
+    from dcbench_tesla.interface import Condenser, Evaluator
+
+Kind = Literal["methods", "evaluators", "datasets"]
+_SINGULAR = {"methods": "method", "evaluators": "evaluator", "datasets": "data set"}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A registered plugin as far as it is known without importing it; ``problem`` is empty where it can be found."""
+
+    name: str
+    package: str
+    summary: str
+    problem: str = ""
+
+
+@cache
+def _points(kind: Kind) -> dict[str, EntryPoint]:
+    points: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"dcbench.{kind}"):
+        points.setdefault(point.name, point)
+    return points
+
+
+def names(kind: Kind) -> list[str]:
+    """Return the registered names of one kind, sorted."""
+    return sorted(_points(kind))
+
+
+def describe(kind: Kind) -> list[Plugin]:
+    """Return every registered plugin of one kind with its summary, without importing any of them."""
+    return [_describe(_points(kind)[name]) for name in names(kind)]
+
+
+def _describe(point: EntryPoint) -> Plugin:
+    package = point.dist.name if point.dist else "?"
+    try:
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            return Plugin(point.name, package, "", f"module {point.module} was not found")
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except Exception as error:  # a foreign package may raise anything while its parent is imported
+        return Plugin(point.name, package, "", f"{type(error).__name__}: {error}")
+    return Plugin(point.name, package, _summary(tree, point.attr))
+
+
+def _summary(tree: ast.Module, attribute: str) -> str:
+    """First line of the class's docstring, or the ``summary=`` of the call that makes the object."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            named = any(isinstance(t, ast.Name) and t.id == attribute for t in node.targets)
+            for keyword in node.value.keywords if named else []:
+                if keyword.arg == "summary" and isinstance(keyword.value, ast.Constant):
+                    return str(keyword.value.value)
+    return ""
+
+
+def _load(kind: Kind, name: str) -> Any:
+    if name not in _points(kind):
+        raise unknown_name(_SINGULAR[kind], name, names(kind))
+    try:
+        return _points(kind)[name].load()
+    except Exception as error:
+        origin = _points(kind)[name].value
+        raise DcbenchError(
+            f"{_SINGULAR[kind]} {name!r} is registered ({origin}) but cannot be imported: "
+            f"{type(error).__name__}: {error}. Repair or uninstall its package."
+        ) from error
+
+
+def load_method(name: str) -> "type[Condenser]":
+    """Import the method ``name``.
+
+    Raises:
+        UsageError: the name is unknown; says which is near.
+        DcbenchError: it cannot be imported; says why.
+    """
+    method: type[Condenser] = _load("methods", name)
+    return method
+
+
+def load_evaluator(name: str) -> "type[Evaluator]":
+    """Import the evaluator ``name``; raises as :func:`load_method`."""
+    evaluator: type[Evaluator] = _load("evaluators", name)
+    return evaluator
+
+
+def load_source(name: str) -> "DatasetSource":
+    """Import the data set source ``name``; raises as :func:`load_method`."""
+    source: DatasetSource = _load("datasets", name)
+    return source
+
+
+def check_names(kind: Kind, wanted: Iterable[str]) -> None:
+    """Raise :class:`~dcbench_tesla.errors.UsageError` for the first name that is not registered."""
+    for name in wanted:
+        if name not in _points(kind):
+            raise unknown_name(_SINGULAR[kind], name, names(kind))

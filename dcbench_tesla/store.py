@@ -1,0 +1,139 @@
+"""Files that are either whole or absent: atomic writes, tensors with a digest, JSON rows, locks."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcbench_tesla.errors import CorruptFileError, DcbenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_META = "dcbench"
+_REMEDY = "Delete it, or run again with --force."
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its place when the block succeeds.
+
+    Raises:
+        DcbenchError: the folder cannot be written or the disk is full; ``path`` is then as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        os.fchmod(handle, 0o644)
+        os.close(handle)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        remedy = "Free space there, or choose another folder by --out."
+        raise DcbenchError(f"cannot write {path}: {reason}. {remedy}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON with sorted keys, atomically."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        CorruptFileError: the file does not hold JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CorruptFileError(f"{path} is not valid JSON ({error}). Delete it, or run again with --force.") from error
+
+
+def content_key(content: Any) -> str:
+    """Return 16 hex digits of the SHA-256 of ``content``'s canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest(tensors: Mapping[str, "Tensor"]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> None:
+    """Write named tensors and JSON metadata as one safetensors file, atomically, with a digest of the contents."""
+    from safetensors.torch import save_file
+
+    # cloned: safetensors refuses tensors that share storage, and views would drag their whole storage along
+    whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    head = json.dumps({**meta, "digest": _digest(whole)}, sort_keys=True)
+    with atomic_path(path) as temporary:
+        try:
+            save_file(whole, temporary, metadata={_META: head})
+        except Exception as error:  # safetensors reports a full disk as its own error type
+            if "SafetensorError" in type(error).__name__:
+                raise OSError(None, str(error)) from error
+            raise
+
+
+def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote, as ``(tensors, meta)`` on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFileError: it is damaged, or no file of ours.
+    """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        meta = _meta(path, file)
+    if meta.pop("digest", None) != _digest(tensors):
+        raise CorruptFileError(f"{path} is damaged: its contents do not match their digest. {_REMEDY}")
+    return tensors, meta
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Read only the metadata of what :func:`save_tensors` wrote; raises as :func:`load_tensors`."""
+    with _opened(path) as file:
+        return _meta(path, file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CorruptFileError(f"{path} is damaged or no safetensors file ({error}). {_REMEDY}") from error
+
+
+def _meta(path: Path, file: Any) -> dict[str, Any]:
+    head = (file.metadata() or {}).get(_META)
+    if head is None:
+        raise CorruptFileError(f"{path} was not written by dcbench. {_REMEDY}")
+    meta: dict[str, Any] = json.loads(head)
+    return meta

@@ -1,0 +1,81 @@
+"""The evaluator of the papers' tables: ConvNet, trained by the published recipe."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.interface import DistilledSet, Evaluator, Settings
+from dcbench_tesla.networks import ConvNet, seeded
+
+from .training import Recipe, TrainingSet, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvNetSettings(Settings):
+    """The published recipe: 1000 epochs with DSA (300 without: set it so), SGD 0.01 or the learned rate.
+
+    ``width`` and ``depth``: of the ConvNet (depth 0: log2(side) - 2). ``learned_lr``: train with the distilled set's
+    learned learning rate where it has one, as published for MTT and TESLA.
+    """
+
+    epochs: int = 1000
+    lr: float = 0.01
+    learned_lr: bool = True
+    batch_size: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    width: int = 128
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.width) < 1:
+            raise UsageError("convnet.epochs, convnet.batch_size and convnet.width must be at least 1.")
+        if not self.lr > 0:
+            raise UsageError(f"convnet.lr must be positive, not {self.lr:g}.")
+        if self.momentum < 0 or self.weight_decay < 0 or self.depth < 0:
+            raise UsageError("convnet.momentum, convnet.weight_decay and convnet.depth must not be negative.")
+
+
+class ConvNetEvaluator(Evaluator):
+    """ConvNet by the published recipe: SGD with momentum, 1000 epochs with DSA, the learned lr where there is one."""
+
+    Settings = ConvNetSettings
+    settings: ConvNetSettings
+
+    @property
+    def recipe(self) -> str:
+        """``published``, or what was changed of it (the number of epochs is free: it depends on the set)."""
+        published = ConvNetSettings(epochs=self.settings.epochs)
+        changed = [n for n in vars(published) if getattr(published, n) != getattr(self.settings, n)]
+        shown = "".join(f", {name} {getattr(self.settings, name)}" for name in changed)
+        return f"published{shown}, {self.settings.epochs} epochs"
+
+    def cost(self, distilled: DistilledSet) -> int:
+        """Return the number of SGD steps of one training."""
+        return self.settings.epochs * -(-len(distilled) // self.settings.batch_size)
+
+    def train(self, distilled: DistilledSet, seeds: Sequence[int], device: torch.device) -> list[nn.Module]:
+        """Train one ConvNet a seed."""
+        s = self.settings
+        recipe = Recipe(
+            epochs=s.epochs,
+            lr=distilled.lr if s.learned_lr and distilled.lr is not None else s.lr,
+            batch_size=s.batch_size,
+            momentum=s.momentum,
+            weight_decay=s.weight_decay,
+        )
+        data = TrainingSet(distilled, device)
+        return [train(self._fresh(distilled, seed).to(device), data, recipe, seed) for seed in seeds]
+
+    @classmethod
+    def probe(cls, settings: ConvNetSettings) -> ConvNetSettings:
+        """Return settings of a few epochs."""
+        return replace(settings, epochs=min(3, settings.epochs))
+
+    def _fresh(self, distilled: DistilledSet, seed: int) -> ConvNet:
+        _, channels, side, _ = distilled.images.shape
+        with seeded(seed):
+            return ConvNet(channels, len(distilled.class_names), side, self.settings.width, self.settings.depth)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dcbench_tesla import registry
+from dcbench_tesla.cell import Cell, Execution
 from dcbench_tesla.config import CellConfig, Override, resolve
 from dcbench_tesla.data import PREFIXES, load_dataset
 from dcbench_tesla.data.dataset import Dataset
@@ -17,8 +18,9 @@ from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.evaluation import Accuracy, accuracy
 from dcbench_tesla.progress import bar, say
-from dcbench_tesla.runner import Cell, CellResult, Execution, Workspace
+from dcbench_tesla.runner import CellResult, run_cell
 from dcbench_tesla.seeds import seed_for
+from dcbench_tesla.workspace import Workspace
 
 BASELINE = "random"
 
@@ -174,7 +176,7 @@ def run(
     overrides = overrides_from(settings or {})
     config = resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
     session = Session(out, data_dir=data_dir, device=device, quiet=quiet)
-    return session.cell(config).run(force=force)
+    return run_cell(session.cell(config), force=force)
 
 
 def evaluate_file(

@@ -10,8 +10,9 @@ import click
 from dcbench_tesla.errors import DcbenchError, UsageError
 
 if TYPE_CHECKING:
+    from dcbench_tesla.cell import Cell
     from dcbench_tesla.config import CellConfig, Override
-    from dcbench_tesla.runner import Cell, CellResult
+    from dcbench_tesla.runner import CellResult
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -237,6 +238,7 @@ def _show_plan(cell: "Cell") -> None:
 def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", *, force: bool) -> None:
     """Run every cell; one that fails does not stop the others. Then show all, each beside its baseline."""
     from dcbench_tesla.progress import say
+    from dcbench_tesla.runner import run_cell
 
     results: dict[str, CellResult] = {}
     failures: list[_Failure] = []
@@ -244,7 +246,7 @@ def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", *, force: bool
     for cell in _distinct([*baselines.values(), *cells]):
         try:
             _tell_estimate(cell, force=force and cell.key in asked)
-            results[cell.key] = cell.run(force=force and cell.key in asked)
+            results[cell.key] = run_cell(cell, force=force and cell.key in asked)
         except Exception as error:
             failure = _failure(error)
             if failure is None:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla import registry
+from dcbench_tesla.cell import Cell
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.evaluation import accuracy
 from dcbench_tesla.experts import train_epoch
+from dcbench_tesla.loop import CondenseLoop
 from dcbench_tesla.networks import flatten_parameters, seeded
 from dcbench_tesla.progress import duration
-from dcbench_tesla.runner import Cell
 
 LONG_S = 24 * 3600.0
 
@@ -108,7 +109,7 @@ def _condensation(cell: Cell) -> float:
     condenser = cell.method(settings)
     condenser.setup(cell.problem(_StandIns(cell) if cell.request else None))
     spent = _timed(cell, lambda: condenser.iterate(0))
-    return spent * factor * (cell.iterations - cell.iterations_done())
+    return spent * factor * (cell.iterations - CondenseLoop.iterations_done(cell.folder))
 
 
 def _evaluation(cell: Cell, name: str) -> float:

@@ -8,7 +8,6 @@ papers of MTT and TESLA print, and no honest estimate. All three are test accura
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -54,17 +53,13 @@ class Evaluated:
     """The networks trained on the distilled set of one iteration: their accuracies as fractions, in order."""
 
     iteration: int
-    test: tuple[float, ...]
-    validation: tuple[float, ...]
+    test: Sequence[float] = ()
+    validation: Sequence[float] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return {"iteration": self.iteration, "test": list(self.test), "validation": list(self.validation)}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "Evaluated":
-        """Take back :meth:`as_dict`."""
-        return cls(iteration=content["iteration"], test=tuple(content["test"]), validation=tuple(content["validation"]))
+    def with_network(self, test: float, validation: float | None) -> "Evaluated":
+        """Return the record with one more network; ``validation`` is ``None`` where no images were held out."""
+        held_out = () if validation is None else (validation,)
+        return Evaluated(iteration=self.iteration, test=(*self.test, test), validation=(*self.validation, *held_out))
 
 
 def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:

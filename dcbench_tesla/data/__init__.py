@@ -21,7 +21,7 @@ def default_data_dir() -> Path:
 
 
 def check_dataset_name(name: str) -> None:
-    """Raise :class:`~dcbench_tesla.errors.UsageError` unless ``name`` is registered, ``npz:PATH`` or ``folder:PATH``."""
+    """Raise :class:`~dcbench_tesla.errors.UsageError` unless ``name`` is a registered or ``npz:``, ``folder:`` name."""
     from dcbench_tesla import registry
 
     if not name.startswith(PREFIXES) and name not in registry.names("datasets"):

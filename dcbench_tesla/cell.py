@@ -1,0 +1,322 @@
+"""A cell: one (method, data set, IPC, seed) with all its settings; what defines it, its data, and where it lies.
+
+A *key* hashes what defines a result and nothing else: the method and its version, the settings, the data set's
+fingerprint, IPC, seed, network, and the key of the experts. Device, threads and paths are recorded, not hashed.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcbench_tesla import registry
+from dcbench_tesla.config import CellConfig
+from dcbench_tesla.data.augmentation import Augmentation
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise, fit_zca
+from dcbench_tesla.data.splits import Indices, Splits, choose, cut
+from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.environment import environment
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.experts import ExpertRecipe, ExpertStore
+from dcbench_tesla.interface import Condenser, ExpertRequest, ExpertSource, Problem, Task
+from dcbench_tesla.networks import ConvNet
+from dcbench_tesla.progress import say
+from dcbench_tesla.store import content_key, load_tensors, read_json, save_tensors, write_json
+from dcbench_tesla.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where a cell computes: recorded with its results, part of no key. Equal settings promise equal bytes."""
+
+    device: str
+    threads: int
+
+    @classmethod
+    def resolve(cls, device: str = "auto") -> "Execution":
+        """Choose the device (``auto``: CUDA where there is one) and take the number of threads as it is.
+
+        Raises:
+            UsageError: the device's name is unknown, or there is none such here.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            kind = torch.device(device).type
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"device {device!r} cannot be used here; try cpu. ({reason})") from error
+        if kind == "meta":
+            raise UsageError("device 'meta' computes nothing; try cpu.")
+        return cls(device, torch.get_num_threads())
+
+
+class Cell:
+    """One cell of a benchmark, bound to its data and its folders. :func:`dcbench_tesla.runner.run_cell` runs it.
+
+    ``execution``: where to compute; a cell that was begun keeps what it was begun with.
+
+    Raises:
+        UsageError: IPC is less than 1, or more than the smallest class has training images; or the cell was begun on
+            a device that is not here.
+    """
+
+    def __init__(
+        self,
+        config: CellConfig,
+        dataset: Dataset,
+        workspace: Workspace,
+        execution: Execution,
+        *,
+        quiet: bool = False,
+    ) -> None:
+        self.config, self.dataset, self.workspace, self.quiet = config, dataset, workspace, quiet
+        self.method: type[Condenser] = registry.load_method(config.method)
+        self.request: ExpertRequest | None = self.method.expert_request(config.settings)
+        self._check_ipc()
+        self.execution = self._begun_with(execution)
+        self.device = torch.device(self.execution.device)
+
+    def _check_ipc(self) -> None:
+        if not self.method.uses_ipc:
+            return
+        if self.config.ipc < 1:
+            raise UsageError(f"IPC (images per class) must be at least 1, not {self.config.ipc}.")
+        smallest = int(torch.bincount(self._train_labels, minlength=self.dataset.classes).min())
+        if self.config.ipc > smallest:
+            raise UsageError(
+                f"IPC {self.config.ipc} is more than the {smallest} training images of {self.dataset.name}'s smallest "
+                "class: choose a smaller --ipc."
+            )
+
+    # ---- what defines the result -----------------------------------------------------------------------------------
+
+    @property
+    def data_facts(self) -> dict[str, Any]:
+        """What the images are: the data set's contents, how it is cut, and how it is preprocessed."""
+        d = self.config.data
+        return {
+            "fingerprint": self.dataset.fingerprint,
+            "train_images": d.train_images,
+            "validation": d.validation,
+            "preprocessing": "zca" if d.zca else "standardise",
+        }
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The DSA strategy of experts, matching and evaluation."""
+        named = self.config.data.augmentation
+        return Augmentation.for_dataset(self.dataset.flippable) if named == "auto" else Augmentation(named)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that defines the distilled set."""
+        experts = {"key": self.expert_store.recipe.key, "count": self.config.experts.count}
+        return {
+            "method": self.config.method,
+            "version": self.method.version,
+            "settings": hashed_settings(self.config.settings),
+            "data": self.data_facts,
+            "augmentation": self.augmentation.strategy,
+            "ipc": self.config.ipc if self.method.uses_ipc else None,
+            "seed": self.config.seed,
+            "network": dataclasses.asdict(self.config.network) if self.method.uses_network else None,
+            "experts": experts if self.request else None,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """The key of the condensation."""
+        return content_key(self.identity)
+
+    def evaluation_key(self, evaluator: str) -> str:
+        """Return the key of one evaluator's stage."""
+        return content_key(
+            {
+                "condense": self.key,
+                "evaluator": evaluator,
+                "version": registry.load_evaluator(evaluator).version,
+                "settings": hashed_settings(self.config.evaluators[evaluator]),
+                "schedule": self.schedule,
+            }
+        )
+
+    @property
+    def schedule(self) -> list[tuple[int, int]]:
+        """Which iterations' distilled sets are evaluated, each with how many networks; the last one is last."""
+        e, total = self.config.evaluation, self.iterations
+        on_the_way = range(e.every, total, e.every) if e.every else ()
+        return [(i, e.networks_on_the_way) for i in on_the_way] + [(total, e.networks)]
+
+    @cached_property
+    def iterations(self) -> int:
+        """Number of iterations of the condensation."""
+        return self.method(self.config.settings).iterations
+
+    # ---- where things lie ------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The cell's folder: readable, unique by the key behind it."""
+        ipc = f"ipc{self.config.ipc}" if self.method.uses_ipc else "all"
+        name = f"{self.config.method}-{self.dataset.name}-{ipc}-seed{self.config.seed}-{self.key[:10]}"
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell's tensors, checkpoints and logs lie."""
+        return self.workspace.cells / self.name
+
+    @property
+    def distilled_path(self) -> Path:
+        """The final distilled set."""
+        return self.folder / "distilled.safetensors"
+
+    def snapshot_path(self, iteration: int) -> Path:
+        """Return where the distilled set of an iteration lies."""
+        if iteration == self.iterations:
+            return self.distilled_path
+        return self.folder / "snapshots" / f"{iteration:06d}.safetensors"
+
+    def _begun_with(self, wanted: Execution) -> Execution:
+        """Return device and threads of a cell that was begun, so that its bytes stay the same; else those wanted."""
+        path = self.folder / "execution.json"
+        if not path.exists() or self.distilled_path.exists():
+            return wanted
+        stored = Execution(**read_json(path))
+        if stored.device != wanted.device:
+            self.say(f"{self.name} was begun on {stored.device} and goes on there (--force starts over)")
+            Execution.resolve(stored.device)
+        return stored
+
+    # ---- data ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _indices(self) -> Indices:
+        return choose(torch.from_numpy(self.dataset.y_train), self.dataset.classes, self.config.data)
+
+    @property
+    def _train_labels(self) -> Tensor:
+        return torch.from_numpy(self.dataset.y_train)[self._indices.train]
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The fitted preprocessing; a ZCA fit is kept under ``preprocessing/`` and read back."""
+        if not self.config.data.zca:
+            return fit_standardise(self.dataset, self.dataset.x_train[self._indices.train.numpy()])
+        fit = self.workspace.preprocessing / f"fit-{content_key(self.data_facts)}.json"
+        if fit.exists():
+            tensors, facts = load_tensors(fit.with_name(read_json(fit)["preprocessing"] + ".safetensors"))
+            return Preprocessing.from_state(tensors, facts)
+        fitted = fit_zca(self.dataset.x_train[self._indices.train.numpy()], self.dataset.max_value)
+        tensors, facts = fitted.state()
+        save_tensors(fit.with_name(f"{fitted.key}.safetensors"), tensors, facts)
+        write_json(fit, {"preprocessing": fitted.key, "data": self.data_facts})
+        return fitted
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Training, validation and test images on the device."""
+        return cut(self.dataset, self._indices, self.preprocessing, self.device)
+
+    @cached_property
+    def task(self) -> Task:
+        """What every network of the cell sees."""
+        return Task(
+            dataset=self.dataset.name,
+            fingerprint=self.dataset.fingerprint,
+            channels=self.dataset.channels,
+            side=self.dataset.side,
+            class_names=self.dataset.class_names,
+            preprocessing=self.preprocessing,
+            augmentation=self.augmentation,
+            redistributable=self.dataset.redistributable,
+        )
+
+    def build_network(self) -> nn.Module:
+        """Return a fresh network of experts and matching."""
+        n, d = self.config.network, self.dataset
+        return ConvNet(d.channels, d.classes, d.side, n.width, n.depth)
+
+    @cached_property
+    def expert_store(self) -> ExpertStore:
+        """The experts this cell's settings describe."""
+        network = {"name": "convnet", **dataclasses.asdict(self.config.network)}
+        recipe = ExpertRecipe(
+            facts={"data": self.data_facts, "network": network},
+            settings=self.config.experts,
+            augmentation=self.augmentation,
+            build_network=self.build_network,
+        )
+        return ExpertStore(self.workspace.experts, recipe)
+
+    def problem(self, experts: ExpertSource | None) -> Problem:
+        """Return what the condenser is given."""
+        return Problem(
+            task=self.task,
+            train=self.splits.train,
+            ipc=self.config.ipc,
+            seed=self.config.seed,
+            device=self.device,
+            build_network=self.build_network,
+            experts=experts,
+        )
+
+    # ---- what is done ----------------------------------------------------------------------------------------------
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Hardware, versions and commit."""
+        return environment(self.execution.device, self.execution.threads)
+
+    def say(self, text: str) -> None:
+        """Tell the user something, unless the cell is quiet."""
+        if not self.quiet:
+            say(text)
+
+    def pending(self) -> list[str]:
+        """Return the stages that are to be done: ``experts``, ``condense``, ``evaluate by <name>``."""
+        todo = [f"evaluate by {e}" for e in self.config.evaluators if not self._evaluated(e)]
+        if not todo or self.condensed():
+            return todo
+        e = self.config.experts.count
+        experts = self.request and not self.expert_store.complete(e, self.request.epochs)
+        return ["experts"] * bool(experts) + ["condense", *todo]
+
+    def condensed(self) -> bool:
+        """Whether the distilled set is here, with the snapshots the schedule asks for.
+
+        Raises:
+            UsageError: it was condensed with other snapshots.
+        """
+        if not self.distilled_path.exists():
+            return False
+        lacking = [i for i, _ in self.schedule if not self.snapshot_path(i).exists()]
+        if lacking:
+            raise UsageError(
+                f"{self.name} was condensed without a snapshot of iteration {lacking[0]}: choose an evaluation.every "
+                "that fits the snapshots it kept, or condense again with --force."
+            )
+        return True
+
+    def stand_in_set(self) -> DistilledSet:
+        """Return a set of real images, as many as the distilled set has or will have: for measuring."""
+        problem = self.problem(None)
+        train = problem.train
+        indices = problem.draw_real("stand-in") if self.method.uses_ipc else torch.arange(len(train))
+        return problem.distilled(train.pixels[indices], train.labels[indices])
+
+    def _evaluated(self, evaluator: str) -> bool:
+        return self.workspace.row("evaluate", self.evaluation_key(evaluator)) is not None
+
+
+def hashed_settings(settings: Any) -> dict[str, Any]:
+    """Return the settings that define a result: all fields but those marked ``execution`` in their metadata."""
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if not f.metadata.get("execution")}

@@ -1,0 +1,48 @@
+"""The folders under ``--out``: small rows to be committed; cells, experts and whitenings that are not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcbench_tesla.store import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders under ``--out``: rows to be committed, and cells, experts and whitenings that are not."""
+
+    root: Path
+
+    @property
+    def rows(self) -> Path:
+        """One small file a finished stage."""
+        return self.root / "rows"
+
+    @property
+    def cells(self) -> Path:
+        """One folder a cell: tensors, checkpoints, logs."""
+        return self.root / "cells"
+
+    @property
+    def experts(self) -> Path:
+        """Expert trajectories, shared by all cells."""
+        return self.root / "experts"
+
+    @property
+    def preprocessing(self) -> Path:
+        """ZCA whitenings, once each."""
+        return self.root / "preprocessing"
+
+    def row(self, stage: str, key: str) -> dict[str, Any] | None:
+        """Return a finished stage's row, ``None`` where it is not finished."""
+        path = self.rows / f"{stage}-{key}.json"
+        return read_json(path) if path.exists() else None
+
+    def write_row(self, stage: str, key: str, content: Mapping[str, Any]) -> None:
+        """Write a finished stage's row."""
+        write_json(self.rows / f"{stage}-{key}.json", {"stage": stage, "key": key, **content})
+
+    def drop_row(self, stage: str, key: str) -> None:
+        """Forget that a stage was finished."""
+        (self.rows / f"{stage}-{key}.json").unlink(missing_ok=True)

@@ -91,7 +91,8 @@ def baseline_of(config: CellConfig) -> CellConfig:
     """Return the ``random`` cell that matches ``config``: same data, preprocessing, evaluation, IPC and seed."""
     c = config
     own = resolve(BASELINE, c.dataset, c.ipc, seed=c.seed, preset=c.preset, evaluators=c.evaluators)
-    as_given = own.data == config.data and own.evaluators == config.evaluators
+    mine, theirs = (own.data, own.evaluators, own.evaluation.networks), (c.data, c.evaluators, c.evaluation.networks)
+    as_given = mine == theirs
     return replace(
         own,
         data=config.data,

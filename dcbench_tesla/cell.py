@@ -57,6 +57,12 @@ class Execution:
             raise UsageError("device 'meta' computes nothing; try cpu.")
         return cls(device, torch.get_num_threads())
 
+    def apply(self) -> None:
+        """Set up PyTorch: the number of threads, and float32 that is float32 (no TF32 on a GPU)."""
+        torch.set_num_threads(self.threads)
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
 
 class Cell:
     """One cell of a benchmark, bound to its data and its folders. :func:`dcbench_tesla.runner.run_cell` runs it.

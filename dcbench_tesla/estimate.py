@@ -53,7 +53,7 @@ class _StandIns:
 
 def estimate(cell: Cell) -> Estimate:
     """Measure a few steps of each pending stage of ``cell`` and extrapolate; takes seconds, leaves nothing behind."""
-    torch.set_num_threads(cell.execution.threads)
+    cell.execution.apply()
     seconds = {}
     for stage in cell.pending():
         if stage == "experts":

@@ -45,21 +45,32 @@ class Accuracy:
         )
 
     def __str__(self) -> str:
+        if len(self.values) == 1:
+            return f"{100 * self.mean:.1f} % (one network)"
         return f"{100 * self.mean:.1f} ± {100 * self.std:.1f} %"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """The networks trained on the distilled set of one iteration: their accuracies as fractions, in order."""
+    """The networks trained on the distilled set of one iteration: their accuracies as fractions, in order.
+
+    ``diverged`` of them ended in NaN; they stand there with the accuracy of chance.
+    """
 
     iteration: int
     test: Sequence[float] = ()
     validation: Sequence[float] = ()
+    diverged: int = 0
 
-    def with_network(self, test: float, validation: float | None) -> "Evaluated":
+    def with_network(self, test: float, validation: float | None, *, diverged: bool = False) -> "Evaluated":
         """Return the record with one more network; ``validation`` is ``None`` where no images were held out."""
         held_out = () if validation is None else (validation,)
-        return Evaluated(iteration=self.iteration, test=(*self.test, test), validation=(*self.validation, *held_out))
+        return Evaluated(
+            iteration=self.iteration,
+            test=(*self.test, test),
+            validation=(*self.validation, *held_out),
+            diverged=self.diverged + diverged,
+        )
 
 
 def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:

@@ -191,6 +191,10 @@ class Condenser(ABC):
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, but was given {', '.join(state)}")
 
+    def notes(self) -> list[str]:
+        """Return what a user should know of the finished condensation: told at the end and kept with the result."""
+        return []
+
     @abstractmethod
     def distilled(self) -> DistilledSet:
         """Return the distilled set as it stands, complete, on the CPU."""

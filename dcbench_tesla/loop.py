@@ -40,7 +40,7 @@ class CondenseLoop:
         label: str,
         key: str,
         snapshots: Collection[int],
-        keep_snapshot: Callable[[int], None],
+        keep_snapshot: Callable[[int], object],
         quiet: bool = False,
     ) -> None:
         self._condenser, self._label, self._key, self._quiet = condenser, label, key, quiet

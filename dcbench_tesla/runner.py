@@ -15,13 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from dcbench_tesla import registry
 from dcbench_tesla.cell import Cell
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.errors import DcbenchError, DivergedError
 from dcbench_tesla.evaluation import Accuracy, Evaluated, accuracy, summarise
 from dcbench_tesla.experts import StoredExperts
 from dcbench_tesla.interface import Condenser, Evaluator
@@ -80,7 +79,7 @@ def run_cell(cell: Cell, *, force: bool = False) -> CellResult:
         _forget(cell)
     if cell.pending():
         with _alone(cell):
-            torch.set_num_threads(cell.execution.threads)
+            cell.execution.apply()
             _record_start(cell)
             for stage in cell.pending():
                 _run_stage(cell, stage)
@@ -181,6 +180,8 @@ def _condense(cell: Cell) -> None:
     final = _keep(cell, condenser, cell.iterations)
     if cell.dataset.redistributable:
         write_sheet(final, cell.folder / "sheet.png")
+    for note in condenser.notes():
+        cell.say(f"{cell.config.method}: note: {note}")
     row = {
         **_cell_facts(cell),
         "settings": dataclasses.asdict(cell.config.settings),
@@ -190,6 +191,7 @@ def _condense(cell: Cell) -> None:
         "learned_lr": final.lr,
         "distilled_images": len(final),
         "final_loss": loop.last_loss,
+        "notes": condenser.notes(),
         "images_may_be_passed_on": cell.dataset.redistributable,
     }
     cell.workspace.write_row("condense", cell.key, row)
@@ -232,6 +234,7 @@ def _evaluate(cell: Cell, name: str) -> None:
         "test_images": len(cell.splits.test),
         "evaluate_seconds": round(time.perf_counter() - start, 3),
         "accuracy": {n: dataclasses.asdict(a) if a else None for n, a in summarise(found).items()},
+        "diverged_networks": sum(e.diverged for e in found),
         "evaluated": [dataclasses.asdict(e) for e in found],
     }
     cell.workspace.write_row("evaluate", key, row)
@@ -249,9 +252,14 @@ def _evaluate_set(
     distilled = DistilledSet.load(cell.snapshot_path(iteration))
     validation = cell.splits.validation
     for i in range(len(done.test), networks):
-        (network,) = evaluator.train(distilled, [seed_for(cell.config.seed, "evaluation network", i)], cell.device)
-        test = accuracy(network, cell.splits.test)
-        done = done.with_network(test, accuracy(network, validation) if validation else None)
+        try:
+            (network,) = evaluator.train(distilled, [seed_for(cell.config.seed, "evaluation network", i)], cell.device)
+            test = accuracy(network, cell.splits.test)
+            done = done.with_network(test, accuracy(network, validation) if validation else None)
+        except DivergedError as error:  # a finding about the set, not the end of the run: it counts as chance
+            cell.say(f"{cell.config.method}, iteration {iteration}: {error}")
+            chance = 1 / cell.dataset.classes
+            done = done.with_network(chance, chance if validation else None, diverged=True)
         write_json(path, dataclasses.asdict(done))
         shown.advance(note=f"iteration {iteration}: {Accuracy.of(done.test, iteration)}")
     return done

@@ -250,6 +250,13 @@ class TrajectoryMatching(Condenser):
             self._momentum[name].copy_(state[f"momentum.{name}"])
         self._done, self._clamps = (int(n) for n in state["counters"])
 
+    def notes(self) -> list[str]:
+        """Tell how often b had to be clamped: a student that cannot move matches nothing."""
+        if not self._clamps:
+            return []
+        often = f"in {self._clamps} of {self._done} iterations"
+        return [f"student_lr had to be clamped at {self.settings.min_student_lr:g} {often}: lower lr_student_lr"]
+
     def distilled(self) -> DistilledSet:
         """Return images, labels and b; assigned labels come from the last iteration's teacher on these images."""
         last = max(self._done - 1, 0)

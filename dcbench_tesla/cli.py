@@ -175,6 +175,8 @@ def run(
     from dcbench_tesla.api import Session
 
     session = Session(out, data_dir=data_dir, device=device)
+    if not dry_run:
+        session.workspace.check_writable()
     cells = [session.cell(config) for config in configs]
     baselines = {} if no_baseline else session.baselines(cells)
     if dry_run:
@@ -255,12 +257,12 @@ def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", *, force: bool
             say(f"Error: {cell.name}: {failure.format_message()}")
     _show_results([results[c.key] for c in _distinct([*cells, *baselines.values()]) if c.key in results], baselines)
     if failures:
-        message = f"{len(failures)} of {len(results) + len(failures)} cells failed, see above; the others are done."
-        raise _Failure(message if results else failures[0].format_message(), failures[0].exit_code)
+        others = "; the others are done" if results else ""
+        raise _Failure(f"{len(failures)} of {len(results) + len(failures)} cells failed, see above{others}.", 1)
 
 
 def _tell_estimate(cell: "Cell", *, force: bool) -> None:
-    """Say what is to be done and how long it will take here, measured on the first steps."""
+    """Say what is to be done and how long that will take here, measured on the first steps."""
     from dcbench_tesla.estimate import LONG_S, estimate
     from dcbench_tesla.progress import say
 
@@ -279,6 +281,8 @@ def _tell_estimate(cell: "Cell", *, force: bool) -> None:
 
 
 def _show_results(results: "list[CellResult]", baselines: "dict[str, Cell]") -> None:
+    if not results:
+        return
     from rich.console import Console
     from rich.table import Table
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcbench_tesla.store import read_json, write_json
+from dcbench_tesla.store import atomic_path, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,16 @@ class Workspace:
     def preprocessing(self) -> Path:
         """ZCA whitenings, once each."""
         return self.root / "preprocessing"
+
+    def check_writable(self) -> None:
+        """Find out now, not after hours, whether results can be written.
+
+        Raises:
+            DcbenchError: they cannot.
+        """
+        with atomic_path(self.root / ".writable") as probe:
+            probe.write_text("")
+        (self.root / ".writable").unlink()
 
     def row(self, stage: str, key: str) -> dict[str, Any] | None:
         """Return a finished stage's row, ``None`` where it is not finished."""

@@ -1,0 +1,12 @@
+"""The README's example runs as a doctest, in a folder of its own: it writes results."""
+
+from pathlib import Path
+
+import pytest
+from _pytest.doctest import DoctestItem
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(request.node, DoctestItem):
+        monkeypatch.chdir(tmp_path)

@@ -200,7 +200,8 @@ def _check(start: Tensor, target: Tensor, count: int, mode: str, weights: str) -
         raise UsageError(f"start and target must be vectors of one length, not {shapes}.")
     if count == 0:
         raise UsageError("no matching steps: give at least one input.")
-    if not start.is_meta and torch.equal(start, target):
+    has_values = type(start.detach()) is Tensor and not start.is_meta  # fake tensors, which predict memory, have none
+    if has_values and torch.equal(start, target):
         raise UsageError("start and target are equal, so the matching loss (divided by their distance) is undefined.")
 
 
@@ -217,15 +218,17 @@ def _unrolled(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Ten
     owners: list[tuple[int, bool]] = []  # which step a leaf belongs to, and whether it is its input
     for k in range(len(steps)):
         x, y = _leaves(*steps.batch(k))
-        (g,) = grad(loss(w, x, y), w, create_graph=True)
-        w = w - rate * g
+        with torch.enable_grad():
+            (g,) = grad(loss(w, x, y), w, create_graph=True)
+            w = w - rate * g
         leaves.append(x)
         owners.append((k, True))
         if y.requires_grad:
             leaves.append(y)
             owners.append((k, False))
-    value = (w - target).square().sum() / _distance(start, target)
-    rate_gradient, *gradients = grad(value, [rate, *leaves])
+    with torch.enable_grad():
+        value = (w - target).square().sum() / _distance(start, target)
+    rate_gradient, *gradients = grad(value, [rate, *leaves], allow_unused=True, materialize_grads=True)
     by_owner = dict(zip(owners, gradients, strict=True))
     for k in range(len(steps)):
         steps.accumulate(k, by_owner[k, True], by_owner.get((k, False)))

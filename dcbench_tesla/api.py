@@ -16,7 +16,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.evaluation import Accuracy, accuracy
+from dcbench_tesla.evaluation import Accuracy, train_and_test
 from dcbench_tesla.progress import bar, say
 from dcbench_tesla.runner import CellResult, run_cell
 from dcbench_tesla.seeds import seed_for
@@ -215,8 +215,12 @@ def evaluate_file(
         values = []
         with bar(f"evaluate by {name}", config.evaluation.networks, unit="network", quiet=quiet) as shown:
             for i in range(config.evaluation.networks):
-                (network,) = evaluator.train(distilled, [seed_for(seed, "evaluation network", i)], test.device)
-                values.append(accuracy(network, test))
+                value, _, reason = train_and_test(
+                    evaluator, distilled, seed_for(seed, "evaluation network", i), test, None
+                )
+                if reason:
+                    say(reason)
+                values.append(value)
                 shown.advance()
         found[name] = Accuracy.of(values, int(distilled.provenance.get("iteration", 0)))
     return found

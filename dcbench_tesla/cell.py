@@ -24,8 +24,8 @@ from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.experts import ExpertRecipe, ExpertStore
-from dcbench_tesla.interface import Condenser, ExpertRequest, ExpertSource, Problem, Task
-from dcbench_tesla.networks import ConvNet
+from dcbench_tesla.interface import Condenser, ExpertRequest, ExpertSource, Problem, Settings, Task
+from dcbench_tesla.networks import ConvNet, convnet_depth
 from dcbench_tesla.progress import say
 from dcbench_tesla.store import content_key, load_tensors, read_json, save_tensors, write_json
 from dcbench_tesla.workspace import Workspace
@@ -116,6 +116,12 @@ class Cell:
         }
 
     @property
+    def network_facts(self) -> dict[str, Any]:
+        """The network of experts and matching, its depth as it is."""
+        n = self.config.network
+        return {"name": "convnet", "width": n.width, "depth": n.depth or convnet_depth(self.dataset.side)}
+
+    @property
     def augmentation(self) -> Augmentation:
         """The DSA strategy of experts, matching and evaluation."""
         named = self.config.data.augmentation
@@ -133,7 +139,7 @@ class Cell:
             "augmentation": self.augmentation.strategy,
             "ipc": self.config.ipc if self.method.uses_ipc else None,
             "seed": self.config.seed,
-            "network": dataclasses.asdict(self.config.network) if self.method.uses_network else None,
+            "network": self.network_facts if self.method.uses_network else None,
             "experts": experts if self.request else None,
         }
 
@@ -254,9 +260,8 @@ class Cell:
     @cached_property
     def expert_store(self) -> ExpertStore:
         """The experts this cell's settings describe."""
-        network = {"name": "convnet", **dataclasses.asdict(self.config.network)}
         recipe = ExpertRecipe(
-            facts={"data": self.data_facts, "network": network},
+            facts={"data": self.data_facts, "network": self.network_facts},
             settings=self.config.experts,
             augmentation=self.augmentation,
             build_network=self.build_network,
@@ -297,12 +302,12 @@ class Cell:
         return ["experts"] * bool(experts) + ["condense", *todo]
 
     def condensed(self) -> bool:
-        """Whether the distilled set is here, with the snapshots the schedule asks for.
+        """Whether the distilled set and its row are here, with the snapshots the schedule asks for.
 
         Raises:
             UsageError: it was condensed with other snapshots.
         """
-        if not self.distilled_path.exists():
+        if not self.distilled_path.exists() or self.workspace.row("condense", self.key) is None:
             return False
         lacking = [i for i, _ in self.schedule if not self.snapshot_path(i).exists()]
         if lacking:
@@ -323,6 +328,8 @@ class Cell:
         return self.workspace.row("evaluate", self.evaluation_key(evaluator)) is not None
 
 
-def hashed_settings(settings: Any) -> dict[str, Any]:
-    """Return the settings that define a result: all fields but those marked ``execution`` in their metadata."""
-    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if not f.metadata.get("execution")}
+def hashed_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings that define a result: not those marked ``execution``, not those without effect."""
+    inert = settings.inert()
+    fields = (f for f in dataclasses.fields(settings) if not f.metadata.get("execution") and f.name not in inert)
+    return {f.name: getattr(settings, f.name) for f in fields}

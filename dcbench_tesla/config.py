@@ -108,8 +108,9 @@ SECTIONS: Mapping[str, type] = {
 class CellConfig:
     """One cell, resolved: everything that defines its result, and the name of the protocol it follows.
 
-    ``protocol`` is the preset's name; ``paper`` only where the literature publishes this cell, else ``defaults``;
-    with what was changed by file or command line behind it. It labels rows and is no part of any key.
+    ``protocol`` is the preset's name; for ``paper`` it says whose settings they are where nobody published those of
+    this very cell (``paper, settings of MTT``), or that they are just the code's (``defaults``). What a file or the
+    command line changed stands behind it. It labels rows and is no part of any key.
     """
 
     method: str
@@ -135,12 +136,17 @@ class CellConfig:
 
 @dataclass(frozen=True)
 class _Rule:
-    """One rule of a preset: which cells it is for, whether it is a published cell, and the settings it gives."""
+    """One rule of a preset: which cells it is for, whose settings these are, and the settings it gives.
+
+    ``published``: the methods whose authors published these settings for these cells. ``settings_of``: whose they are,
+    for the other methods.
+    """
 
     methods: tuple[str, ...]
     datasets: tuple[str, ...]
     ipcs: tuple[int, ...]
-    published: bool
+    published: tuple[str, ...]
+    settings_of: str
     source: str
     values: Mapping[str, Mapping[str, Any]]
 
@@ -157,13 +163,14 @@ def _rules(preset: str) -> list[_Rule]:
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
     text = resources.files("dcbench_tesla.presets").joinpath(f"{preset}.toml").read_text(encoding="utf-8")
-    head = {"methods", "datasets", "ipcs", "published", "source"}
+    head = {"methods", "datasets", "ipcs", "published", "settings_of", "source"}
     return [
         _Rule(
             methods=tuple(rule.get("methods", ())),
             datasets=tuple(rule.get("datasets", ())),
             ipcs=tuple(rule.get("ipcs", ())),
-            published=rule.get("published", False),
+            published=tuple(rule.get("published", ())),
+            settings_of=rule.get("settings_of", ""),
             source=rule.get("source", ""),
             values={section: values for section, values in rule.items() if section not in head},
         )
@@ -291,7 +298,6 @@ def resolve(
         values[override.section][override.name] = _coerce(override, kinds[override.section], known)
     built = {section: kind(**values[section]) for section, kind in kinds.items()}
     _refuse_inert(method, built["settings"], overrides)
-    published = any(rule.published for rule in rules)
     changed = tuple(sorted({override.label for override in overrides}))
     return CellConfig(
         method=method,
@@ -299,7 +305,7 @@ def resolve(
         ipc=ipc,
         seed=seed,
         preset=preset,
-        protocol=_protocol(preset, published, changed),
+        protocol=_protocol(preset, method, rules, changed),
         source="; ".join(dict.fromkeys(rule.source for rule in rules if rule.source)),
         settings=built["settings"],
         evaluators={name: built[name] for name in evaluators},
@@ -322,8 +328,12 @@ def _refuse_inert(method: str, settings: Any, overrides: Iterable[Override]) -> 
             raise UsageError(f"setting {override.label} has no effect: {reason}. Leave it out.")
 
 
-def _protocol(preset: str, published: bool, changed: tuple[str, ...]) -> str:
-    name = UNPUBLISHED if preset == "paper" and not published else preset
+def _protocol(preset: str, method: str, rules: list[_Rule], changed: tuple[str, ...]) -> str:
+    name = preset
+    if preset == "paper":
+        lenders = [rule.settings_of for rule in rules if rule.settings_of]
+        borrowed = f"paper, settings of {lenders[-1]}" if lenders else UNPUBLISHED
+        name = preset if any(method in rule.published for rule in rules) else borrowed
     return f"{name}, changed: {', '.join(changed)}" if changed else name
 
 

@@ -177,10 +177,23 @@ class _Suite:
             _require_equal(distilled, DistilledSet.load(path), "the loaded set differs from the saved one")
 
     def check_probe(self) -> None:
-        """its probe for estimates gives settings of its own kind"""
+        """its probe for estimates gives settings of its own kind that run"""
         settings, factor = self.method.probe(self.settings)
         _require(isinstance(settings, self.method.Settings), "probe returns settings of another kind")
         _require(factor > 0, f"probe's factor is {factor}")
+        condenser = self.method(settings)
+        condenser.setup(tiny_problem(self.method.expert_request(settings) is not None))
+        for _ in range(2 if condenser.iterations else 0):  # an estimate warms up on the iteration it then times
+            condenser.iterate(0)
+
+    def check_notes(self) -> None:
+        """its notes are sentences, and its settings without effect are settings"""
+        condenser = self._start()
+        self._run(condenser)
+        _require(all(isinstance(note, str) for note in condenser.notes()), "notes must be text")
+        fields = {f.name for f in dataclasses.fields(self.method.Settings)}
+        strangers = set(self.settings.inert()) - fields
+        _require(not strangers, f"inert() names no settings of the method: {', '.join(strangers)}")
 
 
 def _require(condition: bool, problem: str) -> None:

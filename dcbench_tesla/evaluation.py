@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.errors import DivergedError
+from dcbench_tesla.interface import DistilledSet, Evaluator
 
 _BATCH = 512
 
@@ -71,6 +73,21 @@ class Evaluated:
             validation=(*self.validation, *held_out),
             diverged=self.diverged + diverged,
         )
+
+
+def train_and_test(
+    evaluator: Evaluator, distilled: DistilledSet, seed: int, test: LabelledImages, validation: LabelledImages | None
+) -> tuple[float, float | None, str]:
+    """Train one network; return its test accuracy, its validation accuracy, and why it diverged (empty: it did not).
+
+    A diverged network is a finding about the set, not the end of a run: it counts with the accuracy of chance.
+    """
+    try:
+        (network,) = evaluator.train(distilled, [seed], test.device)
+    except DivergedError as error:
+        chance = 1 / test.classes
+        return chance, chance if validation else None, str(error)
+    return accuracy(network, test), accuracy(network, validation) if validation else None, ""
 
 
 def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:

@@ -1,6 +1,6 @@
 """Plugins by entry point, found without importing them.
 
-A method, evaluator or data set joins by three lines in its package's ``pyproject.toml``::
+A method, evaluator or data set joins by an entry point in its package's ``pyproject.toml``::
 
     [project.entry-points."dcbench.methods"]
     mine = "my_package.mine:Mine"

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from dcbench_tesla import registry
 from dcbench_tesla.cell import Cell
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.errors import DcbenchError, DivergedError
-from dcbench_tesla.evaluation import Accuracy, Evaluated, accuracy, summarise
+from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.evaluation import Accuracy, Evaluated, summarise, train_and_test
 from dcbench_tesla.experts import StoredExperts
 from dcbench_tesla.interface import Condenser, Evaluator
 from dcbench_tesla.loop import CondenseLoop
@@ -252,14 +252,11 @@ def _evaluate_set(
     distilled = DistilledSet.load(cell.snapshot_path(iteration))
     validation = cell.splits.validation
     for i in range(len(done.test), networks):
-        try:
-            (network,) = evaluator.train(distilled, [seed_for(cell.config.seed, "evaluation network", i)], cell.device)
-            test = accuracy(network, cell.splits.test)
-            done = done.with_network(test, accuracy(network, validation) if validation else None)
-        except DivergedError as error:  # a finding about the set, not the end of the run: it counts as chance
-            cell.say(f"{cell.config.method}, iteration {iteration}: {error}")
-            chance = 1 / cell.dataset.classes
-            done = done.with_network(chance, chance if validation else None, diverged=True)
+        seed = seed_for(cell.config.seed, "evaluation network", i)
+        test, held_out, reason = train_and_test(evaluator, distilled, seed, cell.splits.test, validation)
+        if reason:
+            cell.say(f"{cell.config.method}, iteration {iteration}: {reason}")
+        done = done.with_network(test, held_out, diverged=bool(reason))
         write_json(path, dataclasses.asdict(done))
         shown.advance(note=f"iteration {iteration}: {Accuracy.of(done.test, iteration)}")
     return done

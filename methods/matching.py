@@ -35,6 +35,7 @@ Labels = Literal["hard", "target", "last", "learned"]
 LabelSpace = Literal["logits", "probabilities"]
 
 _NEARLY_ONE_HOT = 0.99
+_LEAST_PROBABILITY = 1e-6  # not 0: a row of zeros could not be normalised
 _TEACHER_CHUNK = 256
 
 
@@ -229,7 +230,8 @@ class TrajectoryMatching(Condenser):
             gradient = p * (gradient - (p * gradient).sum(1, keepdim=True))
         self._update("labels", gradient, self.settings.lr_labels)
         if self.settings.label_space == "probabilities":
-            values.clamp_(min=0).div_(values.sum(1, keepdim=True))
+            values.clamp_(min=_LEAST_PROBABILITY)
+            values.div_(values.sum(1, keepdim=True))
 
     def _clamp_student_lr(self) -> None:
         """Project b back where it must stay; a projection, since the published rate of b is in b's own units."""

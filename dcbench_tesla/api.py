@@ -49,42 +49,24 @@ def resolve_all(
     Raises:
         UsageError: an override has no effect on any of the methods, or is wrong; names that are unknown.
     """
-    configs = []
-    for dataset, ipc, seed in product(datasets, ipcs, seeds):
-        kept = {method: list(overrides) for method in methods}
-        if len(methods) > 1:
-            kept = _share_out(methods, dataset, ipc, preset, evaluators, overrides)
-        for method in methods:
-            given = kept[method]
-            configs.append(
-                resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=given)
-            )
+    lenient = len(methods) > 1
+    configs = [
+        resolve(
+            method,
+            dataset,
+            ipc,
+            seed=seed,
+            preset=preset,
+            evaluators=evaluators,
+            overrides=overrides,
+            leave_out=lenient,
+        )
+        for dataset, ipc, seed, method in product(datasets, ipcs, seeds, methods)
+    ]
+    taken = {label for config in configs for label in config.changed}
+    for idle in (o for o in overrides if o.label not in taken):  # no method wants it: the first one says why not
+        resolve(methods[0], datasets[0], ipcs[0], preset=preset, evaluators=evaluators, overrides=[idle])
     return configs
-
-
-def _share_out(
-    methods: Sequence[str],
-    dataset: str,
-    ipc: int,
-    preset: str,
-    evaluators: Sequence[str],
-    overrides: Sequence[Override],
-) -> dict[str, list[Override]]:
-    """Give every override to the methods it has an effect on; one that no method takes is an error."""
-    kept: dict[str, list[Override]] = {method: [] for method in methods}
-    for override in overrides:
-        errors = []
-        for method in methods:
-            try:
-                # beside those the method already took: whether one has an effect can depend on another
-                given = [*kept[method], override]
-                resolve(method, dataset, ipc, preset=preset, evaluators=evaluators, overrides=given)
-                kept[method].append(override)
-            except UsageError as error:
-                errors.append(error)
-        if len(errors) == len(methods):
-            raise errors[0]
-    return kept
 
 
 def baseline_of(config: CellConfig) -> CellConfig:

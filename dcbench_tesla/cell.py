@@ -18,7 +18,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
-from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise, fit_zca
+from dcbench_tesla.data.preprocessing import Preprocessing, check_zca_size, fit_standardise, fit_zca
 from dcbench_tesla.data.splits import Indices, Splits, choose, cut
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.environment import environment
@@ -70,8 +70,8 @@ class Cell:
     ``execution``: where to compute; a cell that was begun keeps what it was begun with.
 
     Raises:
-        UsageError: IPC is less than 1, or more than the smallest class has training images; or the cell was begun on
-            a device that is not here.
+        UsageError: IPC is less than 1, or more than the smallest class has training images; the images are too large
+            to be whitened; or the cell was begun on a device that is not here.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class Cell:
         self.method: type[Condenser] = registry.load_method(config.method)
         self.request: ExpertRequest | None = self.method.expert_request(config.settings)
         self._check_ipc()
+        if config.data.zca:
+            check_zca_size(dataset.channels, dataset.side, dataset.side)
         self.execution = self._begun_with(execution)
         self.device = torch.device(self.execution.device)
 

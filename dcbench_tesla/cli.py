@@ -197,9 +197,7 @@ def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file:
     overrides: list[Override] = []
     if config_file:
         from_file, overrides = read_config_file(config_file)
-    for name in from_file:
-        if name not in options:
-            raise unknown_name(f"option in {config_file}:", name, options)
+        _check_options(config_file, from_file, options)
     overrides += [parse_set(text) for text in assignments]
 
     def several(name: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -223,6 +221,19 @@ def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file:
     return resolve_all(methods, datasets, ipcs, seeds, preset=preset, evaluators=evaluators, overrides=overrides)
 
 
+def _check_options(file: Path, given: dict[str, Any], known: dict[str, Any]) -> None:
+    """Check the top-level options of a configuration file: their names, and what they hold."""
+    from dcbench_tesla.errors import unknown_name
+
+    for name, value in given.items():
+        if name not in known:
+            raise unknown_name(f"option in {file}:", name, known)
+        kind = int if name in ("ipc", "seed") else str
+        values = value if isinstance(value, list) and name != "preset" else [value]
+        if not values or any(type(v) is not kind for v in values):
+            raise UsageError(f"{file}: {name} takes values of type {kind.__name__}, not {value!r}.")
+
+
 def _distinct(cells: "list[Cell]") -> "list[Cell]":
     return list({cell.key: cell for cell in cells}.values())
 
@@ -242,42 +253,51 @@ def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", *, force: bool
     from dcbench_tesla.progress import say
     from dcbench_tesla.runner import run_cell
 
+    everything = _distinct([*cells, *baselines.values()])
+    forced = {cell.key for cell in cells} if force else set()
+    _tell_estimates([cell for cell in everything if cell.key not in forced])
     results: dict[str, CellResult] = {}
     failures: list[_Failure] = []
-    asked = {cell.key for cell in cells}
-    for cell in _distinct([*baselines.values(), *cells]):
+    for cell in everything:
         try:
-            _tell_estimate(cell, force=force and cell.key in asked)
-            results[cell.key] = run_cell(cell, force=force and cell.key in asked)
+            results[cell.key] = run_cell(cell, force=cell.key in forced)
         except Exception as error:
             failure = _failure(error)
             if failure is None:
                 raise
             failures.append(failure)
             say(f"Error: {cell.name}: {failure.format_message()}")
-    _show_results([results[c.key] for c in _distinct([*cells, *baselines.values()]) if c.key in results], baselines)
+    _show_results([results[cell.key] for cell in everything if cell.key in results], baselines)
     if failures:
         others = "; the others are done" if results else ""
-        raise _Failure(f"{len(failures)} of {len(results) + len(failures)} cells failed, see above{others}.", 1)
+        raise _Failure(f"{len(failures)} of {len(everything)} cells failed, see above{others}.", 1)
 
 
-def _tell_estimate(cell: "Cell", *, force: bool) -> None:
-    """Say what is to be done and how long that will take here, measured on the first steps."""
+def _tell_estimates(cells: "list[Cell]") -> None:
+    """Say what is to be done and how long that will take here, measured on the first steps, before anything runs."""
     from dcbench_tesla.estimate import LONG_S, estimate
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.progress import duration, say
 
-    todo = cell.pending()
-    if not todo and not force:
-        say(f"{cell.name}: done already (--force does it again)")
-        return
-    if force:
-        return
-    say(f"{cell.name} ({cell.config.protocol}): {', '.join(todo)}")
-    found = estimate(cell)
-    where = f"{cell.environment['hardware']}, {cell.execution.threads} threads"
-    say(f"  estimated on this machine ({where}): {found}")
-    if found.total > LONG_S and cell.config.preset == "paper":
-        say("  That is more than a day. --preset quick takes minutes, and says so in its results.")
+    total, trained = 0.0, set()
+    for cell in cells:
+        todo = cell.pending()
+        say(f"{cell.name} ({cell.config.protocol}): {', '.join(todo) or 'done already (--force does it again)'}")
+        if not todo:
+            continue
+        experts = cell.expert_store.recipe.key
+        try:
+            found = estimate(cell, without=["experts"] if experts in trained else [])
+        except DcbenchError as error:  # what it cannot measure, running will report, and the others go on
+            say(f"  not estimated: {error}")
+            continue
+        trained.add(experts)
+        total += found.total
+        say(f"  estimated on this machine: {found}")
+    if total:
+        where = f"{cells[0].environment['hardware']}, {cells[0].execution.threads} threads"
+        say(f"All together about {duration(total)} ({where}).")
+    if total > LONG_S and any(cell.config.preset == "paper" for cell in cells):
+        say("That is more than a day. --preset quick takes minutes, and says so in its results.")
 
 
 def _show_results(results: "list[CellResult]", baselines: "dict[str, Cell]") -> None:

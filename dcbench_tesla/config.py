@@ -276,28 +276,30 @@ def resolve(
     preset: str = "paper",
     evaluators: Iterable[str] = ("convnet",),
     overrides: Iterable[Override] = (),
+    leave_out: bool = False,
 ) -> CellConfig:
     """Resolve one cell's configuration: overrides over preset over the defaults of the code.
+
+    An override the method does not know, or that has no effect on it, is an error; with ``leave_out`` it is left out,
+    and ``changed`` of the result tells which ones were taken.
 
     Raises:
         UsageError: an unknown name, a value of the wrong type or out of range, or a setting that has no effect.
     """
     evaluators, overrides = tuple(evaluators), tuple(overrides)
     kinds = _kinds(method, evaluators)
-    values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
     rules = [rule for rule in _rules(preset) if rule.fits(method, _family(dataset), ipc)]
-    for rule in rules:
-        for section, given in rule.values.items():
-            # a rule for several methods or evaluators: each takes what it knows
-            fields = {f.name for f in dataclasses.fields(kinds[section])} if section in kinds else set()
-            values.setdefault(section, {}).update({k: v for k, v in given.items() if k in fields})
     known = setting_names(method, evaluators)
-    for override in overrides:
-        if override.section not in kinds:
-            raise unknown_name("setting", override.label, known)
-        values[override.section][override.name] = _coerce(override, kinds[override.section], known)
-    built = {section: kind(**values[section]) for section, kind in kinds.items()}
-    _refuse_inert(method, built["settings"], overrides)
+    if leave_out:
+        overrides = tuple(o for o in overrides if o.label in known)
+    built = _build(kinds, rules, overrides, known)
+    inert = _without_effect(method, built)
+    idle = [o for o in overrides if o.label in inert]
+    if idle and leave_out:
+        overrides = tuple(o for o in overrides if o not in idle)
+        built = _build(kinds, rules, overrides, known)
+    elif idle:
+        raise UsageError(f"setting {idle[0].label} has no effect: {inert[idle[0].label]}. Leave it out.")
     changed = tuple(sorted({override.label for override in overrides}))
     return CellConfig(
         method=method,
@@ -320,12 +322,34 @@ def _family(dataset: str) -> str:
     return dataset.partition(":")[0] + ":" if ":" in dataset else dataset
 
 
-def _refuse_inert(method: str, settings: Any, overrides: Iterable[Override]) -> None:
-    unused, inert = unused_sections(method), settings.inert()
+def _build(
+    kinds: Mapping[str, type], rules: Iterable[_Rule], overrides: Iterable[Override], known: Iterable[str]
+) -> dict[str, Any]:
+    """Make every section's settings from the rules of the preset and the overrides."""
+    values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
+    for rule in rules:
+        for section, given in rule.values.items():
+            # a rule for several methods or evaluators: each takes what it knows
+            fields = {f.name for f in dataclasses.fields(kinds[section])} if section in kinds else set()
+            values.setdefault(section, {}).update({k: v for k, v in given.items() if k in fields})
     for override in overrides:
-        reason = unused.get(override.section) if override.section != "settings" else inert.get(override.name)
-        if reason:
-            raise UsageError(f"setting {override.label} has no effect: {reason}. Leave it out.")
+        if override.section not in kinds:
+            raise unknown_name("setting", override.label, known)
+        values[override.section][override.name] = _coerce(override, kinds[override.section], known)
+    return {section: kind(**values[section]) for section, kind in kinds.items()}
+
+
+def _without_effect(method: str, built: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that have no effect as the others stand, as the user writes them, with the reason."""
+    inert = dict(built["settings"].inert())
+    for section, reason in unused_sections(method).items():
+        inert |= {f"{section}.{f.name}": reason for f in dataclasses.fields(SECTIONS[section])}
+    if registry.load_method(method)(built["settings"]).iterations == 0:
+        inert["evaluation.every"] = f"method {method} has no iterations"
+        inert["evaluation.networks_on_the_way"] = f"method {method} has no iterations"
+    elif built["evaluation"].every == 0:
+        inert["evaluation.networks_on_the_way"] = "evaluation.every is 0: nothing is evaluated on the way"
+    return inert
 
 
 def _protocol(preset: str, method: str, rules: list[_Rule], changed: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """The distilled set: complete, so that whoever has the file can train on it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ class DistilledSet:
             raise UsageError(f"labels must be int64 (N,) or float32 (N, K), not {self.labels.dtype}.")
         if soft and self.labels.shape[1] != len(self.class_names):
             raise UsageError(f"soft labels of {self.labels.shape[1]} classes for {len(self.class_names)} class names.")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UsageError(f"the learning rate of a distilled set must be positive and finite, not {self.lr}.")
         if not bool(torch.isfinite(self.images).all() and torch.isfinite(self.labels).all()):
             raise UsageError("the distilled set holds NaN or infinity: the condensation diverged; lower its rates.")
 

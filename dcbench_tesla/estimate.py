@@ -1,7 +1,7 @@
 """How long a cell will take on this machine, measured on its first steps before anything long begins."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +51,16 @@ class _StandIns:
         return self._start * (1 + 0.001 * epoch)
 
 
-def estimate(cell: Cell) -> Estimate:
-    """Measure a few steps of each pending stage of ``cell`` and extrapolate; takes seconds, leaves nothing behind."""
+def estimate(cell: Cell, *, without: Collection[str] = ()) -> Estimate:
+    """Measure a few steps of each pending stage of ``cell`` and extrapolate; takes seconds, leaves nothing behind.
+
+    Stages in ``without`` are left out: experts that another cell will have trained.
+    """
     cell.execution.apply()
     seconds = {}
     for stage in cell.pending():
+        if stage in without:
+            continue
         if stage == "experts":
             seconds["experts"] = _experts(cell)
         elif stage == "condense":

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from dcbench_tesla import registry
 from dcbench_tesla.data import default_data_dir
 from dcbench_tesla.errors import unknown_name
+from dcbench_tesla.store import read_json
 
 Row = tuple[str, ...]
 
@@ -49,7 +49,7 @@ def cells(out: Path) -> list[Row]:
     """Return the finished evaluations on record under ``out``."""
     rows: list[Row] = [("method", "data set", "IPC", "seed", "evaluator", "test accuracy (last)", "protocol", "cell")]
     for path in sorted((out / "rows").glob("evaluate-*.json")):
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = read_json(path)
         last = row["accuracy"]["last"]
         accuracy = f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} %"
         ipc = "all" if row["ipc"] is None else str(row["ipc"])

@@ -13,7 +13,7 @@ import torch
 from dcbench_tesla.errors import CorruptFileError, DivergedError
 from dcbench_tesla.interface import Condenser
 from dcbench_tesla.progress import bar, say
-from dcbench_tesla.store import load_tensors, read_meta, save_tensors, write_text
+from dcbench_tesla.store import load_tensors, read_meta, save_tensors, write_text, writing
 
 _CHECKPOINT = "checkpoint.safetensors"
 _METRICS = "metrics.jsonl"
@@ -68,6 +68,7 @@ class CondenseLoop:
             return
         with (
             bar(f"{self._label}: condense", total, done=start, quiet=self._quiet) as shown,
+            writing(self._metrics),
             self._metrics.open("a", encoding="utf-8") as log,
         ):
             began, before = time.perf_counter(), self.seconds

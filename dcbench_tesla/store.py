@@ -25,22 +25,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         DcbenchError: the folder cannot be written or the disk is full; ``path`` is then as it was.
     """
-    temporary = None
-    try:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)  # what the umask says: some writers make files of their own, for the owner only
-        temporary.replace(path)
+        try:
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(mode)  # what the umask says: some writers make files of their own, for the owner only
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says while ``path`` is written into one message.
+
+    Raises:
+        DcbenchError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         remedy = "Free space there, or choose another folder by --out."
         raise DcbenchError(f"cannot write {path}: {reason}. {remedy}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -72,8 +82,8 @@ def content_key(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _digest(tensors: Mapping[str, "Tensor"]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(tensors):
         array = tensors[name].detach().cpu().contiguous().numpy()
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -87,7 +97,7 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str,
 
     # cloned: safetensors refuses tensors that share storage, and views would drag their whole storage along
     whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    head = json.dumps({**meta, "digest": _digest(whole)}, sort_keys=True)
+    head = json.dumps({**meta, "digest": _digest(whole, meta)}, sort_keys=True)
     with atomic_path(path) as temporary:
         try:
             save_file(whole, temporary, metadata={_META: head})
@@ -107,7 +117,7 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         meta = _meta(path, file)
-    if meta.pop("digest", None) != _digest(tensors):
+    if meta.pop("digest", None) != _digest(tensors, meta):
         raise CorruptFileError(f"{path} is damaged: its contents do not match their digest. {_REMEDY}")
     return tensors, meta
 
@@ -135,5 +145,8 @@ def _meta(path: Path, file: Any) -> dict[str, Any]:
     head = (file.metadata() or {}).get(_META)
     if head is None:
         raise CorruptFileError(f"{path} was not written by dcbench. {_REMEDY}")
-    meta: dict[str, Any] = json.loads(head)
+    try:
+        meta: dict[str, Any] = json.loads(head)
+    except ValueError as error:
+        raise CorruptFileError(f"{path} is damaged: its metadata is no JSON ({error}). {_REMEDY}") from error
     return meta

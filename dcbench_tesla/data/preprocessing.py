@@ -130,7 +130,7 @@ def fit_zca(pixels: "Pixels", max_value: int, eps: float = ZCA_EPS) -> Preproces
     held twice in float32 meanwhile (1.2 GB for CIFAR). Raises :class:`~dcbench_tesla.errors.UsageError` from 64
     pixels a side on.
     """
-    _refuse_large(*pixels.shape[1:])
+    check_zca_size(*pixels.shape[1:])
     from kornia.enhance import ZCAWhitening  # slow to import, and needed for this alone
 
     images = torch.from_numpy(pixels).float().div_(max_value)
@@ -140,7 +140,8 @@ def fit_zca(pixels: "Pixels", max_value: int, eps: float = ZCA_EPS) -> Preproces
     )
 
 
-def _refuse_large(channels: int, height: int, width: int) -> None:
+def check_zca_size(channels: int, height: int, width: int) -> None:
+    """Raise :class:`~dcbench_tesla.errors.UsageError` for images too large to be whitened, with the reason."""
     if height < ZCA_SIDE_LIMIT:
         return
     size = channels * height * width

@@ -229,6 +229,7 @@ class Cell:
         if fit.exists():
             tensors, facts = load_tensors(fit.with_name(read_json(fit)["preprocessing"] + ".safetensors"))
             return Preprocessing.from_state(tensors, facts)
+        self.say("fitting the ZCA whitening (once for this data set) ...")
         fitted = fit_zca(self.dataset.x_train[self._indices.train.numpy()], self.dataset.max_value)
         tensors, facts = fitted.state()
         save_tensors(fit.with_name(f"{fitted.key}.safetensors"), tensors, facts)

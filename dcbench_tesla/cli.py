@@ -34,7 +34,7 @@ def _failure(error: BaseException) -> _Failure | None:
     if _out_of_memory(error):
         remedy = "Choose a smaller batch_size, fewer steps, a narrower network, or method tesla."
         return _Failure(f"out of memory. {remedy} What was done is kept.", 1)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # click ends quietly after `| head`
         return _Failure(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
     return None
 
@@ -279,6 +279,8 @@ def _tell_estimates(cells: "list[Cell]") -> None:
     from dcbench_tesla.progress import duration, say
 
     total, trained = 0.0, set()
+    if any(cell.pending() for cell in cells):
+        say("Measuring a few steps, to say how long it will take ...")
     for cell in cells:
         todo = cell.pending()
         say(f"{cell.name} ({cell.config.protocol}): {', '.join(todo) or 'done already (--force does it again)'}")

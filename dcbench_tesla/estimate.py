@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcbench_tesla import registry
 from dcbench_tesla.cell import Cell
@@ -102,7 +102,7 @@ def _first(images: LabelledImages, count: int) -> LabelledImages:
 def _experts(cell: Cell) -> float:
     assert cell.request is not None
     settings = cell.config.experts
-    few = _first(cell.splits.train, 2 * settings.batch_size)
+    few = _first(cell.splits.train, settings.batch_size)
     network = cell.build_network().to(cell.device)
     spent = _timed(cell, lambda: train_epoch(network, few, settings, cell.augmentation, 0, 0))
     epochs = cell.expert_store.missing_epochs(settings.count, cell.request.epochs)
@@ -123,10 +123,10 @@ def _evaluation(cell: Cell, name: str) -> float:
     whole = cell.stand_in_set()
     batch = _first_images(whole, 256)
     probe = kind(kind.probe(settings))
-    spent = _timed(cell, lambda: probe.train(batch, [0], cell.device))
+    trained: list[nn.Module] = []
+    spent = _timed(cell, lambda: trained.extend(probe.train(batch, [0], cell.device)))
     steps = spent / probe.cost(batch) * kind(settings).cost(whole)
-    few = _first(cell.splits.test, 512)
-    (network,) = probe.train(batch, [0], cell.device)
+    few, network = _first(cell.splits.test, 512), trained[-1]
     tested = len(cell.splits.test) + (len(cell.splits.validation) if cell.splits.validation else 0)
     test = _timed(cell, lambda: accuracy(network, few)) / len(few) * tested
     return (steps + test) * sum(networks for _, networks in cell.schedule)

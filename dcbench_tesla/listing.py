@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,24 @@ def info(name: str, data_dir: Path | None) -> list[str]:
 
 
 def _describe(kind: str, plugin: Any, prefix: str = "") -> list[str]:
-    lines = [f"{kind}, version {plugin.version}: {inspect.getdoc(plugin) or ''}", ""]
+    lines = [f"{kind}, version {plugin.version}: {_plain(plugin)}", ""]
     fields = dataclasses.fields(plugin.Settings)
     if fields:
-        lines += [inspect.getdoc(plugin.Settings) or "", "", "Settings and their defaults (--set):"]
+        from dcbench_tesla.interface import Settings
+
+        described = [
+            kind for kind in plugin.Settings.__mro__ if dataclasses.is_dataclass(kind) and kind is not Settings
+        ]
+        lines += [line for s in described for line in (f"{s.__name__}: {_plain(s)}", "")]
+        lines += ["Settings and their defaults (--set):"]
         lines += columns([(f"  {prefix}{f.name}", f"= {f.default}") for f in fields])
     return lines
+
+
+def _plain(documented: object) -> str:
+    """Return a docstring without its markup."""
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", inspect.getdoc(documented) or "")
+    return text.replace("``", "")
 
 
 def _describe_dataset(name: str, data_dir: Path | None) -> list[str]:

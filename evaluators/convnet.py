@@ -73,7 +73,7 @@ class ConvNetEvaluator(Evaluator):
     @classmethod
     def probe(cls, settings: ConvNetSettings) -> ConvNetSettings:
         """Return settings of a few epochs."""
-        return replace(settings, epochs=min(3, settings.epochs))
+        return replace(settings, epochs=min(2, settings.epochs))
 
     def _fresh(self, distilled: DistilledSet, seed: int) -> ConvNet:
         _, channels, side, _ = distilled.images.shape

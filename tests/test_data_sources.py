@@ -1,9 +1,11 @@
 """Every named data set read from fixtures in its true layout, and every way its files can be wrong."""
 
+import dataclasses
 import gzip
 import hashlib
 import http.client
 import io
+import json
 import logging
 import pickle
 import shutil
@@ -23,9 +25,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcbench_tesla.data import sources
+from dcbench_tesla.data import cache, download, sources
 from dcbench_tesla.data.dataset import Dataset, DatasetSource
-from dcbench_tesla.data.files import load_folder, load_npz, read_batch
+from dcbench_tesla.data.files import load_folder, load_npz
+from dcbench_tesla.data.pickles import read_batch
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, DcbenchError, UsageError
 from tests import fixtures_data as fixtures
 
@@ -55,7 +58,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_debian(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SYSTEM_FOLDERS", {})
+    monkeypatch.setattr(download, "SYSTEM_FOLDERS", {})
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException], *parts: object) -> None:
@@ -74,6 +77,8 @@ def check(dataset: Dataset, source: DatasetSource, train: int, test: int) -> Non
     assert (dataset.y_train.shape, dataset.y_test.shape) == ((train,), (test,))
     assert {a.dtype for a in (dataset.x_train, dataset.x_test)} == {np.dtype(np.uint8)}
     assert {a.dtype for a in (dataset.y_train, dataset.y_test)} == {np.dtype(np.int64)}
+    for array in (dataset.x_train, dataset.x_test, dataset.y_train, dataset.y_test):
+        assert array.flags.writeable, "torch.from_numpy warns of read-only arrays"
     assert dataset.classes == source.classes
     assert dataset.redistributable == source.redistributable
     for numbers in (dataset.mean, dataset.std):
@@ -176,7 +181,6 @@ def test_download_is_checked_kept_and_read(tmp_path: Path, monkeypatch: pytest.M
     folder = fixtures.write_cifar10(tmp_path / "elsewhere")
     archive = pack(folder, tmp_path / "archive.tar.gz")
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
-    remote = sources._CIFAR10.archive._replace(md5=md5)
     asked: list[str] = []
 
     def answer(url: str) -> io.BytesIO:
@@ -184,22 +188,23 @@ def test_download_is_checked_kept_and_read(tmp_path: Path, monkeypatch: pytest.M
         return Response(archive.read_bytes())
 
     serve(monkeypatch, answer)
-    data = sources._CIFAR10._replace(archive=remote)
+    source = sources._cifar(dataclasses.replace(sources._CIFAR10, md5=md5), classes=10)
     data_dir = tmp_path / "new" / "data"
-    first = sources._load_cifar(data, data_dir)
-    assert sources._load_cifar(data, data_dir).fingerprint == first.fingerprint
-    assert asked == [remote.url], "the second load finds the files"
+    first = source.load(data_dir)
+    assert source.load(data_dir).fingerprint == first.fingerprint
+    assert asked == ["https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"], "the second load finds the files"
     assert sorted(path.name for path in data_dir.iterdir()) == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
 
 
 def test_silent_server_is_given_up_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the true urlopen, against a server on this machine that never answers
-    monkeypatch.setattr(sources, "NETWORK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(download, "NETWORK_TIMEOUT_S", 0.2)
     monkeypatch.setenv("no_proxy", "*")
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        files = download.Files(name="x", folders=("",), base_url=url[:-1], md5s={"x": ""}, remedy="wait")
         with pytest.raises(DataMissingError) as error:
-            sources._fetch("x", [sources._Remote("x", url, "")], tmp_path, [tmp_path], "wait")
+            files.get(tmp_path)
     one_line(error, url, "timed out", "Remedy: wait.")
     assert socket.getdefaulttimeout() is None
 
@@ -262,7 +267,7 @@ def test_fashion_mnist_from_debian(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_data_dir_goes_before_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = fixtures.write_idx_set(tmp_path / "system")
-    monkeypatch.setattr(sources, "SYSTEM_FOLDERS", {"fashion-mnist": (system,)})
+    monkeypatch.setattr(download, "SYSTEM_FOLDERS", {"fashion-mnist": (system,)})
     assert sources.FASHION_MNIST.find(tmp_path) == system
     own = fixtures.write_idx_set(tmp_path / "fashion-mnist")
     assert sources.FASHION_MNIST.find(tmp_path) == own
@@ -417,6 +422,28 @@ def test_batch_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+class Pointer:
+    """Unpickling this with numpy's own classes makes an array of objects wherever the bytes point to."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return np.ndarray, ((1,), "O", b"A" * 8)
+
+
+def test_batch_with_a_pointer_is_refused() -> None:
+    with pytest.raises(CorruptFileError, match="not a batch of images"):
+        read_batch(io.BytesIO(pickle.dumps({"data": Pointer()})), "pointer")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["<i4", ">i4", "u1", "f8", "?"])
+def test_batch_arrays_keep_type_and_order(order: Any, kind: str) -> None:
+    array = np.arange(6).reshape(2, 3).astype(kind, order=order)
+    for protocol in range(6):
+        read = read_batch(io.BytesIO(pickle.dumps({"data": array}, protocol=protocol)), "batch")["data"]
+        np.testing.assert_array_equal(read, array)
+        assert read.dtype == array.dtype
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_batches_of_every_protocol(protocol: int) -> None:
     batch = read_batch(io.BytesIO(pickle.dumps({**BATCH, "x": b"\xff"}, protocol=protocol)), "batch")
@@ -527,6 +554,39 @@ def test_tiny_imagenet_is_decoded_once(tiny: Path, tmp_path: Path, caplog: pytes
     one_line(error, cache, "delete this folder")
 
 
+def test_fingerprint_of_a_cache_is_kept_and_equals_the_computed_one(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny-imagenet-200").symlink_to(tiny)
+    data = sources.TINY_IMAGENET.load(tmp_path)
+    meta = json.loads((tmp_path / "tiny-imagenet-200-npy" / "meta.json").read_text())
+    assert meta["fingerprint"] == data.known_fingerprint == data.fingerprint
+    assert dataclasses.replace(data, known_fingerprint="").fingerprint == data.fingerprint
+
+
+def test_writing_to_a_mapped_image_leaves_its_file_alone(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny-imagenet-200").symlink_to(tiny)
+    data = sources.TINY_IMAGENET.load(tmp_path)
+    before = int(data.x_train[0, 0, 0, 0])
+    data.x_train[0, 0, 0, 0] = before ^ 255
+    assert sources.TINY_IMAGENET.load(tmp_path).x_train[0, 0, 0, 0] == before
+
+
+def test_cache_larger_than_memory_is_mapped_read_only(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny-imagenet-200").symlink_to(tiny)
+    load = np.load
+
+    def small_machine(path: Path, mmap_mode: Any = None) -> object:
+        if mmap_mode == "c":
+            raise OSError(12, "Cannot allocate memory")
+        return load(path, mmap_mode=mmap_mode)
+
+    monkeypatch.setattr(np, "load", small_machine)
+    data = sources.TINY_IMAGENET.load(tmp_path)
+    assert isinstance(data.x_train, np.memmap)
+    assert not data.x_train.flags.writeable
+
+
 def test_zip_with_a_member_outside_is_refused(tiny: Path, tmp_path: Path) -> None:
     archive = fixtures.zip_folder(tiny, tmp_path / "tiny-imagenet-200.zip")
     with zipfile.ZipFile(archive, "a") as target:
@@ -589,7 +649,7 @@ def test_cache_that_cannot_be_written(tiny: Path, tmp_path: Path, monkeypatch: p
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sources, "_write_split", full)
+    monkeypatch.setattr(cache, "_write_arrays", full)
     with pytest.raises(DcbenchError) as error:
         sources.TINY_IMAGENET.load(tmp_path)
     one_line(error, tmp_path / "tiny-imagenet-200-npy", "No space left on device", "--data-dir")

@@ -28,7 +28,9 @@ class Dataset:
     ``x_train`` and ``x_test`` are uint8 ``(N, C, H, W)``, ``y_train`` and ``y_test`` int64 ``(N,)`` in ``0..K-1``.
     ``mean`` and ``std`` (one number a channel, of ``pixels / max_value``) are the field's published ones, or ``None``
     where they are to be computed from the training images. ``flippable`` is False for digits and the like, whose
-    mirror image is another thing. ``redistributable`` says whether the images may be passed on.
+    mirror image is another thing. ``redistributable`` says whether the images may be passed on. ``known_fingerprint``
+    is ``fingerprint`` where it was computed before, as of a memory-mapped set, which takes minutes to hash: whoever
+    replaces pixels, labels or names must clear it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Dataset:
     std: tuple[float, ...] | None = None
     flippable: bool = True
     redistributable: bool = False
+    known_fingerprint: str = ""
 
     @property
     def channels(self) -> int:
@@ -61,6 +64,8 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (first 16 hex digits) of shapes, pixels, labels, class names and ``max_value``; not of the name."""
+        if self.known_fingerprint:
+            return self.known_fingerprint
         digest = hashlib.sha256()
         arrays = (self.x_train, self.y_train, self.x_test, self.y_test)
         head = [[list(a.shape) for a in arrays], list(self.class_names), self.max_value]

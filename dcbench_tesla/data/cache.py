@@ -1,0 +1,139 @@
+"""ImageNet-size sets, decoded once into a folder of ``.npy`` files and read from there by memory map.
+
+Files: ``x_train.npy``, ``x_test.npy`` uint8 ``(N, C, H, W)``; ``y_train.npy``, ``y_test.npy`` int64 ``(N,)``;
+``meta.json`` with the class names and the set's fingerprint, which would take minutes to compute at every start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+
+from dcbench_tesla.data.checks import reading, verify
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.files import decode_image
+from dcbench_tesla.data.trees import Tree
+from dcbench_tesla.errors import CorruptFileError, DcbenchError
+
+if TYPE_CHECKING:
+    from dcbench_tesla.data.dataset import Labels, Pixels
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 4096  # images decoded, or copied, at a time: 50 MB at 64 x 64
+_NPY_HEADER_BYTES = 128  # numpy pads the header to this, whatever the number of images
+
+
+class Split(NamedTuple):
+    """What a cache is made from: images ``(n, C, H, W)`` and labels ``(n,)`` in chunks, and the class names."""
+
+    train: Iterable[tuple[Pixels, Labels]]
+    test: Iterable[tuple[Pixels, Labels]]
+    class_names: Sequence[str]
+
+
+def decoded(tree: Tree, labels: Mapping[str, int], side: int, shrink: bool) -> Iterator[tuple[Pixels, Labels]]:
+    """Decode the images named by ``labels``, in that order, which must have ``side`` pixels unless to ``shrink``."""
+
+    def decode(name: str) -> Pixels:
+        where = f"{tree.where}/{name}"
+        pixels = decode_image(BytesIO(tree.read(name)), where, box_side=side if shrink else None)
+        if pixels.shape != (3, side, side):
+            raise CorruptFileError(f"{where}: {pixels.shape[2]} x {pixels.shape[1]} pixels, expected {side} x {side}.")
+        return pixels
+
+    names, y = list(labels), np.array(list(labels.values()), dtype=np.int64)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets other threads run while it decodes
+        for start in range(0, len(names), CHUNK):
+            logger.info("decoding %s ... %d/%d", tree.where, start, len(names))
+            images = pool.map(decode, names[start : start + CHUNK])
+            yield np.stack(list(images)), y[start : start + CHUNK]
+
+
+def make(cache: Path, build: Callable[[], Split]) -> None:
+    """Write the folder ``cache``, which gets its name when complete, unless it is there; a second process waits.
+
+    Raises :class:`DcbenchError` if it cannot be written, and what ``build`` raises.
+    """
+    part = cache.with_name(f"{cache.name}.part")
+    try:
+        with FileLock(f"{cache}.lock"):
+            if cache.is_dir():
+                return
+            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+            try:
+                _write(part, build())
+                part.rename(cache)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        remedy = "check the disk's room and permissions, or choose another place with --data-dir"
+        raise DcbenchError(f"{cache}: decoding into this folder failed ({error}); {remedy}.") from error
+
+
+def read(name: str, cache: Path, original: tuple[int, int] | None = None) -> Dataset:
+    """Load a cache folder with ImageNet's channel statistics; the images stay on the disk.
+
+    ``original`` is how many training and test images there should be. Raises :class:`CorruptFileError`.
+    """
+    with reading(f"{cache}: damaged", "delete this folder, it will be made anew"):
+        meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
+        dataset = Dataset(
+            name=name,
+            x_train=_mapped(cache / "x_train.npy"),
+            y_train=np.load(cache / "y_train.npy"),
+            x_test=_mapped(cache / "x_test.npy"),
+            y_test=np.load(cache / "y_test.npy"),
+            class_names=tuple(meta["class_names"]),
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            known_fingerprint=meta["fingerprint"],
+        )
+    return verify(dataset, cache, original)
+
+
+def _mapped(path: Path) -> Pixels:
+    """Map an array copy-on-write, as torch warns of read-only ones; nothing is ever written to the file."""
+    try:
+        images: Pixels = np.load(path, mmap_mode="c")
+    except OSError:  # Linux wants such a map to fit into memory and swap: where it does not, a warning is a lesser evil
+        images = np.load(path, mmap_mode="r")
+    return images
+
+
+def _write(folder: Path, split: Split) -> None:
+    folder.mkdir()
+    _write_arrays(folder, "train", split.train)
+    _write_arrays(folder, "test", split.test)
+    meta = {"class_names": list(split.class_names), "fingerprint": ""}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    meta["fingerprint"] = read("", folder).fingerprint  # computed, as none is known yet
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _write_arrays(folder: Path, split: str, chunks: Iterable[tuple[Pixels, Labels]]) -> None:
+    """Append the chunks to one ``.npy`` file whose header is written last, when their number is known."""
+    labels: list[Labels] = []
+    image_shape: tuple[int, ...] = ()
+    with open(folder / f"x_{split}.npy", "wb") as file:
+        file.write(bytes(_NPY_HEADER_BYTES))
+        for x, y in chunks:
+            file.write(np.ascontiguousarray(x).data)
+            labels.append(y)
+            image_shape = x.shape[1:]
+        y_all = np.concatenate(labels)
+        file.seek(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(y_all), *image_shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        assert file.tell() == _NPY_HEADER_BYTES
+    np.save(folder / f"y_{split}.npy", y_all)

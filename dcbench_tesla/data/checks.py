@@ -1,0 +1,53 @@
+"""What every loader checks, and the one shape its error messages have: where, what was found, and the remedy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dcbench_tesla.errors import CorruptFileError, DcbenchError
+
+if TYPE_CHECKING:
+    from dcbench_tesla.data.dataset import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def reading(problem: str, remedy: str = "get it again") -> Iterator[None]:
+    """Turn whatever a damaged file makes its reader raise, which can be nearly anything, into CorruptFileError."""
+    try:
+        yield
+    except (DcbenchError, MemoryError):
+        raise
+    except Exception as error:
+        raise CorruptFileError(f"{problem} ({error}); {remedy}.") from error
+
+
+def verify(dataset: Dataset, where: Path, original: tuple[int, int] | None = None) -> Dataset:
+    """Return ``dataset`` if both splits hold images, one label each in ``0..K-1``, and train holds every class.
+
+    Raises :class:`CorruptFileError`, naming ``where``, otherwise; warns of other numbers of images than ``original``.
+    """
+    classes = dataset.classes
+    for split, x, y in (("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test)):
+        if not len(x):
+            raise CorruptFileError(f"{where}: holds no {split} images; expected at least one.")
+        if len(x) != len(y):
+            raise CorruptFileError(f"{where}: {len(x)} {split} images but {len(y)} {split} labels; expected as many.")
+        if y.min() < 0 or y.max() >= classes:
+            found = f"{split} labels from {y.min()} to {y.max()}"
+            raise CorruptFileError(f"{where}: {found}; expected 0..{classes - 1} for {classes} classes.")
+    absent = sorted(set(range(classes)) - set(dataset.y_train.tolist()))
+    if absent:
+        first = f"{absent[0]} ({dataset.class_names[absent[0]]})"
+        found = f"{len(absent)} of {classes} classes have no training image, the first is {first}"
+        raise CorruptFileError(f"{where}: {found}; expected some of every class.")
+    sizes = (len(dataset.x_train), len(dataset.x_test))
+    if original and sizes != original:
+        problem = "%s: %s holds %d + %d images, the original %d + %d: not comparable with published results"
+        logger.warning(problem, dataset.name, where, *sizes, *original)
+    return dataset

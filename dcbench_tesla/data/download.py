@@ -1,0 +1,143 @@
+"""Files from public addresses: where a data set's files are looked for, and how they are fetched.
+
+A file gets its name only when all of it is there and its MD5 is the published one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import tarfile
+import urllib.request
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from dcbench_tesla.data.checks import reading
+from dcbench_tesla.errors import CorruptFileError, DataMissingError
+
+logger = logging.getLogger(__name__)
+
+# Where a package manager puts a set: looked at after the data folder.
+SYSTEM_FOLDERS: dict[str, tuple[Path, ...]] = {"fashion-mnist": (Path("/usr/share/datasets/fashion-mnist"),)}
+NETWORK_TIMEOUT_S = 5.0  # for connecting and for every read: without a network the answer must come at once
+DATA_FOLDER = "the data folder (--data-dir or $DCBENCH_DATA)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Files that make a data set, named in ``md5s``: all in one of ``folders`` of the data folder, the best first."""
+
+    name: str
+    folders: tuple[str, ...]
+    base_url: str
+    md5s: Mapping[str, str]
+    remedy: str
+
+    def find(self, data_dir: Path) -> Path | None:
+        """Return the first folder that holds every file."""
+        return next((folder for folder in self._folders(data_dir) if not self._absent(folder)), None)
+
+    def get(self, data_dir: Path) -> Path:
+        """Return what ``find`` does, or the first folder with all it lacked downloaded; raises DataMissingError."""
+        folders = self._folders(data_dir)
+        found = self.find(data_dir)
+        for file in self._absent(folders[0]) if found is None else ():
+            download(self, self.base_url + file, self.md5s[file], folders[0], [folder / file for folder in folders])
+        return found or folders[0]
+
+    def _folders(self, data_dir: Path) -> list[Path]:
+        return [*(data_dir / folder for folder in self.folders), *SYSTEM_FOLDERS.get(self.name, ())]
+
+    def _absent(self, folder: Path) -> list[str]:
+        return [file for file in self.md5s if not packed_or_not(folder / file).exists()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A data set in one ``.tar.gz``, of which only ``members`` are unpacked, into ``folder`` of the data folder."""
+
+    name: str
+    url: str
+    md5: str
+    folder: str
+    members: tuple[str, ...]
+
+    @property
+    def remedy(self) -> str:
+        """What a user can do where the download fails."""
+        return f"put {Path(self.url).name} ({self.url}) into {DATA_FOLDER}"
+
+    def find(self, data_dir: Path) -> Path | None:
+        """Return the folder if it holds every member, else the archive if it is there."""
+        folder = data_dir / self.folder
+        whole = all((folder / member).exists() for member in self.members)
+        return folder if whole else first_of([data_dir / Path(self.url).name])
+
+    def get(self, data_dir: Path) -> Path:
+        """Return the unpacked folder, downloaded if need be; raises DataMissingError or CorruptFileError."""
+        folder, archive = data_dir / self.folder, data_dir / Path(self.url).name
+        found = self.find(data_dir)
+        if found is None:
+            download(self, self.url, self.md5, data_dir, [folder, archive])
+        if found != folder:
+            self._unpack(archive, folder)
+        return folder
+
+    def _unpack(self, archive: Path, folder: Path) -> None:
+        """Copy the members out by their expected names, so that none can name a place of its own."""
+        remedy = f"if it is damaged, delete it and get {self.url} again"
+        with reading(f"{archive}: cannot be unpacked into {folder}", remedy), tarfile.open(archive, "r:gz") as tar:
+            for member in self.members:
+                stream = tar.extractfile(f"{self.folder}/{member}")
+                assert stream is not None, f"{member} is not a file"
+                write_whole(stream, folder / member)
+
+
+def packed_or_not(path: Path) -> Path:
+    """Return ``path``, or where only its unpacked form exists, that: a ``.gz`` has a checksum that tells damage."""
+    plain = path.with_name(path.name.removesuffix(".gz"))
+    return plain if plain.exists() and not path.exists() else path
+
+
+def first_of(paths: Iterable[Path]) -> Path | None:
+    """Return the first path that exists."""
+    return next((path for path in paths if path.exists()), None)
+
+
+def missing(name: str, looked: Iterable[Path], remedy: str, tried: str = "") -> DataMissingError:
+    """Build the error for files that are not here: the places, what was tried, and the remedy."""
+    places = ", ".join(map(str, looked))
+    return DataMissingError(f"{name}: not found; looked for {places}{tried}. Remedy: {remedy}.")
+
+
+def download(data: Files | Archive, url: str, md5: str, folder: Path, looked: Iterable[Path]) -> None:
+    """Download ``url`` into ``folder``; raises :class:`DataMissingError` with everything a user needs to know."""
+    logger.info("%s: downloading %s", data.name, url)
+    request = urllib.request.Request(url, headers={"User-Agent": "dcbench"})
+    try:
+        with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT_S) as response:
+            write_whole(response, folder / Path(url).name, md5)
+    except (OSError, http.client.HTTPException, CorruptFileError) as error:
+        raise missing(data.name, looked, data.remedy, f"; downloading {url} failed ({error})") from error
+
+
+def write_whole(stream: IO[bytes], path: Path, md5: str | None = None) -> None:
+    """Copy ``stream`` to ``path``, which gets its name only when all of it is there and matches ``md5``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the process id keeps two cells apart; not tempfile, whose files other users of a shared folder cannot read
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with open(part, "wb") as file:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+                file.write(chunk)
+        if md5 is not None and digest.hexdigest() != md5:
+            raise CorruptFileError(f"its MD5 is {digest.hexdigest()}, the published one {md5}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

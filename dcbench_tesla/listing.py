@@ -81,9 +81,7 @@ def _describe(kind: str, plugin: Any, prefix: str = "") -> list[str]:
     if fields:
         from dcbench_tesla.interface import Settings
 
-        described = [
-            kind for kind in plugin.Settings.__mro__ if dataclasses.is_dataclass(kind) and kind is not Settings
-        ]
+        described = [s for s in plugin.Settings.__mro__ if issubclass(s, Settings) and s is not Settings]
         lines += [line for s in described for line in (f"{s.__name__}: {_plain(s)}", "")]
         lines += ["Settings and their defaults (--set):"]
         lines += columns([(f"  {prefix}{f.name}", f"= {f.default}") for f in fields])

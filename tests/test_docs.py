@@ -1,0 +1,135 @@
+"""The documentation does what it says: examples run, and tables agree with the code."""
+
+import doctest
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcbench_tesla.config import CellConfig, resolve
+from dcbench_tesla.networks import ConvNet
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced code blocks of one language on a page."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def table(page: str, first_column: str) -> list[list[str]]:
+    """The rows of the table whose head begins with ``first_column``, without the head."""
+    lines = (DOCS / page).read_text(encoding="utf-8").splitlines()
+    (start,) = (i for i, line in enumerate(lines) if line.startswith(f"| {first_column} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+# --- the doctest -------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_gradients() -> None:
+    result = doctest.testfile(str(DOCS / "gradients.md"), module_relative=False)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+# --- the method of adding-a-method -------------------------------------------------------------------------------
+
+
+def call(folder: Path, *words: str, path: Path | None = None) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if path is not None:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(words)}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's package, installed without a network into a folder of its own."""
+    for needed in ("pip", "setuptools"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed: the package cannot be built")
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    (module,), (project,) = blocks("adding-a-method.md", "python"), blocks("adding-a-method.md", "toml")
+    (source / "dcbench_kmeans.py").write_text(module, encoding="utf-8")
+    (source / "pyproject.toml").write_text(project, encoding="utf-8")
+    options = ("--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check")
+    call(source, "-m", "pip", "install", "--quiet", *options, "--target", str(target), ".")
+    return target
+
+
+def commands() -> list[list[str]]:
+    """The dcbench commands of the page, as the words behind ``dcbench``."""
+    (console,) = blocks("adding-a-method.md", "console")
+    lines = [line.partition("#")[0].split() for line in console.splitlines()]
+    return [words[2:] for words in lines if words[:2] == ["$", "dcbench"]]
+
+
+def test_the_method_of_the_page_is_listed_and_keeps_the_contract(installed: Path, tmp_path: Path) -> None:
+    listing, check, _ = commands()
+    assert listing == ["list", "methods"]
+    shown = call(tmp_path, "-m", "dcbench_tesla", *listing, path=installed)
+    assert re.search(r"^k-means +Mini-batch k-means: .* \[dcbench-kmeans\]$", shown, re.MULTILINE)
+
+    assert check == ["check-method", "k-means"]
+    points = call(tmp_path, "-m", "dcbench_tesla", *check, path=installed).splitlines()
+    assert points
+    assert all(point.startswith("ok ") for point in points)
+
+
+def test_the_method_of_the_page_runs(installed: Path, tmp_path: Path) -> None:
+    run = commands()[-1]
+    assert run[:3] == ["run", "--method", "k-means"]
+    shown = call(tmp_path, "-m", "dcbench_tesla", *run, path=installed)
+    assert "k-means" in shown
+    (cell,) = (tmp_path / "results" / "cells").glob("k-means-digits-ipc2-seed0-*")
+
+    # the file can be read without dcbench, as protocols.md says
+    (reader,) = blocks("protocols.md", "python")
+    facts = call(cell, "-c", f"{reader}\nprint(images.shape, labels.shape, facts['provenance']['method'])")
+    assert facts.split("\n")[0] == "torch.Size([20, 1, 8, 8]) torch.Size([20]) k-means"
+
+
+# --- the numbers of protocols ------------------------------------------------------------------------------------
+
+
+def test_parameter_counts_are_those_of_the_network() -> None:
+    rows = table("protocols.md", "images")
+    assert rows
+    for images, classes, depth, parameters in rows:
+        channels, side = (int(n) for n in images.split(" x ")[:2])
+        for k, count in zip(classes.split(", "), parameters.split("; "), strict=True):
+            network = ConvNet(channels, int(k), side)
+            assert sum(p.numel() for p in network.parameters()) == int(count.replace(",", ""))
+            assert len(network.features) == 4 * int(depth) + 1
+
+
+def hyper_parameters(config: CellConfig) -> list[float | str]:
+    s = config.settings
+    batch = s.batch_size or "all"
+    return [s.steps, s.expert_epochs, s.max_start_epoch, s.lr_images, s.lr_student_lr, s.student_lr, batch]
+
+
+def test_hyper_parameters_are_those_of_the_preset() -> None:
+    rows = table("protocols.md", "data set")
+    assert rows
+    for dataset, ipcs, methods, *values, zca, _ in rows:
+        for method in methods.split(", "):
+            for ipc in ipcs.split(", "):
+                config = resolve(method, dataset, int(ipc))
+                told = [value if value == "all" else float(value) for value in values]
+                assert told == hyper_parameters(config), (method, dataset, ipc)
+                assert (zca == "yes") == config.data.zca, (method, dataset, ipc)
+                assert config.data.validation == 0.0

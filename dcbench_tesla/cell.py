@@ -227,8 +227,9 @@ class Cell:
             return fit_standardise(self.dataset, self.dataset.x_train[self._indices.train.numpy()])
         fit = self.workspace.preprocessing / f"fit-{content_key(self.data_facts)}.json"
         if fit.exists():
-            tensors, facts = load_tensors(fit.with_name(read_json(fit)["preprocessing"] + ".safetensors"))
-            return Preprocessing.from_state(tensors, facts)
+            whitening = fit.with_name(read_json(fit)["preprocessing"] + ".safetensors")
+            if whitening.exists():
+                return Preprocessing.from_state(*load_tensors(whitening))
         self.say("fitting the ZCA whitening (once for this data set) ...")
         fitted = fit_zca(self.dataset.x_train[self._indices.train.numpy()], self.dataset.max_value)
         tensors, facts = fitted.state()
@@ -298,11 +299,16 @@ class Cell:
     def pending(self) -> list[str]:
         """Return the stages that are to be done: ``experts``, ``condense``, ``evaluate by <name>``."""
         todo = [f"evaluate by {e}" for e in self.config.evaluators if not self._evaluated(e)]
-        if not todo or self.condensed():
-            return todo
+        return todo if not todo or self.condensed() else self._from_condensation(todo)
+
+    def stages_from_scratch(self) -> list[str]:
+        """Return the stages of a run that starts over; experts that are there are kept."""
+        return self._from_condensation([f"evaluate by {e}" for e in self.config.evaluators])
+
+    def _from_condensation(self, evaluations: list[str]) -> list[str]:
         e = self.config.experts.count
         experts = self.request and not self.expert_store.complete(e, self.request.epochs)
-        return ["experts"] * bool(experts) + ["condense", *todo]
+        return ["experts"] * bool(experts) + ["condense", *evaluations]
 
     def condensed(self) -> bool:
         """Whether the distilled set and its row are here, with the snapshots the schedule asks for.

@@ -174,6 +174,8 @@ def run(
     configs = _resolve(options, assignments, config_file)
     from dcbench_tesla.api import Session
 
+    if out == Path():
+        raise UsageError("--out is empty: name a folder.")
     session = Session(out, data_dir=data_dir, device=device)
     if not dry_run:
         session.workspace.check_writable()
@@ -255,42 +257,58 @@ def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", *, force: bool
 
     everything = _distinct([*cells, *baselines.values()])
     forced = {cell.key for cell in cells} if force else set()
-    _tell_estimates([cell for cell in everything if cell.key not in forced])
+    _tell_estimates(everything, forced)
     results: dict[str, CellResult] = {}
     failures: list[_Failure] = []
     for cell in everything:
         try:
             results[cell.key] = run_cell(cell, force=cell.key in forced)
         except Exception as error:
-            failure = _failure(error)
-            if failure is None:
-                raise
-            failures.append(failure)
-            say(f"Error: {cell.name}: {failure.format_message()}")
+            failures.append(_cell_failure(cell, error))
+            if len(everything) > 1:
+                say(f"Error: {cell.name}: {failures[-1].format_message()}")
     _show_results([results[cell.key] for cell in everything if cell.key in results], baselines)
+    if failures and len(everything) == 1:
+        raise failures[0]
     if failures:
         others = "; the others are done" if results else ""
         raise _Failure(f"{len(failures)} of {len(everything)} cells failed, see above{others}.", 1)
 
 
-def _tell_estimates(cells: "list[Cell]") -> None:
+def _cell_failure(cell: "Cell", error: Exception) -> _Failure:
+    """Return how a cell's failure is shown; what no user can mend leaves its traceback in the cell's folder."""
+    import traceback
+
+    from dcbench_tesla.store import write_text
+
+    known = _failure(error)
+    if known is not None:
+        return known
+    path = cell.folder / "error.txt"
+    write_text(path, "".join(traceback.format_exception(error)))
+    return _Failure(f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see {path}.", 1)
+
+
+def _tell_estimates(cells: "list[Cell]", forced: set[str]) -> None:
     """Say what is to be done and how long that will take here, measured on the first steps, before anything runs."""
     from dcbench_tesla.estimate import LONG_S, estimate
     from dcbench_tesla.progress import duration, say
 
     total, trained = 0.0, set()
-    if any(cell.pending() for cell in cells):
+    todo = {cell.key: cell.stages_from_scratch() if cell.key in forced else cell.pending() for cell in cells}
+    if any(todo.values()):
         say("Measuring a few steps, to say how long it will take ...")
     for cell in cells:
-        todo = cell.pending()
-        say(f"{cell.name} ({cell.config.protocol}): {', '.join(todo) or 'done already (--force does it again)'}")
-        if not todo:
+        stages = todo[cell.key]
+        say(f"{cell.name} ({cell.config.protocol}): {', '.join(stages) or 'done already (--force does it again)'}")
+        if not stages:
             continue
         experts = cell.expert_store.recipe.key
+        measured = [stage for stage in stages if stage != "experts" or experts not in trained]
         try:
-            found = estimate(cell, without=["experts"] if experts in trained else [])
-        except DcbenchError as error:  # what it cannot measure, running will report, and the others go on
-            say(f"  not estimated: {error}")
+            found = estimate(cell, measured, from_scratch=cell.key in forced)
+        except Exception as error:  # running will report it, and the others go on
+            say(f"  not estimated: {_cell_failure(cell, error).format_message()}")
             continue
         trained.add(experts)
         total += found.total

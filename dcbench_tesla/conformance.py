@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,11 @@ class _Suite:
     def __init__(self, name: str) -> None:
         self.name = name
         self.method = registry.load_method(name)
-        self.settings = resolve(name, "digits", _IPC, preset="smoke").settings
+
+    @cached_property
+    def settings(self) -> Any:
+        """The method's settings under preset ``smoke``; resolved by the checks, which report what breaks here."""
+        return resolve(self.name, "digits", _IPC, preset="smoke").settings
 
     def _start(self, seed: int = 0) -> Condenser:
         wants = self.method.expert_request(self.settings) is not None
@@ -118,7 +123,8 @@ class _Suite:
     def check_settings(self) -> None:
         """its settings are a frozen, keyword-only dataclass of plain values"""
         kind = self.method.Settings
-        _require(issubclass(kind, Settings), "Settings does not derive from dcbench's Settings")
+        derives = inspect.isclass(kind) and issubclass(kind, Settings) and "__dataclass_params__" in kind.__dict__
+        _require(derives, "Settings is no dataclass that derives from dcbench's Settings")
         _require(kind.__dataclass_params__.frozen, "Settings is not frozen")  # type: ignore[attr-defined]
         for f in dataclasses.fields(kind):
             _require(f.kw_only is True, f"{f.name} is not keyword-only")
@@ -164,9 +170,10 @@ class _Suite:
         """a distilled set it handed over does not change when it goes on"""
         condenser = self._start()
         before = condenser.distilled()
-        copy = before.images.clone()
+        images, labels = before.images.clone(), before.labels.clone()
         self._run(condenser)
-        _require(torch.equal(before.images, copy), "later iterations wrote into a set that was handed over")
+        same = torch.equal(before.images, images) and torch.equal(before.labels, labels)
+        _require(same, "later iterations wrote into a set that was handed over")
 
     def check_file(self) -> None:
         """its distilled set survives being saved and loaded"""
@@ -214,9 +221,8 @@ def check_method(name: str) -> Iterator[Outcome]:
         DcbenchError: it cannot be imported.
     """
     suite = _Suite(name)
-    for attribute, check in inspect.getmembers(suite, inspect.ismethod):
-        if not attribute.startswith("check_"):
-            continue
+    for attribute in sorted(name for name in vars(_Suite) if name.startswith("check_")):
+        check = getattr(suite, attribute)
         point = (inspect.getdoc(check) or attribute).partition("\n")[0]
         try:
             check()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
-from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
 from dcbench_tesla.store import load_tensors, save_tensors
 
 _FORMAT = "dcbench distilled set"
@@ -28,7 +28,8 @@ class DistilledSet:
     ``preprocessing`` leads from pixels to ``images`` and back. ``provenance``: who made it from what, plain JSON.
 
     Raises:
-        UsageError: where shapes or types do not fit together, or a number is not finite.
+        UsageError: shapes or types do not fit together.
+        DivergedError: a number is not finite.
     """
 
     images: Tensor
@@ -52,9 +53,11 @@ class DistilledSet:
         if soft and self.labels.shape[1] != len(self.class_names):
             raise UsageError(f"soft labels of {self.labels.shape[1]} classes for {len(self.class_names)} class names.")
         if self.lr is not None and not 0 < self.lr < math.inf:
-            raise UsageError(f"the learning rate of a distilled set must be positive and finite, not {self.lr}.")
+            raise DivergedError(
+                f"the learned rate must be positive and finite, not {self.lr}: lower its learning rate."
+            )
         if not bool(torch.isfinite(self.images).all() and torch.isfinite(self.labels).all()):
-            raise UsageError("the distilled set holds NaN or infinity: the condensation diverged; lower its rates.")
+            raise DivergedError("the distilled set holds NaN or infinity: the condensation diverged; lower its rates.")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -51,21 +51,20 @@ class _StandIns:
         return self._start * (1 + 0.001 * epoch)
 
 
-def estimate(cell: Cell, *, without: Collection[str] = ()) -> Estimate:
-    """Measure a few steps of each pending stage of ``cell`` and extrapolate; takes seconds, leaves nothing behind.
+def estimate(cell: Cell, stages: Collection[str], *, from_scratch: bool = False) -> Estimate:
+    """Measure a few steps of each of ``stages`` and extrapolate; takes seconds, leaves nothing behind.
 
-    Stages in ``without`` are left out: experts that another cell will have trained.
+    ``from_scratch``: the condensation starts over, and does not go on from its checkpoint.
     """
     cell.execution.apply()
     seconds = {}
-    for stage in cell.pending():
-        if stage in without:
-            continue
+    for stage in stages:
         if stage == "experts":
             seconds["experts"] = _experts(cell)
         elif stage == "condense":
             if cell.iterations:
-                seconds["condensation"] = _condensation(cell)
+                done = 0 if from_scratch else CondenseLoop.iterations_done(cell.folder)
+                seconds["condensation"] = _iteration(cell) * (cell.iterations - done)
         else:
             name = stage.removeprefix("evaluate by ")
             seconds[f"evaluation by {name}"] = _evaluation(cell, name)
@@ -109,12 +108,12 @@ def _experts(cell: Cell) -> float:
     return spent / len(few) * len(cell.splits.train) * epochs
 
 
-def _condensation(cell: Cell) -> float:
+def _iteration(cell: Cell) -> float:
     settings, factor = cell.method.probe(cell.config.settings)
     condenser = cell.method(settings)
     condenser.setup(cell.problem(_StandIns(cell) if cell.request else None))
     spent = _timed(cell, lambda: condenser.iterate(0))
-    return spent * factor * (cell.iterations - CondenseLoop.iterations_done(cell.folder))
+    return spent * factor
 
 
 def _evaluation(cell: Cell, name: str) -> float:

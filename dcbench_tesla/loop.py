@@ -85,13 +85,14 @@ class CondenseLoop:
 
     def _note(self, log: IO[str], iteration: int, loss: float, metrics: Mapping[str, float]) -> None:
         if not math.isfinite(loss):
-            raise DivergedError(
-                f"{self._label} diverged: the loss of iteration {iteration} is {loss}. Lower its learning rates "
-                f"(--set, see dcbench info {self._label}); everything up to the last checkpoint is kept."
-            )
+            raise DivergedError(self._divergence(f"the loss of iteration {iteration} is {loss}"))
         self.last_loss = loss
         line = {"iteration": iteration, "loss": loss, **metrics, "seconds": round(self.seconds, 4)}
         log.write(json.dumps(line) + "\n")
+
+    def _divergence(self, how: str) -> str:
+        remedy = f"Lower its learning rates (--set, see dcbench info {self._label})"
+        return f"{self._label} diverged: {how}. {remedy}; everything up to the last checkpoint is kept."
 
     def _is_due(self) -> bool:
         since = time.perf_counter() - self._saved_at
@@ -99,10 +100,13 @@ class CondenseLoop:
 
     def _save(self, done: int, log: IO[str]) -> None:
         began = time.perf_counter()
+        state = self._condenser.state_dict()
+        if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+            raise DivergedError(self._divergence(f"iteration {done - 1} left NaN or infinity behind"))
         log.flush()
         os.fsync(log.fileno())  # the metrics of every iteration before the checkpoint are on the disk before it
         meta = {"iteration": done, "seconds": self.seconds, "loss": self.last_loss, "key": self._key}
-        save_tensors(self._checkpoint, self._condenser.state_dict(), meta)
+        save_tensors(self._checkpoint, state, meta)
         self._saved_at = time.perf_counter()
         self._saving_took = self._saved_at - began
 

@@ -11,6 +11,7 @@ cannot be imported is a status with its reason, and never stops the others.
 
 import ast
 import importlib.util
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -63,9 +64,25 @@ def _describe(point: EntryPoint) -> Plugin:
         if spec is None or spec.origin is None:
             return Plugin(point.name, package, "", f"module {point.module} was not found")
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        lacking = _lacking(tree)
+        if lacking:
+            return Plugin(point.name, package, "", f"it needs {lacking}, which is not installed")
     except Exception as error:  # a foreign package may raise anything while its parent is imported
         return Plugin(point.name, package, "", f"{type(error).__name__}: {error}")
     return Plugin(point.name, package, _summary(tree, point.attr))
+
+
+def _lacking(tree: ast.Module) -> str:
+    """Return the first package a module imports at its top that is not installed: the commonest breakage."""
+    for node in tree.body:
+        named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            named = [node.module]
+        for name in named:
+            root = name.partition(".")[0]
+            if root not in sys.modules and importlib.util.find_spec(root) is None:
+                return root
+    return ""
 
 
 def _summary(tree: ast.Module, attribute: str) -> str:

@@ -30,6 +30,8 @@ from dcbench_tesla.seeds import seed_for
 from dcbench_tesla.sheet import write_sheet
 from dcbench_tesla.store import content_key, read_json, write_json
 
+_LOCK = ".lock"
+
 
 @dataclass
 class CellResult:
@@ -75,10 +77,10 @@ def run_cell(cell: Cell, *, force: bool = False) -> CellResult:
         CorruptFileError: a checkpoint or an expert is damaged.
         DcbenchError: a folder cannot be written.
     """
-    if force:
-        _forget(cell)
-    if cell.pending():
+    if force or cell.pending():
         with _alone(cell):
+            if force:
+                _forget(cell)
             cell.execution.apply()
             _record_start(cell)
             for stage in cell.pending():
@@ -87,7 +89,11 @@ def run_cell(cell: Cell, *, force: bool = False) -> CellResult:
 
 
 def _forget(cell: Cell) -> None:
-    shutil.rmtree(cell.folder, ignore_errors=True)
+    for path in cell.folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
     cell.workspace.drop_row("condense", cell.key)
     for evaluator in cell.config.evaluators:
         cell.workspace.drop_row("evaluate", cell.evaluation_key(evaluator))
@@ -98,7 +104,7 @@ def _alone(cell: Cell) -> Iterator[None]:
     """Hold the cell's lock: of two processes that want the same cell, one works and the other finds it done."""
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cell.folder / ".lock")
+        lock = FileLock(cell.folder / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -159,7 +165,7 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
     key = content_key({"experts": store.recipe.key, "count": count, "epochs": epochs})
     if cell.workspace.row("experts", key) is None:
         facts = {"identity": store.recipe.identity, "experts": count, "epochs": epochs}
-        trained = {"trained_epochs": total - done, "train_seconds": round(seconds, 3)}
+        trained = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
         cell.workspace.write_row("experts", key, {**_row_facts(cell), **facts, **trained})
 
 

@@ -185,7 +185,8 @@ def _condense(cell: Cell) -> None:
     loop.run(cell.device)
     final = _keep(cell, condenser, cell.iterations)
     if cell.dataset.redistributable:
-        write_sheet(final, cell.folder / "sheet.png")
+        for path in (cell.folder / "sheet.png", cell.workspace.sheets / f"{cell.name}.png"):
+            write_sheet(final, path)
     for note in condenser.notes():
         cell.say(f"{cell.config.method}: note: {note}")
     row = {

@@ -1,4 +1,4 @@
-"""The folders under ``--out``: small rows to be committed; cells, experts and whitenings that are not."""
+"""The folders under ``--out``: rows and sheets, small, to be committed; cells, experts, whitenings that are not."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +33,11 @@ class Workspace:
     def preprocessing(self) -> Path:
         """ZCA whitenings, once each."""
         return self.root / "preprocessing"
+
+    @property
+    def sheets(self) -> Path:
+        """PNG sheets of the distilled sets whose images may be passed on, to be committed with the rows."""
+        return self.root / "sheets"
 
     def check_writable(self) -> None:
         """Find out now, not after hours, whether results can be written.

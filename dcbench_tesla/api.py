@@ -14,6 +14,7 @@ from dcbench_tesla.config import CellConfig, Override, resolve
 from dcbench_tesla.data import PREFIXES, load_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.data.splits import Splits
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.evaluation import Accuracy, train_and_test
@@ -101,6 +102,7 @@ class Session:
         self.quiet = quiet
         self._data_dir = data_dir
         self._datasets: dict[str, Dataset] = {}
+        self._splits: dict[str, Splits] = {}
 
     def dataset(self, name: str) -> Dataset:
         """Return the data set ``name``; raises as :func:`dcbench_tesla.data.load_dataset`."""
@@ -108,9 +110,17 @@ class Session:
             self._datasets[name] = load_dataset(name, self._data_dir)
         return self._datasets[name]
 
-    def cell(self, config: CellConfig) -> Cell:
-        """Return the cell of a configuration, checked against its data."""
-        return Cell(config, self.dataset(config.dataset), self.workspace, self.execution, quiet=self.quiet)
+    def cell(self, config: CellConfig, *, from_scratch: bool = False) -> Cell:
+        """Return the cell of a configuration, checked against its data; ``from_scratch``: it will not be resumed."""
+        return Cell(
+            config,
+            self.dataset(config.dataset),
+            self.workspace,
+            self.execution,
+            quiet=self.quiet,
+            from_scratch=from_scratch,
+            shared_splits=self._splits,
+        )
 
     def baselines(self, cells: Iterable[Cell]) -> dict[str, Cell]:
         """Return the matching ``random`` cell of every cell that is not one, by the cell's key."""
@@ -136,13 +146,16 @@ def run(
     force: bool = False,
     quiet: bool = False,
 ) -> CellResult:
-    """Run one cell, or what is missing of it, and return its result: what ``dcbench run`` does.
+    """Run one cell, or what is missing of it, and return its result.
+
+    The command ``dcbench run`` does this for each of its cells, and adds the baseline and an estimate. PyTorch's number
+    of threads and its flags for TF32 are set for the process.
 
     Args:
         method: a registered method (``dcbench list methods``).
         dataset: a registered data set, ``npz:PATH`` or ``folder:PATH``.
         ipc: images per class.
-        seed: the cell's seed; the same seed gives the same bytes on the same machine.
+        seed: the cell's seed; the same seed gives the same bytes on the same CPU, with as many threads.
         preset: ``paper``, ``quick`` or ``smoke``.
         evaluators: the networks to train on the distilled set.
         settings: what differs from the preset, ``{"steps": 20, "network.width": 64}``.
@@ -159,7 +172,7 @@ def run(
     overrides = overrides_from(settings or {})
     config = resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
     session = Session(out, data_dir=data_dir, device=device, quiet=quiet)
-    return run_cell(session.cell(config), force=force)
+    return run_cell(session.cell(config, from_scratch=force), force=force)
 
 
 def evaluate_file(
@@ -189,8 +202,12 @@ def evaluate_file(
     named = dataset or str(distilled.provenance.get("dataset", ""))
     if not named or (dataset is None and named.startswith(PREFIXES)):
         raise UsageError(f"{path} was made from {named or 'an unknown data set'}: give the files by --dataset.")
-    config = resolve(BASELINE, named, 1, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
-    test = _test_images(distilled, load_dataset(named, data_dir), torch.device(Execution.resolve(device).device))
+    made_by, ipc = str(distilled.provenance.get("method", "")), distilled.provenance.get("ipc") or 1
+    method = made_by if made_by in registry.names("methods") else BASELINE
+    config = resolve(method, named, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
+    execution = Execution.resolve(device)
+    execution.apply()
+    test = _test_images(distilled, load_dataset(named, data_dir), torch.device(execution.device))
     found = {}
     for name, settings in config.evaluators.items():
         evaluator = registry.load_evaluator(name)(settings)

@@ -6,12 +6,14 @@ fingerprint, IPC, seed, network, and the key of the experts. Device, threads and
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from dcbench_tesla import registry
@@ -29,6 +31,9 @@ from dcbench_tesla.networks import ConvNet, convnet_depth
 from dcbench_tesla.progress import say
 from dcbench_tesla.store import content_key, load_tensors, read_json, save_tensors, write_json
 from dcbench_tesla.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dcbench_tesla.data.dataset import Pixels
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,12 @@ class Execution:
         return cls(device, torch.get_num_threads())
 
     def apply(self) -> None:
-        """Set up PyTorch: the number of threads, and float32 that is float32 (no TF32 on a GPU)."""
+        """Set up PyTorch: the number of threads; on a GPU float32 that is float32 (no TF32), convolutions that repeat.
+
+        Bilinear warps have no deterministic gradient on a GPU, so equal bytes are promised on a CPU only.
+        """
         torch.set_num_threads(self.threads)
+        torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -67,7 +76,8 @@ class Execution:
 class Cell:
     """One cell of a benchmark, bound to its data and its folders. :func:`dcbench_tesla.runner.run_cell` runs it.
 
-    ``execution``: where to compute; a cell that was begun keeps what it was begun with.
+    ``execution``: where to compute; a cell that was begun keeps what it was begun with, unless it is to run
+    ``from_scratch``. ``shared_splits``: prepared images by key, for cells that use the same ones.
 
     Raises:
         UsageError: IPC is less than 1, or more than the smallest class has training images; the images are too large
@@ -82,6 +92,8 @@ class Cell:
         execution: Execution,
         *,
         quiet: bool = False,
+        from_scratch: bool = False,
+        shared_splits: dict[str, Splits] | None = None,
     ) -> None:
         self.config, self.dataset, self.workspace, self.quiet = config, dataset, workspace, quiet
         self.method: type[Condenser] = registry.load_method(config.method)
@@ -89,8 +101,9 @@ class Cell:
         self._check_ipc()
         if config.data.zca:
             check_zca_size(dataset.channels, dataset.side, dataset.side)
-        self.execution = self._begun_with(execution)
+        self.execution = execution if from_scratch else self._begun_with(execution)
         self.device = torch.device(self.execution.device)
+        self._shared_splits = {} if shared_splits is None else shared_splits
 
     def _check_ipc(self) -> None:
         if not self.method.uses_ipc:
@@ -114,8 +127,15 @@ class Cell:
             "fingerprint": self.dataset.fingerprint,
             "train_images": d.train_images,
             "validation": d.validation,
-            "preprocessing": "zca" if d.zca else "standardise",
+            **self._preprocessing_facts,
         }
+
+    @property
+    def _preprocessing_facts(self) -> dict[str, Any]:
+        if self.config.data.zca:
+            return {"preprocessing": "zca"}
+        # not said by the fingerprint: a named set has published statistics, the same pixels as npz: have computed ones
+        return {"preprocessing": "standardise", "mean": self.dataset.mean, "std": self.dataset.std}
 
     @property
     def network_facts(self) -> dict[str, Any]:
@@ -136,7 +156,7 @@ class Cell:
         return {
             "method": self.config.method,
             "version": self.method.version,
-            "settings": hashed_settings(self.config.settings),
+            "settings": hashed_settings(self.config.settings, self.config.settings.inert()),
             "data": self.data_facts,
             "augmentation": self.augmentation.strategy,
             "ipc": self.config.ipc if self.method.uses_ipc else None,
@@ -157,10 +177,14 @@ class Cell:
                 "condense": self.key,
                 "evaluator": evaluator,
                 "version": registry.load_evaluator(evaluator).version,
-                "settings": hashed_settings(self.config.evaluators[evaluator]),
+                "settings": hashed_settings(self.config.evaluators[evaluator], self._without_effect(evaluator)),
                 "schedule": self.schedule,
             }
         )
+
+    def _without_effect(self, evaluator: str) -> Collection[str]:
+        settings = self.config.evaluators[evaluator]
+        return registry.load_evaluator(evaluator).without_effect(settings, learned_lr=self.method.learns_lr)
 
     @property
     def schedule(self) -> list[tuple[int, int]]:
@@ -193,6 +217,10 @@ class Cell:
         """The final distilled set."""
         return self.folder / "distilled.safetensors"
 
+    def records(self, evaluator: str) -> Path:
+        """Return the folder of an evaluation's records, a file a distilled set."""
+        return self.folder / "evaluations" / f"{evaluator}-{self.evaluation_key(evaluator)}"
+
     def snapshot_path(self, iteration: int) -> Path:
         """Return where the distilled set of an iteration lies."""
         if iteration == self.iterations:
@@ -202,7 +230,8 @@ class Cell:
     def _begun_with(self, wanted: Execution) -> Execution:
         """Return device and threads of a cell that was begun, so that its bytes stay the same; else those wanted."""
         path = self.folder / "execution.json"
-        if not path.exists() or self.distilled_path.exists():
+        half_evaluated = (n for n in self.config.evaluators if self.records(n).exists() and not self._evaluated(n))
+        if not path.exists() or (self.distilled_path.exists() and not any(half_evaluated)):
             return wanted
         stored = Execution(**read_json(path))
         if stored.device != wanted.device:
@@ -224,23 +253,33 @@ class Cell:
     def preprocessing(self) -> Preprocessing:
         """The fitted preprocessing; a ZCA fit is kept under ``preprocessing/`` and read back."""
         if not self.config.data.zca:
-            return fit_standardise(self.dataset, self.dataset.x_train[self._indices.train.numpy()])
+            return fit_standardise(self.dataset, None if self.dataset.mean else self._train_pixels)
         fit = self.workspace.preprocessing / f"fit-{content_key(self.data_facts)}.json"
-        if fit.exists():
-            whitening = fit.with_name(read_json(fit)["preprocessing"] + ".safetensors")
-            if whitening.exists():
-                return Preprocessing.from_state(*load_tensors(whitening))
-        self.say("fitting the ZCA whitening (once for this data set) ...")
-        fitted = fit_zca(self.dataset.x_train[self._indices.train.numpy()], self.dataset.max_value)
-        tensors, facts = fitted.state()
-        save_tensors(fit.with_name(f"{fitted.key}.safetensors"), tensors, facts)
-        write_json(fit, {"preprocessing": fitted.key, "data": self.data_facts})
-        return fitted
+        fit.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(fit.with_suffix(".lock")):  # two fits can differ in their last bits: there is one
+            if fit.exists():
+                whitening = fit.with_name(read_json(fit)["preprocessing"] + ".safetensors")
+                if whitening.exists():
+                    return Preprocessing.from_state(*load_tensors(whitening))
+            self.say("fitting the ZCA whitening (once for this data set) ...")
+            fitted = fit_zca(self._train_pixels, self.dataset.max_value)
+            tensors, facts = fitted.state()
+            save_tensors(fit.with_name(f"{fitted.key}.safetensors"), tensors, facts)
+            write_json(fit, {"preprocessing": fitted.key, "data": self.data_facts})
+            return fitted
 
-    @cached_property
+    @property
+    def _train_pixels(self) -> "Pixels":
+        chosen, pixels = self._indices.train, self.dataset.x_train
+        return pixels if len(chosen) == len(pixels) else pixels[chosen.numpy()]
+
+    @property
     def splits(self) -> Splits:
-        """Training, validation and test images on the device."""
-        return cut(self.dataset, self._indices, self.preprocessing, self.device)
+        """Training, validation and test images on the device; made once for all cells that use the same."""
+        key = content_key([self.data_facts, str(self.device)])
+        if key not in self._shared_splits:
+            self._shared_splits[key] = cut(self.dataset, self._indices, self.preprocessing, self.device)
+        return self._shared_splits[key]
 
     @cached_property
     def task(self) -> Task:
@@ -286,6 +325,19 @@ class Cell:
 
     # ---- what is done ----------------------------------------------------------------------------------------------
 
+    def check_snapshots(self, done: int) -> None:
+        """Check that the first ``done`` iterations left the snapshots that are to be evaluated.
+
+        Raises:
+            UsageError: the condensation was begun with another ``evaluation.every``.
+        """
+        lacking = [i for i, _ in self.schedule if i <= done and not self.snapshot_path(i).exists()]
+        if lacking:
+            raise UsageError(
+                f"{self.name} was condensed without a snapshot of iteration {lacking[0]}: choose an evaluation.every "
+                "that fits the snapshots it kept, or condense again with --force."
+            )
+
     @property
     def environment(self) -> dict[str, Any]:
         """Hardware, versions and commit."""
@@ -318,12 +370,7 @@ class Cell:
         """
         if not self.distilled_path.exists() or self.workspace.row("condense", self.key) is None:
             return False
-        lacking = [i for i, _ in self.schedule if not self.snapshot_path(i).exists()]
-        if lacking:
-            raise UsageError(
-                f"{self.name} was condensed without a snapshot of iteration {lacking[0]}: choose an evaluation.every "
-                "that fits the snapshots it kept, or condense again with --force."
-            )
+        self.check_snapshots(self.iterations)
         return True
 
     def stand_in_set(self) -> DistilledSet:
@@ -337,8 +384,7 @@ class Cell:
         return self.workspace.row("evaluate", self.evaluation_key(evaluator)) is not None
 
 
-def hashed_settings(settings: Settings) -> dict[str, Any]:
+def hashed_settings(settings: Settings, without_effect: Collection[str]) -> dict[str, Any]:
     """Return the settings that define a result: not those marked ``execution``, not those without effect."""
-    inert = settings.inert()
-    fields = (f for f in dataclasses.fields(settings) if not f.metadata.get("execution") and f.name not in inert)
-    return {f.name: getattr(settings, f.name) for f in fields}
+    fields = (f for f in dataclasses.fields(settings) if not f.metadata.get("execution"))
+    return {f.name: getattr(settings, f.name) for f in fields if f.name not in without_effect}

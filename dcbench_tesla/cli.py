@@ -179,7 +179,7 @@ def run(
     session = Session(out, data_dir=data_dir, device=device)
     if not dry_run:
         session.workspace.check_writable()
-    cells = [session.cell(config) for config in configs]
+    cells = [session.cell(config, from_scratch=force) for config in configs]
     baselines = {} if no_baseline else session.baselines(cells)
     if dry_run:
         for cell in _distinct([*cells, *baselines.values()]):
@@ -294,23 +294,23 @@ def _tell_estimates(cells: "list[Cell]", forced: set[str]) -> None:
     from dcbench_tesla.estimate import LONG_S, estimate
     from dcbench_tesla.progress import duration, say
 
-    total, trained = 0.0, set()
-    todo = {cell.key: cell.stages_from_scratch() if cell.key in forced else cell.pending() for cell in cells}
-    if any(todo.values()):
-        say("Measuring a few steps, to say how long it will take ...")
+    total = 0.0
+    trained: dict[str, int] = {}  # epochs of the experts already counted, by their key
     for cell in cells:
-        stages = todo[cell.key]
-        say(f"{cell.name} ({cell.config.protocol}): {', '.join(stages) or 'done already (--force does it again)'}")
-        if not stages:
-            continue
-        experts = cell.expert_store.recipe.key
-        measured = [stage for stage in stages if stage != "experts" or experts not in trained]
         try:
+            stages = cell.stages_from_scratch() if cell.key in forced else cell.pending()
+            say(f"{cell.name} ({cell.config.protocol}): {', '.join(stages) or 'done already (--force does it again)'}")
+            if not stages:
+                continue
+            say("  measuring a few steps, to say how long it will take ...")
+            experts, epochs = cell.expert_store.recipe.key, cell.request.epochs if cell.request else 0
+            counted = trained.get(experts, 0) >= epochs
+            measured = [stage for stage in stages if not (stage == "experts" and counted)]
             found = estimate(cell, measured, from_scratch=cell.key in forced)
         except Exception as error:  # running will report it, and the others go on
             say(f"  not estimated: {_cell_failure(cell, error).format_message()}")
             continue
-        trained.add(experts)
+        trained[experts] = max(trained.get(experts, 0), epochs)
         total += found.total
         say(f"  estimated on this machine: {found}")
     if total:
@@ -394,7 +394,9 @@ def experts(
     from dcbench_tesla.api import Session
     from dcbench_tesla.runner import train_experts
 
-    cell = Session(out, data_dir=data_dir, device=device).cell(config)
+    session = Session(out, data_dir=data_dir, device=device)
+    session.workspace.check_writable()
+    cell = session.cell(config, from_scratch=True)
     if cell.request is None:
         raise UsageError(f"method {method} uses no experts.")
     if epochs is not None and epochs < 1:

@@ -256,11 +256,11 @@ def setting_names(method: str, evaluators: Iterable[str]) -> list[str]:
     ]
 
 
-def unused_sections(method: str) -> dict[str, str]:
-    """Return the sections that have no effect on ``method``, with the reason."""
+def _unused_sections(method: str, settings: Any) -> dict[str, str]:
+    """Return the sections that have no effect on ``method`` as its settings stand, with the reason."""
     condenser = registry.load_method(method)
     unused = {}
-    if condenser.expert_request(condenser.Settings()) is None:
+    if condenser.expert_request(settings) is None:
         unused["experts"] = f"method {method} uses no experts"
     if not condenser.uses_network:
         unused["network"] = f"method {method} uses no network (the evaluators have a width of their own)"
@@ -342,9 +342,14 @@ def _build(
 def _without_effect(method: str, built: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that have no effect as the others stand, as the user writes them, with the reason."""
     inert = dict(built["settings"].inert())
-    for section, reason in unused_sections(method).items():
+    for section, reason in _unused_sections(method, built["settings"]).items():
         inert |= {f"{section}.{f.name}": reason for f in dataclasses.fields(SECTIONS[section])}
-    if registry.load_method(method)(built["settings"]).iterations == 0:
+    condenser = registry.load_method(method)
+    for section in built.keys() - SECTIONS.keys() - {"settings"}:
+        evaluator = registry.load_evaluator(section)
+        idle = evaluator.without_effect(built[section], learned_lr=condenser.learns_lr)
+        inert |= {f"{section}.{name}": reason for name, reason in idle.items()}
+    if condenser(built["settings"]).iterations == 0:
         inert["evaluation.every"] = f"method {method} has no iterations"
         inert["evaluation.networks_on_the_way"] = f"method {method} has no iterations"
     elif built["evaluation"].every == 0:

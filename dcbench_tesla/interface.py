@@ -145,12 +145,14 @@ class Condenser(ABC):
 
     A subclass is registered in the entry-point group ``dcbench.methods``. Its class docstring is its documentation:
     the first line is shown in listings. ``version`` is raised whenever the same settings give another result.
-    A baseline without iterations sets ``iterations = 0`` in its settings, or leaves the property as it is.
+    ``uses_ipc``, ``uses_network``, ``learns_lr``: whether IPC and the network matter to it, and whether its sets carry
+    a learned learning rate. A baseline without iterations leaves ``iterations`` out of its settings.
     """
 
     version: ClassVar[int] = 1
     uses_ipc: ClassVar[bool] = True
     uses_network: ClassVar[bool] = True
+    learns_lr: ClassVar[bool] = False
     Settings: ClassVar[type[Settings]] = Settings
 
     def __init__(self, settings: Any) -> None:
@@ -226,6 +228,12 @@ class Evaluator(ABC):
     def probe(cls, settings: Any) -> Any:
         """Return settings whose training takes few steps, each as long as with ``settings``: for estimates."""
         return settings
+
+    @classmethod
+    def without_effect(cls, settings: Any, *, learned_lr: bool) -> Mapping[str, str]:
+        """Return the settings without effect, with the reason, on sets that have (not) a ``learned_lr``."""
+        inert: Mapping[str, str] = settings.inert()
+        return inert
 
     @abstractmethod
     def train(self, distilled: DistilledSet, seeds: Sequence[int], device: torch.device) -> list[nn.Module]:

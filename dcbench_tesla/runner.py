@@ -158,6 +158,7 @@ def _cell_facts(cell: Cell) -> dict[str, Any]:
 
 def train_experts(cell: Cell, count: int, epochs: int) -> None:
     """Train the first ``count`` experts of a cell's recipe up to ``epochs``; leave a row when they are there."""
+    cell.execution.apply()
     store, total = cell.expert_store, count * epochs
     done = total - store.missing_epochs(count, epochs)
     with bar("experts", total, done=done, unit="epoch", quiet=cell.quiet) as shown:
@@ -170,6 +171,7 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
 
 
 def _condense(cell: Cell) -> None:
+    cell.check_snapshots(min(CondenseLoop.iterations_done(cell.folder), cell.iterations - 1))
     condenser = cell.method(cell.config.settings)
     experts = StoredExperts(cell.expert_store, cell.config.experts.count, cell.device) if cell.request else None
     condenser.setup(cell.problem(experts))
@@ -223,8 +225,7 @@ def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
 
 def _evaluate(cell: Cell, name: str) -> None:
     evaluator = registry.load_evaluator(name)(cell.config.evaluators[name])
-    key = cell.evaluation_key(name)
-    records = cell.folder / "evaluations" / f"{name}-{key}"
+    key, records = cell.evaluation_key(name), cell.records(name)
     start = time.perf_counter()
     total = sum(networks for _, networks in cell.schedule)
     with bar(f"{cell.config.method}: evaluate by {name}", total, unit="network", quiet=cell.quiet) as shown:

@@ -47,7 +47,7 @@ class Workspace:
         """
         with atomic_path(self.root / ".writable") as probe:
             probe.write_text("")
-        (self.root / ".writable").unlink()
+        (self.root / ".writable").unlink(missing_ok=True)
 
     def row(self, stage: str, key: str) -> dict[str, Any] | None:
         """Return a finished stage's row, ``None`` where it is not finished."""

@@ -1,6 +1,7 @@
 """The evaluator of the papers' tables: ConvNet, trained by the published recipe."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,10 +34,10 @@ class ConvNetSettings(Settings):
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size, self.width) < 1:
             raise UsageError("convnet.epochs, convnet.batch_size and convnet.width must be at least 1.")
-        if not self.lr > 0:
-            raise UsageError(f"convnet.lr must be positive, not {self.lr:g}.")
-        if self.momentum < 0 or self.weight_decay < 0 or self.depth < 0:
-            raise UsageError("convnet.momentum, convnet.weight_decay and convnet.depth must not be negative.")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"convnet.lr must be positive and finite, not {self.lr:g}.")
+        if not (0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf and self.depth >= 0):
+            raise UsageError("convnet.momentum must lie in [0, 1), weight_decay and depth must not be negative.")
 
 
 class ConvNetEvaluator(Evaluator):
@@ -44,6 +45,13 @@ class ConvNetEvaluator(Evaluator):
 
     Settings = ConvNetSettings
     settings: ConvNetSettings
+
+    @classmethod
+    def without_effect(cls, settings: ConvNetSettings, *, learned_lr: bool) -> Mapping[str, str]:
+        """``lr`` where the set's learned rate is taken, ``learned_lr`` where sets have none."""
+        if not learned_lr:
+            return {"learned_lr": "the method learns no learning rate"}
+        return {"lr": "the learned rate is taken (convnet.learned_lr)"} if settings.learned_lr else {}
 
     @property
     def recipe(self) -> str:

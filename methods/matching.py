@@ -74,9 +74,9 @@ class MatchingSettings(Settings):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
         for name in ("lr_images", "lr_student_lr", "lr_labels", "batch_size", "last_epoch"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}.")
-        if not 0 < self.min_student_lr <= self.student_lr:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}; nor infinite.")
+        if not 0 < self.min_student_lr <= self.student_lr < math.inf:
             raise UsageError(
                 f"student_lr must be positive and at least min_student_lr = {self.min_student_lr:g}, "
                 f"but is {self.student_lr:g}."
@@ -116,6 +116,7 @@ class ExactSettings(MatchingSettings):
 class TrajectoryMatching(Condenser):
     """Trajectory matching; a subclass names the ``mode`` of its gradient."""
 
+    learns_lr = True
     mode: ClassVar[Mode]
     Settings = MatchingSettings
     settings: MatchingSettings
@@ -235,9 +236,10 @@ class TrajectoryMatching(Condenser):
 
     def _clamp_student_lr(self) -> None:
         """Project b back where it must stay; a projection, since the published rate of b is in b's own units."""
-        if float(self._values["student_lr"]) < self.settings.min_student_lr:
-            self._values["student_lr"].fill_(self.settings.min_student_lr)
-            self._clamps += 1
+        b = self._values["student_lr"]
+        before = float(b)
+        b.clamp_(min=self.settings.min_student_lr)
+        self._clamps += float(b) != before and math.isfinite(before)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Images, b, learned labels, their momentum, and the counters."""

@@ -204,6 +204,8 @@ def test_unknown_preset_method_and_evaluator() -> None:
         ("tesla", ["labels=last", "label_space=probabilities"]),
         ("random", ["evaluation.every=1"]),  # there is nothing on the way of a method without iterations
         ("tesla", ["evaluation.every=0", "evaluation.networks_on_the_way=2"]),
+        ("tesla", ["convnet.lr=0.1"]),  # the learned rate is taken
+        ("random", ["convnet.learned_lr=false"]),
     ],
 )
 def test_setting_without_effect_is_refused(method: str, assignments: list[str]) -> None:
@@ -474,7 +476,9 @@ def test_evaluation_changes_only_the_evaluations_key(digits: Dataset, assignment
 def test_key_does_not_depend_on_the_preset_the_values_came_from(method: str, tmp_path: Path) -> None:
     config = smoke(method)
     values = {f"{s}.{k}": v for s in ("data", "network", "experts") for k, v in vars(getattr(config, s)).items()}
-    values |= {f"convnet.{k}": v for k, v in vars(config.evaluators["convnet"]).items()}
+    idle = "convnet.lr" if method == "tesla" else "convnet.learned_lr"  # without effect: cannot be given
+    convnet = {f"convnet.{k}": v for k, v in vars(config.evaluators["convnet"]).items()}
+    values |= {k: v for k, v in convnet.items() if k != idle}
     values |= {"evaluation.networks": config.evaluation.networks}
     if method == "random":
         values = {k: v for k, v in values.items() if not k.startswith(("network.", "experts."))}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dcbench_tesla.data.preprocessing import Preprocessing
 
-_PREPARE_AT_ONCE_BYTES = 4 * 2**30
+_PREPARE_AT_ONCE_BYTES = 6 * 2**30
 _CHUNK = 1024
 
 
@@ -15,7 +15,7 @@ class LabelledImages:
     """N images with labels, served as preprocessed float32 batches.
 
     ``pixels`` is uint8 ``(N, C, H, W)`` in ``0..max_value``, ``labels`` int64 ``(N,)`` in ``0..classes-1``, both on
-    the CPU. The preprocessed images are kept on ``device`` where they take under 4 GiB, else made batch by batch.
+    the CPU. The preprocessed images are kept on ``device`` where they take under 6 GiB, else made batch by batch.
     """
 
     def __init__(
@@ -45,8 +45,9 @@ class LabelledImages:
     def inputs(self, indices: Tensor) -> Tensor:
         """Return the network inputs ``(len(indices), C, H, W)``, float32 on the device."""
         if self._prepared is None and self.pixels.numel() * 4 <= _PREPARE_AT_ONCE_BYTES:
-            chunks = [self._prepare(self.pixels[i : i + _CHUNK]) for i in range(0, len(self), _CHUNK)]
-            self._prepared = torch.cat(chunks)
+            self._prepared = torch.empty(self.pixels.shape, device=self.device)
+            for i in range(0, len(self), _CHUNK):
+                self._prepared[i : i + _CHUNK] = self._prepare(self.pixels[i : i + _CHUNK])
         if self._prepared is None:
             return self._prepare(self.pixels[indices])
         return self._prepared[indices.to(self.device)]

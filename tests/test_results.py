@@ -48,3 +48,17 @@ def test_the_readme_shows_the_committed_accuracies() -> None:
 def test_every_evaluated_set_was_condensed_on_record() -> None:
     condensed = {row["key"] for row in rows("condense")}
     assert {row["condense_key"] for row in rows("evaluate")} <= condensed
+
+
+@pytest.mark.parametrize("method", ["tesla", "tesla-exact", "mtt", "random"])
+def test_the_program_recognises_what_is_committed(method: str) -> None:
+    """A key that changes makes every committed row an orphan, and the README's command starts over."""
+    from dcbench_tesla import registry
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.config import resolve
+    from dcbench_tesla.data import default_data_dir
+
+    if registry.load_source("fashion-mnist").find(default_data_dir()) is None:
+        pytest.skip("Fashion-MNIST is not here (apt-get install dataset-fashion-mnist)")
+    config = resolve(method, "fashion-mnist", 1, preset="quick")
+    assert Session(ROOT / "results", device="cpu", quiet=True).cell(config).pending() == []

@@ -109,7 +109,7 @@ _config = click.option(
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dcbench-tesla", prog_name="dcbench")
 def main() -> None:
-    """Benchmark dataset condensation: condense, evaluate, compare, reproduce.
+    """Benchmark dataset condensation: train experts, condense, evaluate, keep a complete record.
 
     \b
     Examples:
@@ -162,6 +162,16 @@ def run(
       dcbench run --method tesla-exact --dataset cifar10 --ipc 10 --device cuda
       dcbench run --method mtt --dataset npz:my_images.npz --set steps=20 --set data.zca=true
       dcbench run --config experiment.toml
+
+    \b
+    A configuration file (the command line goes over it):
+      method = ["tesla", "mtt"]
+      dataset = "fashion-mnist"
+      preset = "quick"
+      [settings]
+      steps = 20
+      [convnet]
+      epochs = 300
     """
     options = {
         "method": methods,
@@ -217,9 +227,13 @@ def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file:
         check_dataset_name(dataset)
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
+    ipcs, seeds = several("ipc", (1,)), several("seed", (0,))
+    for name, least, values in (("ipc", 1, ipcs), ("seed", 0, seeds)):
+        for value in values:
+            if value < least:
+                raise UsageError(f"--{name} must be at least {least}, not {value}.")
     from dcbench_tesla.api import resolve_all
 
-    ipcs, seeds = several("ipc", (1,)), several("seed", (0,))
     return resolve_all(methods, datasets, ipcs, seeds, preset=preset, evaluators=evaluators, overrides=overrides)
 
 
@@ -314,7 +328,8 @@ def _tell_estimates(cells: "list[Cell]", forced: set[str]) -> None:
         total += found.total
         say(f"  estimated on this machine: {found}")
     if total:
-        where = f"{cells[0].environment['hardware']}, {cells[0].execution.threads} threads"
+        threads = cells[0].execution.threads
+        where = f"{cells[0].environment['hardware']}, {threads} thread{'s' * (threads > 1)}"
         say(f"All together about {duration(total)} ({where}).")
     if total > LONG_S and any(cell.config.preset == "paper" for cell in cells):
         say("That is more than a day. --preset quick takes minutes, and says so in its results.")
@@ -323,23 +338,8 @@ def _tell_estimates(cells: "list[Cell]", forced: set[str]) -> None:
 def _show_results(results: "list[CellResult]", baselines: "dict[str, Cell]") -> None:
     if not results:
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Test accuracy: mean ± standard deviation over networks", title_justify="left")
-    columns = ("method", "data set", "IPC", "seed", "evaluator", "last", "best on validation", "best on test")
-    for column in (*columns, "last - random", "protocol"):
-        table.add_column(column, overflow="fold")
-    random = {result.cell.key: result for result in results}
-    for result in results:
-        c = result.cell.config
-        baseline = random.get(baselines[result.cell.key].key) if result.cell.key in baselines else None
-        for name in c.evaluators:
-            shown = [str(result.accuracy(name, n) or "") for n in ("last", "best_on_validation", "best_on_test")]
-            ipc = str(c.ipc) if result.cell.method.uses_ipc else "all"
-            lead = _lead(result, baseline, name)
-            table.add_row(c.method, result.cell.dataset.name, ipc, str(c.seed), name, *shown, lead, c.protocol)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    rows = [row for result in results for row in _result_rows(result, {r.cell.key: r for r in results}, baselines)]
+    _print_table(rows)
     for result in results:
         if result.cell.distilled_path.exists():
             click.echo(f"{result.cell.config.method}: {result.folder}")
@@ -347,9 +347,51 @@ def _show_results(results: "list[CellResult]", baselines: "dict[str, Cell]") -> 
             click.echo(f"{result.cell.config.method}: only its rows are here, not its images; --force makes them again")
 
 
+def _result_rows(
+    result: "CellResult", results: "dict[str, CellResult]", baselines: "dict[str, Cell]"
+) -> list[dict[str, str]]:
+    """Return a finished cell's line for every evaluator, by column."""
+    c = result.cell.config
+    baseline = results.get(baselines[result.cell.key].key) if result.cell.key in baselines else None
+    return [
+        {
+            "method": c.method,
+            "data set": result.cell.dataset.name,
+            "IPC": str(c.ipc) if result.cell.method.uses_ipc else "all",
+            "seed": str(c.seed),
+            "evaluator": name,
+            "protocol": c.protocol,
+            "last": str(result.accuracy(name) or ""),
+            "best on validation": str(result.accuracy(name, "best_on_validation") or ""),
+            "best on test": str(result.accuracy(name, "best_on_test") or ""),
+            "last - random": _lead(result, baseline, name),
+        }
+        for name in c.evaluators
+    ]
+
+
+def _print_table(rows: list[dict[str, str]]) -> None:
+    """Print the lines as a table; what is the same in all of them stands once above it, which keeps it narrow."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    always = ("method", "last", "best on validation", "best on test", "last - random")
+    same = {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
+    above = ", ".join(f"{name} {value}" for name, value in same.items() if name not in always)
+    shown = [name for name in rows[0] if name in always or name not in same]
+    title = "Test accuracy: mean ± standard deviation over networks" + (f"\n{above}" if above else "")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in shown:
+        table.add_column(name, overflow="fold", justify="right" if name in always[1:] else "left")
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
 def _lead(result: "CellResult", baseline: "CellResult | None", evaluator: str) -> str:
     own, other = result.accuracy(evaluator), baseline.accuracy(evaluator) if baseline else None
-    return f"{100 * (own.mean - other.mean):+.1f} points" if own and other else ""
+    return f"{100 * (own.mean - other.mean):+.1f}" if own and other else ""
 
 
 @main.command()
@@ -426,7 +468,7 @@ def evaluate(
     device: str,
     data_dir: Path | None,
 ) -> None:
-    """Train networks on the distilled set in FILE and print their test accuracy.
+    """Train networks on the distilled set in FILE and print their test accuracy; nothing is kept.
 
     \b
     Examples:

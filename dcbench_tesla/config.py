@@ -216,7 +216,14 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], list[Override]]:
         raise UsageError(f"{path} is not valid TOML: {error}.") from error
     options = {key: value for key, value in content.items() if not isinstance(value, dict)}
     sections = ((s, v) for s, v in content.items() if isinstance(v, dict))
-    return options, [Override(section, name, value) for section, v in sections for name, value in v.items()]
+    return options, [_from_file(section, name, value) for section, v in sections for name, value in v.items()]
+
+
+def _from_file(section: str, name: str, value: Any) -> Override:
+    """Take ``"convnet.epochs" = 300`` under ``[settings]`` as the command line takes it."""
+    if section == "settings" and "." in name:
+        section, _, name = name.rpartition(".")
+    return Override(section, name, value)
 
 
 def _coerce(override: Override, kind: type, known: Iterable[str]) -> Any:

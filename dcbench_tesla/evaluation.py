@@ -48,7 +48,7 @@ class Accuracy:
 
     def __str__(self) -> str:
         if len(self.values) == 1:
-            return f"{100 * self.mean:.1f} % (one network)"
+            return f"{100 * self.mean:.1f} % (n=1)"
         return f"{100 * self.mean:.1f} ± {100 * self.std:.1f} %"
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dcbench_tesla import registry
+from dcbench_tesla.config import SECTIONS
 from dcbench_tesla.data import default_data_dir
-from dcbench_tesla.errors import unknown_name
+from dcbench_tesla.errors import CorruptFileError, unknown_name
+from dcbench_tesla.progress import say
 from dcbench_tesla.store import read_json
 
 Row = tuple[str, ...]
@@ -50,7 +52,11 @@ def cells(out: Path) -> list[Row]:
     """Return the finished evaluations on record under ``out``."""
     rows: list[Row] = [("method", "data set", "IPC", "seed", "evaluator", "test accuracy (last)", "protocol", "cell")]
     for path in sorted((out / "rows").glob("evaluate-*.json")):
-        row = read_json(path)
+        try:
+            row = read_json(path)
+        except CorruptFileError as error:
+            say(str(error))
+            continue
         last = row["accuracy"]["last"]
         accuracy = f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} %"
         ipc = "all" if row["ipc"] is None else str(row["ipc"])
@@ -85,6 +91,9 @@ def _describe(kind: str, plugin: Any, prefix: str = "") -> list[str]:
         lines += [line for s in described for line in (f"{s.__name__}: {_plain(s)}", "")]
         lines += ["Settings and their defaults (--set):"]
         lines += columns([(f"  {prefix}{f.name}", f"= {f.default}") for f in fields])
+    if kind == "method":
+        common = [f"{section}.{f.name}" for section, s in SECTIONS.items() for f in dataclasses.fields(s)]
+        lines += ["", f"Settings of every run: {', '.join(common)}; of its evaluators: dcbench info convnet."]
     return lines
 
 

@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -21,12 +24,37 @@ _CHECKPOINT_EVERY_S = 30.0
 _CHECKPOINT_SHARE = 50  # a checkpoint costs at most a fiftieth of the time
 
 
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Let the running iteration end when the user presses Ctrl-C or the system says stop; a second time stops at once.
+
+    Yields a function that says whether that happened, so that the loop can save what it has.
+    """
+    asked = False
+
+    def note(number: int, _: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class CondenseLoop:
     """Runs a condenser's iterations in a folder, from the last checkpoint there or from the first iteration.
 
-    A checkpoint is written at least every half minute (every iteration, where one takes longer), so a killed process
-    loses that much. Since every random number belongs to its iteration, going on from a checkpoint gives the bytes an
-    uninterrupted run would have given. ``keep_snapshot`` is called after the iterations in ``snapshots``.
+    A checkpoint is written at least every half minute (every iteration, where one takes longer) and on Ctrl-C, so a
+    killed process loses that much. Since every random number belongs to its iteration, going on from a checkpoint
+    gives the bytes an uninterrupted run would have given. ``keep_snapshot`` is called after the iterations in
+    ``snapshots``.
 
     After :meth:`run`, ``seconds`` holds the time all iterations took, over all processes, and ``last_loss`` the last
     loss (``None`` for a method without iterations).
@@ -60,6 +88,7 @@ class CondenseLoop:
         """Run what is left of the iterations.
 
         Raises:
+            KeyboardInterrupt: the user or the system asked to stop; the finished iterations are saved.
             DivergedError: an iteration's loss is NaN or infinite.
             CorruptFileError: the checkpoint is damaged or of another cell.
         """
@@ -67,6 +96,7 @@ class CondenseLoop:
         if start == total:
             return
         with (
+            _asked_to_stop() as asked_to_stop,
             bar(f"{self._label}: condense", total, done=start, quiet=self._quiet) as shown,
             writing(self._metrics),
             self._metrics.open("a", encoding="utf-8") as log,
@@ -79,8 +109,10 @@ class CondenseLoop:
                 self._note(log, iteration, record.loss, record.metrics)
                 if iteration + 1 in self._snapshots:
                     self._keep_snapshot(iteration + 1)
-                if iteration + 1 == total or self._is_due():
+                if iteration + 1 == total or self._is_due() or asked_to_stop():
                     self._save(iteration + 1, log)
+                if asked_to_stop():
+                    raise KeyboardInterrupt
                 shown.advance(note=f"loss {record.loss:.4f}")
 
     def _note(self, log: IO[str], iteration: int, loss: float, metrics: Mapping[str, float]) -> None:

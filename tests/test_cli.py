@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
-from dcbench_tesla.store import save_tensors
+from dcbench_tesla.store import read_meta, save_tensors
 from tests import fixtures_data as fixtures
 
 COMMAND_LINE = {
@@ -308,7 +308,7 @@ def test_full_disk(small_disk: Path) -> None:
 def test_missing_or_foreign_distilled_set(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("no tensors")
     save_tensors(tmp_path / "b", {"x": torch.zeros(1)}, {"format": "something else"})
-    refused(dcbench("evaluate", tmp_path / "a"), 1, "damaged or no safetensors file")
+    refused(dcbench("evaluate", tmp_path / "a"), 1, "is damaged, or is no distilled set of dcbench")
     refused(dcbench("evaluate", tmp_path / "b"), 1, "is not a distilled set of dcbench")
 
 
@@ -383,7 +383,9 @@ def test_list_of_cells(results: Path, tmp_path: Path) -> None:
     assert "no finished cells" in dcbench("list", "cells", "--out", tmp_path).stdout
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "evaluate-0.json").write_text('{"half": ')
-    refused(dcbench("list", "cells", "--out", tmp_path), 1, "evaluate-0.json is not valid JSON")
+    damaged = dcbench("list", "cells", "--out", tmp_path)
+    assert damaged.exit_code == 0  # one damaged row does not hide the others
+    assert "evaluate-0.json is not valid JSON" in damaged.stderr
 
 
 @pytest.mark.parametrize("kind", ["methods", "evaluators", "datasets"])
@@ -472,6 +474,19 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(cifar10: Path, 
     assert second.interrupt() == 130
     assert went_on, second.log.read_text()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_ctrl_c_in_the_condensation_keeps_the_iterations_that_are_done(tmp_path: Path) -> None:
+    words = ["run", "--method", "tesla", "--preset", "smoke", "--no-baseline", "--set", "iterations=20000"]
+    words += ["--set", "evaluation.every=0", "--set", "experts.count=1", "--set", "network.width=4"]
+    running = Running(tmp_path / "log", tmp_path, *words)
+    assert running.wait_for(lambda: any(tmp_path.glob("results/cells/*/metrics.jsonl")), 60), running.log.read_text()
+    time.sleep(1.5)  # some iterations, and far from the half minute of the next checkpoint
+    assert running.interrupt() == 130
+    (checkpoint,) = tmp_path.glob("results/cells/*/checkpoint.safetensors")
+    done = read_meta(checkpoint)["iteration"]
+    assert 0 < done < 20000
+    assert len(checkpoint.with_name("metrics.jsonl").read_text().splitlines()) == done
 
 
 def test_the_papers_command_says_how_long_it_will_take_before_it_begins(cifar10: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.splits import Splits
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.errors import UsageError
 from dcbench_tesla.evaluation import Accuracy, train_and_test
 from dcbench_tesla.progress import bar, say
 from dcbench_tesla.runner import CellResult, run_cell
@@ -198,10 +198,7 @@ def evaluate_file(
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"there is no file {path}.")
-    try:
-        distilled = DistilledSet.load(path)
-    except CorruptFileError as error:
-        raise CorruptFileError(f"{path} is damaged, or is no distilled set of dcbench.") from error
+    distilled = DistilledSet.load(path)
     named = dataset or str(distilled.provenance.get("dataset", ""))
     if not named or (dataset is None and named.startswith(PREFIXES)):
         raise UsageError(f"{path} was made from {named or 'an unknown data set'}: give the files by --dataset.")

@@ -134,7 +134,11 @@ class DistilledSet:
             CorruptFileError: the file is damaged, is no distilled set, or its preprocessing file is missing.
         """
         path = Path(path)
-        tensors, meta = load_tensors(path)
+        try:
+            tensors, meta = load_tensors(path)
+        except CorruptFileError as error:
+            remedy = "If it is a run's, the same command with --force makes it again."
+            raise CorruptFileError(f"{path} is damaged, or is no distilled set of dcbench. {remedy}") from error
         if meta.get("format") != _FORMAT:
             raise CorruptFileError(f"{path} is not a distilled set of dcbench.")
         facts = meta["preprocessing"]

@@ -364,7 +364,7 @@ def _result_rows(
             "last": str(result.accuracy(name) or ""),
             "best on validation": str(result.accuracy(name, "best_on_validation") or ""),
             "best on test": str(result.accuracy(name, "best_on_test") or ""),
-            "last - random": _lead(result, baseline, name),
+            "points over random": _lead(result, baseline, name),
         }
         for name in c.evaluators
     ]
@@ -376,7 +376,7 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    always = ("method", "last", "best on validation", "best on test", "last - random")
+    always = ("method", "last", "best on validation", "best on test", "points over random")
     same = {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
     above = ", ".join(f"{name} {value}" for name, value in same.items() if name not in always)
     shown = [name for name in rows[0] if name in always or name not in same]

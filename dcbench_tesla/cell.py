@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcbench_tesla import registry
 from dcbench_tesla.config import CellConfig
@@ -152,7 +152,7 @@ class Cell:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that defines the distilled set."""
-        experts = {"key": self.expert_store.recipe.key, "count": self.config.experts.count}
+        experts = {"key": self.expert_store.recipe.key, "count": self.expert_count}
         return {
             "method": self.config.method,
             "version": self.method.version,
@@ -295,10 +295,16 @@ class Cell:
             redistributable=self.dataset.redistributable,
         )
 
-    def build_network(self) -> nn.Module:
+    def build_network(self) -> ConvNet:
         """Return a fresh network of experts and matching."""
         n, d = self.config.network, self.dataset
         return ConvNet(d.channels, d.classes, d.side, n.width, n.depth)
+
+    @property
+    def expert_count(self) -> int:
+        """How many experts the method reads: what it requests, else the setting."""
+        requested = self.request.count if self.request else None
+        return requested or self.config.experts.count
 
     @cached_property
     def expert_store(self) -> ExpertStore:
@@ -358,8 +364,7 @@ class Cell:
         return self._from_condensation([f"evaluate by {e}" for e in self.config.evaluators])
 
     def _from_condensation(self, evaluations: list[str]) -> list[str]:
-        e = self.config.experts.count
-        experts = self.request and not self.expert_store.complete(e, self.request.epochs)
+        experts = self.request and not self.expert_store.complete(self.expert_count, self.request.epochs)
         return ["experts"] * bool(experts) + ["condense", *evaluations]
 
     def condensed(self) -> bool:

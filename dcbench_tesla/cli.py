@@ -443,8 +443,8 @@ def experts(
         raise UsageError(f"method {method} uses no experts.")
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs must be at least 1, not {epochs}.")
-    train_experts(cell, config.experts.count, epochs or cell.request.epochs)
-    click.echo(f"{config.experts.count} experts of {epochs or cell.request.epochs} epochs: {cell.expert_store.folder}")
+    train_experts(cell, cell.expert_count, epochs or cell.request.epochs)
+    click.echo(f"{cell.expert_count} experts of {epochs or cell.request.epochs} epochs: {cell.expert_store.folder}")
 
 
 @main.command()

@@ -352,6 +352,9 @@ def _without_effect(method: str, built: Mapping[str, Any]) -> dict[str, str]:
     for section, reason in _unused_sections(method, built["settings"]).items():
         inert |= {f"{section}.{f.name}": reason for f in dataclasses.fields(SECTIONS[section])}
     condenser = registry.load_method(method)
+    request = condenser.expert_request(built["settings"])
+    if request and request.count:
+        inert["experts.count"] = f"method {method} reads {request.count}"
     for section in built.keys() - SECTIONS.keys() - {"settings"}:
         evaluator = registry.load_evaluator(section)
         idle = evaluator.without_effect(built[section], learned_lr=condenser.learns_lr)

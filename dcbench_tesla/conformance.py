@@ -62,7 +62,7 @@ def tiny_problem(request: bool, seed: int = 0) -> Problem:
     dataset = Dataset(name="noise", class_names=names, **arrays)
     device, preprocessing = torch.device("cpu"), fit_standardise(dataset, dataset.x_train)
 
-    def build() -> torch.nn.Module:
+    def build() -> ConvNet:
         return ConvNet(1, _CLASSES, 8, width=4)
 
     return Problem(

@@ -104,7 +104,7 @@ def _experts(cell: Cell) -> float:
     few = _first(cell.splits.train, settings.batch_size)
     network = cell.build_network().to(cell.device)
     spent = _timed(cell, lambda: train_epoch(network, few, settings, cell.augmentation, 0, 0))
-    epochs = cell.expert_store.missing_epochs(settings.count, cell.request.epochs)
+    epochs = cell.expert_store.missing_epochs(cell.expert_count, cell.request.epochs)
     return spent / len(few) * len(cell.splits.train) * epochs
 
 

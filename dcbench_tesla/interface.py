@@ -19,6 +19,7 @@ from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.networks import ConvNet
 from dcbench_tesla.seeds import generator, seed_for
 
 __all__ = [
@@ -49,9 +50,13 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertRequest:
-    """What a condenser reads of the expert trajectories: epochs 0 .. ``epochs``, a snapshot each."""
+    """What a condenser reads of the expert trajectories: epochs 0 .. ``epochs``, a snapshot each.
+
+    ``count``: of so many experts, where the method and not the setting ``experts.count`` says how many.
+    """
 
     epochs: int
+    count: int | None = None
 
 
 class ExpertSource(Protocol):
@@ -98,7 +103,7 @@ class Problem:
     ipc: int
     seed: int
     device: torch.device
-    build_network: Callable[[], nn.Module]
+    build_network: Callable[[], ConvNet]
     experts: ExpertSource | None = None
 
     def seed_for(self, role: str, *repetition: int) -> int:

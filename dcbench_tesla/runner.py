@@ -128,7 +128,7 @@ def _record_start(cell: Cell) -> None:
 def _run_stage(cell: Cell, stage: str) -> None:
     if stage == "experts":
         assert cell.request is not None, "only a method that requests experts has this stage"
-        train_experts(cell, cell.config.experts.count, cell.request.epochs)
+        train_experts(cell, cell.expert_count, cell.request.epochs)
     elif stage == "condense":
         _condense(cell)
     else:
@@ -173,7 +173,7 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
 def _condense(cell: Cell) -> None:
     cell.check_snapshots(min(CondenseLoop.iterations_done(cell.folder), cell.iterations - 1))
     condenser = cell.method(cell.config.settings)
-    experts = StoredExperts(cell.expert_store, cell.config.experts.count, cell.device) if cell.request else None
+    experts = StoredExperts(cell.expert_store, cell.expert_count, cell.device) if cell.request else None
     condenser.setup(cell.problem(experts))
     loop = CondenseLoop(
         condenser,

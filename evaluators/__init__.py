@@ -1,4 +1,7 @@
-"""The evaluators that come with the harness, one file each, and the training loop they share (``training``)."""
+"""The evaluators that come with the harness, one file each, and what they share.
+
+``training``: the training loop; ``cross_architecture``: image sizes and recipes of all but ``convnet``.
+"""
 
 if __name__ != "dcbench_tesla.evaluators":
     # two copies of a module make two copies of every class, and they are never equal

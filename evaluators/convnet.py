@@ -1,17 +1,14 @@
 """The evaluator of the papers' tables: ConvNet, trained by the published recipe."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import torch
-from torch import nn
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.interface import DistilledSet, Evaluator, Settings
-from dcbench_tesla.networks import ConvNet, seeded
+from dcbench_tesla.interface import DistilledSet, Settings
+from dcbench_tesla.networks import ConvNet
 
-from .training import Recipe, TrainingSet, train
+from .training import Recipe, TrainedNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +37,7 @@ class ConvNetSettings(Settings):
             raise UsageError("convnet.momentum must lie in [0, 1), weight_decay and depth must not be negative.")
 
 
-class ConvNetEvaluator(Evaluator):
+class ConvNetEvaluator(TrainedNetwork):
     """ConvNet by the published recipe: SGD with momentum, 1000 epochs with DSA, the learned lr where there is one."""
 
     Settings = ConvNetSettings
@@ -61,29 +58,17 @@ class ConvNetEvaluator(Evaluator):
         shown = "".join(f", {name} {getattr(self.settings, name)}" for name in changed)
         return f"published{shown}, {self.settings.epochs} epochs"
 
-    def cost(self, distilled: DistilledSet) -> int:
-        """Return the number of SGD steps of one training."""
-        return self.settings.epochs * -(-len(distilled) // self.settings.batch_size)
-
-    def train(self, distilled: DistilledSet, seeds: Sequence[int], device: torch.device) -> list[nn.Module]:
-        """Train one ConvNet a seed."""
+    def recipe_for(self, distilled: DistilledSet) -> Recipe:
+        """Return the published recipe, at the set's learned rate where it has one."""
         s = self.settings
-        recipe = Recipe(
+        return Recipe(
             epochs=s.epochs,
             lr=distilled.lr if s.learned_lr and distilled.lr is not None else s.lr,
             batch_size=s.batch_size,
             momentum=s.momentum,
             weight_decay=s.weight_decay,
         )
-        data = TrainingSet(distilled, device)
-        return [train(self._fresh(distilled, seed).to(device), data, recipe, seed) for seed in seeds]
 
-    @classmethod
-    def probe(cls, settings: ConvNetSettings) -> ConvNetSettings:
-        """Return settings of a few epochs."""
-        return replace(settings, epochs=min(2, settings.epochs))
-
-    def _fresh(self, distilled: DistilledSet, seed: int) -> ConvNet:
-        _, channels, side, _ = distilled.images.shape
-        with seeded(seed):
-            return ConvNet(channels, len(distilled.class_names), side, self.settings.width, self.settings.depth)
+    def build(self, channels: int, classes: int, side: int) -> ConvNet:
+        """Return a fresh ConvNet."""
+        return ConvNet(channels, classes, side, self.settings.width, self.settings.depth)

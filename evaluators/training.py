@@ -1,10 +1,14 @@
-"""The training loop the evaluators share: a fresh network, SGD, and a distilled set.
+"""What the evaluators share: the training loop, and an evaluator that trains one network a seed.
 
 The published protocol (DC, DSA, DM, MTT, TESLA): SGD with momentum 0.9 and weight decay 5e-4, batches of 256,
 cross-entropy, the learning rate times 0.1 once after half of the epochs, momentum at rest there again.
 """
 
-from dataclasses import dataclass
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +16,41 @@ from torch import Tensor, nn
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DivergedError
-from dcbench_tesla.networks import cross_entropy
+from dcbench_tesla.interface import Evaluator
+from dcbench_tesla.networks import cross_entropy, seeded
 from dcbench_tesla.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one network is trained: ``epochs`` passes of SGD at ``lr``, a tenth of it in the second half."""
+    """How one network is trained: ``epochs`` passes of ``sgd`` (a tenth of ``lr`` in the second half) or ``adam``.
+
+    With ``adam``, ``lr`` falls to zero along a cosine, an epoch a step; ``momentum`` is SGD's.
+    """
 
     epochs: int
     lr: float
     batch_size: int
-    momentum: float
     weight_decay: float
+    momentum: float = 0.9
+    optimiser: str = "sgd"
 
-    def optimiser(self, network: nn.Module, lr: float) -> torch.optim.SGD:
-        """Return a new optimiser, its momentum at rest."""
+    def start(self, network: nn.Module, epoch: int) -> torch.optim.Optimizer | None:
+        """Return a new optimiser for the epochs from ``epoch`` on, ``None`` where the one there was goes on."""
+        if self.optimiser == "adam":
+            if epoch:
+                return None
+            return torch.optim.Adam(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        if epoch not in (0, self.epochs // 2):
+            return None
+        lr = self.lr if epoch == 0 else 0.1 * self.lr
         return torch.optim.SGD(network.parameters(), lr=lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    def adjust(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
+        """Set the learning rate of an epoch where the schedule changes it every time."""
+        if self.optimiser == "adam":
+            for group in optimiser.param_groups:
+                group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
 
 
 class TrainingSet:
@@ -65,11 +87,12 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> n
         DivergedError: the loss became NaN or infinite.
     """
     network.train()
-    optimiser = recipe.optimiser(network, recipe.lr)
+    optimiser = recipe.start(network, 0)
+    assert optimiser is not None, "a recipe starts with an optimiser"
     loss = torch.zeros(())
     for epoch in range(recipe.epochs):
-        if epoch == recipe.epochs // 2 and epoch > 0:
-            optimiser = recipe.optimiser(network, 0.1 * recipe.lr)
+        optimiser = recipe.start(network, epoch) or optimiser
+        recipe.adjust(optimiser, epoch)
         rng = generator(seed, "evaluation epoch", epoch)
         for indices in torch.randperm(len(data), generator=rng).split(recipe.batch_size):
             images, labels = data.batch(indices, rng)
@@ -83,3 +106,35 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> n
             "lower the evaluator's learning rate, or the student's where it is learned."
         )
     return network.eval()
+
+
+class TrainedNetwork(Evaluator):
+    """An evaluator that trains one network a seed; a subclass builds it and says by what recipe."""
+
+    @abstractmethod
+    def build(self, channels: int, classes: int, side: int) -> nn.Module:
+        """Return a freshly initialised network for ``side`` x ``side`` images."""
+
+    @abstractmethod
+    def recipe_for(self, distilled: DistilledSet) -> Recipe:
+        """Return the recipe to train on ``distilled``."""
+
+    def cost(self, distilled: DistilledSet) -> int:
+        """Return the number of SGD steps of one training."""
+        return int(self.settings.epochs) * -(-len(distilled) // int(self.settings.batch_size))
+
+    @classmethod
+    def probe(cls, settings: Any) -> Any:
+        """Return settings of a few epochs."""
+        return replace(settings, epochs=min(2, settings.epochs))
+
+    def train(self, distilled: DistilledSet, seeds: Sequence[int], device: torch.device) -> list[nn.Module]:
+        """Train one network a seed; the seed also drives dropout."""
+        _, channels, side, _ = distilled.images.shape
+        data, recipe = TrainingSet(distilled, device), self.recipe_for(distilled)
+        networks = []
+        for seed in seeds:
+            with seeded(seed):
+                network = self.build(channels, len(distilled.class_names), side).to(device)
+                networks.append(train(network, data, recipe, seed))
+        return networks

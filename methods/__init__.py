@@ -1,10 +1,13 @@
 """The methods that come with the harness, one file each, and what several of them share.
 
-================  ==============================================================================
-``trajectory``    the three gradients of trajectory matching: the engine
-``matching``      the condenser that ``mtt``, ``tesla`` and ``tesla-exact`` are settings of
-``selection``     what ``random`` and ``whole`` share: sets of real images
-================  ==============================================================================
+=====================  =========================================================================
+``trajectory``         the three gradients of trajectory matching: the engine
+``matching``           the condenser that ``mtt``, ``tesla`` and ``tesla-exact`` are settings of
+``class_matching``     what ``dm``, ``dc`` and ``dsa`` share: real and synthetic batches by class
+``gradient_matching``  what ``dc`` and ``dsa`` share: the distance of gradients, the two loops
+``coreset``            what ``herding`` and ``k-center`` share: features of a trained network
+``selection``          sets of real images
+=====================  =========================================================================
 """
 
 if __name__ != "dcbench_tesla.methods":

@@ -178,7 +178,7 @@ for words in {LIGHT}:
         (["run", "--method", "random", "--device", "meta"], "device 'meta' computes nothing; try cpu."),
         (["run", "--method", "random", "--ipc", "ten"], "'ten' is not a valid integer"),
         (["run", "--methd", "random"], "No such option"),
-        (["run"], "no method: give --method NAME. Known: mtt, random, tesla"),
+        (["run"], "no method: give --method NAME. Known: dc, dm, dsa, herding, k-center, mtt, random, tesla"),
         (["rnu"], "unknown command 'rnu'. Did you mean 'run'?"),
         (["list", "method"], "unknown listing 'method'. Did you mean 'methods'?"),
         (["list"], "Missing argument"),

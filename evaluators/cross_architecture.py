@@ -1,0 +1,108 @@
+"""What the evaluators of the cross-architecture tables share: image sizes, and one recipe each for all rows."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dcbench_tesla.errors import UsageError, unknown_name
+from dcbench_tesla.interface import DistilledSet, Settings
+
+from .training import Recipe, TrainedNetwork
+
+RECIPES = ("adam-cosine", "learned-lr")
+_SMALLEST = 28
+_PUBLISHED = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossSettings(Settings):
+    """The recipe of a network other than the one that was condensed with.
+
+    ``recipe``: ``adam-cosine`` (Adam, its rate falling along a cosine; the same for every row, whatever the set) or
+    ``learned-lr`` (the condensing network's: SGD, momentum 0.9, at the set's learned rate, ``lr`` where it has none).
+    """
+
+    recipe: str = "adam-cosine"
+    epochs: int = 300
+    lr: float = 1e-3
+    batch_size: int = 256
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise unknown_name("recipe", self.recipe, RECIPES)
+        if min(self.epochs, self.batch_size) < 1 or not self.lr > 0 or self.weight_decay < 0:
+            raise UsageError("epochs and batch_size must be at least 1, lr positive, weight_decay not negative.")
+
+
+def network_side(side: int) -> int:
+    """Return the side a network sees for images of ``side`` pixels: 32 for all smaller ones, else a multiple of 4."""
+    return _PUBLISHED if side < _PUBLISHED else -(-side // 4) * 4
+
+
+def default_initialisation(network: nn.Module) -> nn.Module:
+    """Give every layer PyTorch's default initialisation, as the papers' networks have it and timm's do not."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)):
+            module.reset_parameters()
+    return network
+
+
+class Fitted(nn.Module):
+    """A network behind its image size: images below 28 pixels are upsampled to 32, others zero-padded.
+
+    An instance norm over one pixel makes a network constant, so small images are made larger, not the network smaller.
+    """
+
+    def __init__(self, network: nn.Module, side: int) -> None:
+        super().__init__()
+        self.network, self._side = network, side
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits ``(N, K)`` of ``images`` ``(N, C, side, side)``."""
+        target = network_side(self._side)
+        if self._side < _SMALLEST:
+            images = F.interpolate(images, size=(target, target), mode="bilinear", align_corners=False)
+        elif self._side < target:
+            before = (target - self._side) // 2
+            after = target - self._side - before
+            images = F.pad(images, (before, after, before, after))
+        logits: Tensor = self.network(images)
+        return logits
+
+
+class CrossArchitecture(TrainedNetwork):
+    """An evaluator with one recipe for all rows; a subclass builds the network for images of 32 pixels or more."""
+
+    Settings = CrossSettings
+    settings: CrossSettings
+
+    @property
+    def recipe(self) -> str:
+        """The recipe's name, with its epochs and rate."""
+        return f"{self.settings.recipe}, {self.settings.epochs} epochs, lr {self.settings.lr:g}"
+
+    @classmethod
+    def without_effect(cls, settings: CrossSettings, *, learned_lr: bool) -> Mapping[str, str]:
+        """``lr``, where the recipe takes a learned rate and the method learns one."""
+        taken = settings.recipe == "learned-lr" and learned_lr
+        return {"lr": "recipe learned-lr takes the learned rate"} if taken else {}
+
+    def recipe_for(self, distilled: DistilledSet) -> Recipe:
+        """Return the recipe; only ``learned-lr`` looks at the set."""
+        s = self.settings
+        if s.recipe == "learned-lr":
+            lr = s.lr if distilled.lr is None else distilled.lr
+            return Recipe(epochs=s.epochs, lr=lr, batch_size=s.batch_size, weight_decay=s.weight_decay)
+        return Recipe(epochs=s.epochs, lr=s.lr, batch_size=s.batch_size, weight_decay=s.weight_decay, optimiser="adam")
+
+    def build(self, channels: int, classes: int, side: int) -> nn.Module:
+        """Return a fresh network for images of any size from 8 pixels on."""
+        return Fitted(self.build_for(channels, classes, network_side(side)), side)
+
+    @abstractmethod
+    def build_for(self, channels: int, classes: int, side: int) -> nn.Module:
+        """Return a fresh network for images of ``side`` >= 32 pixels, a multiple of 4."""

@@ -1,0 +1,64 @@
+"""What ``herding`` and ``k-center`` share: choosing real images by the features of a trained ConvNet."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.interface import Condenser, DistilledSet, ExpertRequest, Problem, Settings
+
+from .selection import real_images
+
+_BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoresetSettings(Settings):
+    """``feature_epochs``: the features are those of expert 0 after so many epochs on the real images."""
+
+    feature_epochs: int = 20
+
+    def __post_init__(self) -> None:
+        if self.feature_epochs < 1:
+            raise UsageError(f"feature_epochs must be at least 1, not {self.feature_epochs}.")
+
+
+class Coreset(Condenser):
+    """A choice of real images by features; a subclass says which of a class's images."""
+
+    Settings = CoresetSettings
+    settings: CoresetSettings
+
+    @classmethod
+    def expert_request(cls, settings: Any) -> ExpertRequest:
+        """Ask for one trained network."""
+        return ExpertRequest(epochs=settings.feature_epochs, count=1)
+
+    def setup(self, problem: Problem) -> None:
+        """Choose IPC images of every class."""
+        chosen = []
+        for members in problem.train.members:
+            features = self._features(problem, members)
+            chosen.append(members[self.choose(features, problem.ipc).cpu()])
+        self._chosen = real_images(problem, torch.cat(chosen))
+
+    @torch.no_grad()
+    def _features(self, problem: Problem, members: Tensor) -> Tensor:
+        assert problem.experts is not None, "the core provides the experts a method requests"
+        network = problem.build_network().to(problem.device).eval()
+        theta = problem.experts.snapshot(0, self.settings.feature_epochs)
+        torch.nn.utils.vector_to_parameters(theta, network.parameters())
+        batches = (network.features(problem.train.inputs(part)).flatten(1) for part in members.split(_BATCH))
+        return torch.cat(list(batches))
+
+    @staticmethod
+    @abstractmethod
+    def choose(features: Tensor, count: int) -> Tensor:
+        """Return the positions ``(count,)`` of the chosen ones among features ``(n, F)``."""
+
+    def distilled(self) -> DistilledSet:
+        """Return the chosen images."""
+        return self._chosen

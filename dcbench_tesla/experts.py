@@ -94,7 +94,7 @@ class ExpertStore:
 
     def complete(self, count: int, epochs: int) -> bool:
         """Whether snapshots 0 .. ``epochs`` of the first ``count`` experts are there."""
-        return all(self.path(i, e).exists() for i in range(count) for e in range(epochs + 1))
+        return all(self.complete_expert(i, epochs) for i in range(count))
 
     def ensure(self, count: int, epochs: int, train: LabelledImages, ticker: Ticker) -> float:
         """Train the first ``count`` experts up to ``epochs``; return the seconds this took.

@@ -58,7 +58,7 @@ class TrainingSet:
 
     def __init__(self, distilled: DistilledSet, device: torch.device) -> None:
         self._real = distilled.as_labelled(device) if distilled.images.dtype == torch.uint8 else None
-        self._images = None if self._real else distilled.images.to(device)
+        self._images = distilled.images.to(device) if self._real is None else distilled.images
         self._labels = distilled.labels.to(device)
         self._augmentation = Augmentation(distilled.augmentation)
         self._side = distilled.images.shape[-1]
@@ -70,14 +70,9 @@ class TrainingSet:
     def batch(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return augmented images and labels: one operation for the batch, parameters for every image."""
         on_device = indices.to(self._device)
-        images = self._real.inputs(indices) if self._real else self._tensor[on_device]
+        images = self._images[on_device] if self._real is None else self._real.inputs(indices)
         images = self._augmentation(images, self._augmentation.draw(len(images), self._side, rng))
         return images, self._labels[on_device]
-
-    @property
-    def _tensor(self) -> Tensor:
-        assert self._images is not None
-        return self._images
 
 
 def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> nn.Module:

@@ -1,138 +1,43 @@
-"""The command line. Heavy imports stand inside the commands: help and listings need no torch."""
+"""`dcbench run` and `dcbench experts`."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.cli.common import (
+    Failure,
+    config_option,
+    data_dir_option,
+    device_option,
+    failure,
+    options,
+    out_option,
+    preset_option,
+    set_option,
+)
+from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
     from dcbench_tesla.cell import Cell
     from dcbench_tesla.config import CellConfig, Override
     from dcbench_tesla.runner import CellResult
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 
-
-class _Failure(click.ClickException):
-    """An error with its exit code, shown as one message."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.__dict__["exit_code"] = exit_code  # click declares it for the class; here every failure has its own
-
-
-def _failure(error: BaseException) -> _Failure | None:
-    """Return how an error is shown to a user; ``None`` for a defect of the program, which deserves its traceback."""
-    if isinstance(error, KeyboardInterrupt):
-        return _Failure("interrupted. What was done is kept: the same command goes on.", 130)
-    if isinstance(error, (DcbenchError, UsageError)):
-        return _Failure(str(error), error.exit_code)
-    if _out_of_memory(error):
-        remedy = "Choose a smaller batch_size, fewer steps, a narrower network, or method tesla."
-        return _Failure(f"out of memory. {remedy} What was done is kept.", 1)
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # click ends quietly after `| head`
-        return _Failure(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
-    return None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch's, on a CPU
-
-
-class _Group(click.Group):
-    """A group of commands whose errors end in one message and an exit code: 2 for usage, 1 for failure."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and turn what a user can meet into a message."""
-        try:
-            return super().invoke(ctx)
-        except click.exceptions.Exit:
-            raise
-        except click.ClickException:
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            failure = _failure(error)
-            if failure is None:
-                raise
-            raise failure from error
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command; an unknown one gets the nearest name."""
-        from dcbench_tesla.errors import unknown_name
-
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise click.UsageError(str(unknown_name("command", args[0], self.commands)))
-        return super().resolve_command(ctx, args)
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
-    """Stack several options into one decorator."""
-
-    def decorate(function: _F) -> _F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-_out = click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go."
-)
-_data_dir = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="Where data sets lie.  [default: $DCBENCH_DATA, or the platform's cache folder]",
-)
-_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
-_preset = click.option(
-    "--preset", help="Hyper-parameters: paper (published), quick (minutes) or smoke (seconds).  [default: paper]"
-)
-_set = click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a setting: steps=20, network.width=64, convnet.epochs=300 (dcbench info METHOD lists them).",
-)
-_config = click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="A TOML file with options and settings."
-)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dcbench-tesla", prog_name="dcbench")
-def main() -> None:
-    """Benchmark dataset condensation: train experts, condense, evaluate, keep a complete record.
-
-    \b
-    Examples:
-      dcbench run --method tesla --dataset digits --ipc 1 --preset smoke
-      dcbench run --method tesla --method mtt --dataset fashion-mnist --preset quick
-      dcbench list methods
-      dcbench info tesla
-    """
-
-
-@main.command()
-@_options(
+@click.command()
+@options(
     click.option("--method", "methods", multiple=True, help="A method (several times for several)."),
     click.option("--dataset", "datasets", multiple=True, help="A data set.  [default: digits]"),
     click.option("--ipc", "ipcs", multiple=True, type=int, help="Images per class.  [default: 1]"),
     click.option("--evaluator", "evaluators", multiple=True, help="A network to evaluate with.  [default: convnet]"),
     click.option("--seed", "seeds", multiple=True, type=int, help="A seed.  [default: 0]"),
-    _preset,
-    _set,
-    _config,
-    _device,
-    _data_dir,
-    _out,
+    preset_option,
+    set_option,
+    config_option,
+    device_option,
+    data_dir_option,
+    out_option,
     click.option("--force", is_flag=True, help="Start over, even what is done."),
     click.option("--no-baseline", is_flag=True, help="Leave out the matching random selection."),
     click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
@@ -273,12 +178,12 @@ def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", *, force: bool
     forced = {cell.key for cell in cells} if force else set()
     _tell_estimates(everything, forced)
     results: dict[str, CellResult] = {}
-    failures: list[_Failure] = []
+    failures: list[Failure] = []
     for cell in everything:
         try:
             results[cell.key] = run_cell(cell, force=cell.key in forced)
         except Exception as error:
-            failures.append(_cell_failure(cell, error))
+            failures.append(_cellfailure(cell, error))
             if len(everything) > 1:
                 say(f"Error: {cell.name}: {failures[-1].format_message()}")
     _show_results([results[cell.key] for cell in everything if cell.key in results], baselines)
@@ -286,21 +191,21 @@ def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", *, force: bool
         raise failures[0]
     if failures:
         others = "; the others are done" if results else ""
-        raise _Failure(f"{len(failures)} of {len(everything)} cells failed, see above{others}.", 1)
+        raise Failure(f"{len(failures)} of {len(everything)} cells failed, see above{others}.", 1)
 
 
-def _cell_failure(cell: "Cell", error: Exception) -> _Failure:
+def _cellfailure(cell: "Cell", error: Exception) -> Failure:
     """Return how a cell's failure is shown; what no user can mend leaves its traceback in the cell's folder."""
     import traceback
 
     from dcbench_tesla.store import write_text
 
-    known = _failure(error)
+    known = failure(error)
     if known is not None:
         return known
     path = cell.folder / "error.txt"
     write_text(path, "".join(traceback.format_exception(error)))
-    return _Failure(f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see {path}.", 1)
+    return Failure(f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see {path}.", 1)
 
 
 def _tell_estimates(cells: "list[Cell]", forced: set[str]) -> None:
@@ -322,7 +227,7 @@ def _tell_estimates(cells: "list[Cell]", forced: set[str]) -> None:
             measured = [stage for stage in stages if not (stage == "experts" and counted)]
             found = estimate(cell, measured, from_scratch=cell.key in forced)
         except Exception as error:  # running will report it, and the others go on
-            say(f"  not estimated: {_cell_failure(cell, error).format_message()}")
+            say(f"  not estimated: {_cellfailure(cell, error).format_message()}")
             continue
         trained[experts] = max(trained.get(experts, 0), epochs)
         total += found.total
@@ -394,18 +299,18 @@ def _lead(result: "CellResult", baseline: "CellResult | None", evaluator: str) -
     return f"{100 * (own.mean - other.mean):+.1f}" if own and other else ""
 
 
-@main.command()
-@_options(
+@click.command()
+@options(
     click.option("--dataset", default="digits", show_default=True, help="A data set."),
     click.option("--count", type=int, help="How many experts.  [default: the preset's]"),
     click.option("--epochs", type=int, help="Epochs of each.  [default: what --method's preset reads]"),
     click.option("--method", default="tesla", show_default=True, help="The method whose preset is taken."),
     click.option("--ipc", type=int, default=1, show_default=True, help="The IPC whose preset is taken."),
-    _preset,
-    _set,
-    _device,
-    _data_dir,
-    _out,
+    preset_option,
+    set_option,
+    device_option,
+    data_dir_option,
+    out_option,
 )
 def experts(
     dataset: str,
@@ -445,129 +350,3 @@ def experts(
         raise UsageError(f"--epochs must be at least 1, not {epochs}.")
     train_experts(cell, cell.expert_count, epochs or cell.request.epochs)
     click.echo(f"{cell.expert_count} experts of {epochs or cell.request.epochs} epochs: {cell.expert_store.folder}")
-
-
-@main.command()
-@_options(
-    click.argument("file", type=click.Path(path_type=Path)),
-    click.option("--evaluator", "evaluators", multiple=True, help="A network to evaluate with.  [default: convnet]"),
-    click.option("--dataset", help="The data set to test on.  [default: the one the set was made from]"),
-    click.option("--seed", type=int, default=0, show_default=True, help="A seed."),
-    _preset,
-    _set,
-    _device,
-    _data_dir,
-)
-def evaluate(
-    file: Path,
-    evaluators: tuple[str, ...],
-    dataset: str | None,
-    seed: int,
-    preset: str | None,
-    assignments: tuple[str, ...],
-    device: str,
-    data_dir: Path | None,
-) -> None:
-    """Train networks on the distilled set in FILE and print their test accuracy; nothing is kept.
-
-    \b
-    Examples:
-      dcbench evaluate results/cells/NAME/distilled.safetensors
-      dcbench evaluate distilled.safetensors --dataset npz:my_images.npz --set evaluation.networks=3
-    """
-    from dcbench_tesla.config import PRESETS, parse_set
-    from dcbench_tesla.errors import unknown_name
-
-    if preset is not None and preset not in PRESETS:
-        raise unknown_name("preset", preset, PRESETS)
-    from dcbench_tesla.api import evaluate_file
-
-    overrides = [parse_set(text) for text in assignments]
-    found = evaluate_file(
-        file,
-        evaluators=evaluators or ("convnet",),
-        dataset=dataset,
-        seed=seed,
-        preset=preset or "paper",
-        overrides=overrides,
-        data_dir=data_dir,
-        device=device,
-    )
-    for name, accuracy in found.items():
-        click.echo(f"{name}: {accuracy} test accuracy over {len(accuracy.values)} networks")
-
-
-@main.command(name="list")
-@_options(click.argument("what", metavar="[methods|evaluators|datasets|cells]"), _data_dir, _out)
-def list_(what: str, data_dir: Path | None, out: Path) -> None:
-    """List methods, evaluators, datasets or finished cells.
-
-    \b
-    Examples:
-      dcbench list methods
-      dcbench list cells --out results
-    """
-    from dcbench_tesla import listing
-    from dcbench_tesla.errors import unknown_name
-
-    listings: dict[str, Callable[[], list[tuple[str, ...]]]] = {
-        "methods": lambda: listing.plugins("methods"),
-        "evaluators": lambda: listing.plugins("evaluators"),
-        "datasets": lambda: listing.datasets(data_dir),
-        "cells": lambda: listing.cells(out),
-    }
-    if what not in listings:
-        raise unknown_name("listing", what, listings)
-    for line in listing.columns(listings[what]()):
-        click.echo(line)
-
-
-@main.command()
-@_options(click.argument("name"), _data_dir)
-def info(name: str, data_dir: Path | None) -> None:
-    """Describe a method, an evaluator or a data set: what it is, its settings, its files.
-
-    \b
-    Examples:
-      dcbench info tesla
-      dcbench info convnet
-      dcbench info cifar10
-    """
-    from dcbench_tesla import listing
-
-    for line in listing.info(name, data_dir):
-        click.echo(line)
-
-
-@main.command()
-@_data_dir
-def env(data_dir: Path | None) -> None:
-    """Show hardware, versions and folders: what to put into a bug report.
-
-    \b
-    Example:
-      dcbench env
-    """
-    from dcbench_tesla import listing
-
-    for line in listing.columns(listing.environment_lines(data_dir)):
-        click.echo(line)
-
-
-@main.command(name="check-method")
-@click.argument("name")
-def check_method(name: str) -> None:
-    """Check that a method keeps the contract of the Condenser interface, on a tiny problem made on the spot.
-
-    \b
-    Example:
-      dcbench check-method tesla
-    """
-    from dcbench_tesla.conformance import check_method as check
-
-    broken = 0
-    for outcome in check(name):
-        click.echo(f"FAIL  {outcome.name}: {outcome.problem}" if outcome.problem else f"ok    {outcome.name}")
-        broken += bool(outcome.problem)
-    if broken:
-        raise _Failure(f"method {name} breaks the contract in {broken} points.", 1)

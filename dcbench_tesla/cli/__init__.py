@@ -1,0 +1,26 @@
+"""The command line. Heavy imports stand inside the commands: help and listings need no torch."""
+
+import click
+
+from dcbench_tesla.cli.common import Group
+from dcbench_tesla.cli.evaluate import evaluate
+from dcbench_tesla.cli.run import experts, run
+from dcbench_tesla.cli.show import check_method, env, info, list_
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dcbench-tesla", prog_name="dcbench")
+def main() -> None:
+    """Benchmark dataset condensation: train experts, condense, evaluate, keep a complete record.
+
+    \b
+    Examples:
+      dcbench run --method tesla --dataset digits --ipc 1 --preset smoke
+      dcbench run --method tesla --method mtt --dataset fashion-mnist --preset quick
+      dcbench list methods
+      dcbench info tesla
+    """
+
+
+for _command in (run, experts, evaluate, list_, info, env, check_method):
+    main.add_command(_command)

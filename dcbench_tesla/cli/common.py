@@ -1,0 +1,100 @@
+"""What the commands share: how an error is shown, and the options that several of them take."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dcbench_tesla.errors import DcbenchError, UsageError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """An error with its exit code, shown as one message."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.__dict__["exit_code"] = exit_code  # click declares it for the class; here every failure has its own
+
+
+def failure(error: BaseException) -> Failure | None:
+    """Return how an error is shown to a user; ``None`` for a defect of the program, which deserves its traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return Failure("interrupted. What was done is kept: the same command goes on.", 130)
+    if isinstance(error, (DcbenchError, UsageError)):
+        return Failure(str(error), error.exit_code)
+    if _out_of_memory(error):
+        remedy = "Choose a smaller batch_size, fewer steps, a narrower network, or method tesla."
+        return Failure(f"out of memory. {remedy} What was done is kept.", 1)
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # click ends quietly after `| head`
+        return Failure(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
+    return None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch's, on a CPU
+
+
+class Group(click.Group):
+    """A group of commands whose errors end in one message and an exit code: 2 for usage, 1 for failure."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and turn what a user can meet into a message."""
+        try:
+            return super().invoke(ctx)
+        except click.exceptions.Exit:
+            raise
+        except click.ClickException:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            shown = failure(error)
+            if shown is None:
+                raise
+            raise shown from error
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; an unknown one gets the nearest name."""
+        from dcbench_tesla.errors import unknown_name
+
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.UsageError(str(unknown_name("command", args[0], self.commands)))
+        return super().resolve_command(ctx, args)
+
+
+def options(*wanted: Callable[[Any], Any]) -> Callable[[_F], _F]:
+    """Stack several options into one decorator."""
+
+    def decorate(function: _F) -> _F:
+        for option in reversed(wanted):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go."
+)
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where data sets lie.  [default: $DCBENCH_DATA, or the platform's cache folder]",
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+preset_option = click.option(
+    "--preset", help="Hyper-parameters: paper (published), quick (minutes) or smoke (seconds).  [default: paper]"
+)
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting: steps=20, network.width=64, convnet.epochs=300 (dcbench info METHOD lists them).",
+)
+config_option = click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="A TOML file with options and settings."
+)

@@ -1,20 +1,23 @@
-"""The contract of a method, checked on a tiny problem made on the spot: ``dcbench check-method NAME``.
+"""The contracts of methods and evaluators, checked on tiny problems made on the spot.
 
-The same checks run over every registered method in this project's tests.
+``dcbench check-method NAME``, ``dcbench check-evaluator NAME``. The same checks run over every registered method and
+evaluator in this project's tests.
 """
 
 import dataclasses
 import inspect
 import math
+import random
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcbench_tesla import registry
 from dcbench_tesla.config import resolve
@@ -22,7 +25,7 @@ from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise
-from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings, Task
+from dcbench_tesla.interface import Condenser, DistilledSet, Evaluator, Problem, Settings, Task
 from dcbench_tesla.networks import ConvNet, flatten_parameters, seeded
 
 _CLASSES, _PER_CLASS, _IPC, _ITERATIONS = 3, 12, 2, 3
@@ -115,20 +118,11 @@ class _Suite:
 
     def check_class(self) -> None:
         """it is a documented Condenser with a version"""
-        derives = inspect.isclass(self.method) and issubclass(self.method, Condenser)
-        _require(derives, "it does not derive from Condenser")
-        _require(bool(self.method.__dict__.get("__doc__")), "the class has no docstring")
-        _require(isinstance(self.method.version, int) and self.method.version >= 1, "version must be an integer >= 1")
+        _require_class(self.method, Condenser)
 
     def check_settings(self) -> None:
         """its settings are a frozen, keyword-only dataclass of plain values"""
-        kind = self.method.Settings
-        derives = inspect.isclass(kind) and issubclass(kind, Settings) and "__dataclass_params__" in kind.__dict__
-        _require(derives, "Settings is no dataclass that derives from dcbench's Settings")
-        _require(kind.__dataclass_params__.frozen, "Settings is not frozen")  # type: ignore[attr-defined]
-        for f in dataclasses.fields(kind):
-            _require(f.kw_only is True, f"{f.name} is not keyword-only")
-            _require(isinstance(f.default, (bool, int, float, str)), f"{f.name} has no plain default value")
+        _require_settings(self.method.Settings)
 
     def check_distilled(self) -> None:
         """its distilled set is complete and of the right size, before the first iteration and later"""
@@ -203,6 +197,185 @@ class _Suite:
         _require(not strangers, f"inert() names no settings of the method: {', '.join(strangers)}")
 
 
+_EVALUATED = 3  # seed of the networks that are looked at
+
+
+def tiny_sets() -> dict[str, DistilledSet]:
+    """Return distilled sets of six images of three classes: both sizes and colours, both kinds of labels, real ones."""
+    rng = torch.Generator().manual_seed(1)
+    labels = torch.arange(_CLASSES).repeat_interleave(_IPC)
+
+    def made(channels: int, side: int) -> DistilledSet:
+        statistics = torch.full((channels,), 0.5), torch.full((channels,), 0.25)
+        return DistilledSet(
+            images=torch.randn(len(labels), channels, side, side, generator=rng),
+            labels=labels,
+            class_names=("a", "b", "c"),
+            preprocessing=Preprocessing("standardise", *statistics),
+            augmentation=Augmentation.for_dataset(flippable=True).strategy,
+        )
+
+    grey, colour, soft, real = made(1, 8), made(3, 32), made(1, 8), made(1, 8)
+    probabilities = torch.randn(len(labels), _CLASSES, generator=rng).softmax(1)
+    pixels = torch.randint(0, 256, real.images.shape, generator=rng, dtype=torch.uint8)
+    return {
+        "1 x 8 x 8": grey,
+        "3 x 32 x 32": colour,
+        "soft labels and a learned rate": replace(soft, labels=probabilities, lr=0.01),
+        "real images (uint8)": replace(real, images=pixels),
+    }
+
+
+class _EvaluatorSuite:
+    """The checks of an evaluator, as those of :class:`_Suite`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.evaluator = registry.load_evaluator(name)
+        self.sets = tiny_sets()
+
+    @cached_property
+    def settings(self) -> Any:
+        """The evaluator's settings under preset ``smoke``."""
+        return resolve("random", "digits", _IPC, preset="smoke", evaluators=[self.name]).evaluators[self.name]
+
+    @cached_property
+    def short(self) -> Evaluator:
+        """The evaluator as an estimate runs it, which takes few steps."""
+        return self.evaluator(self.evaluator.probe(self.settings))
+
+    def _train(self, distilled: DistilledSet, *seeds: int) -> list[nn.Module]:
+        return self.short.train(distilled, seeds, torch.device("cpu"))
+
+    @cached_property
+    def trained(self) -> dict[str, nn.Module]:
+        """A network for each of the sets."""
+        return {name: self._train(distilled, _EVALUATED)[0] for name, distilled in self.sets.items()}
+
+    def check_class(self) -> None:
+        """it is a documented Evaluator with a version"""
+        _require_class(self.evaluator, Evaluator)
+
+    def check_settings(self) -> None:
+        """its settings are a frozen, keyword-only dataclass of plain values"""
+        _require_settings(self.evaluator.Settings)
+
+    def check_recipe(self) -> None:
+        """its recipe has a name"""
+        recipe = self.evaluator(self.settings).recipe
+        _require(isinstance(recipe, str) and bool(recipe.strip()), f"the recipe is {recipe!r}")
+
+    def check_cost(self) -> None:
+        """its cost is a positive number of steps"""
+        for distilled in self.sets.values():
+            cost = self.evaluator(self.settings).cost(distilled)
+            _require(type(cost) is int and cost > 0, f"the cost is {cost!r}")
+
+    def check_probe(self) -> None:
+        """its probe for estimates gives settings of its own kind that take no more steps"""
+        settings = self.evaluator.probe(self.settings)
+        _require(isinstance(settings, self.evaluator.Settings), "probe returns settings of another kind")
+        (distilled, *_) = self.sets.values()
+        short, whole = self.evaluator(settings).cost(distilled), self.evaluator(self.settings).cost(distilled)
+        _require(short <= whole, f"the probe takes {short} steps, more than the {whole} it stands for")
+
+    def check_without_effect(self) -> None:
+        """its settings without effect are settings"""
+        fields = {f.name for f in dataclasses.fields(self.evaluator.Settings)}
+        for learned_lr in (True, False):
+            strangers = set(self.evaluator.without_effect(self.settings, learned_lr=learned_lr)) - fields
+            _require(not strangers, f"without_effect() names no settings of it: {', '.join(strangers)}")
+
+    def check_networks(self) -> None:
+        """it returns a network a seed, in evaluation mode, on the device"""
+        (distilled, *_) = self.sets.values()
+        networks = self._train(distilled, 1, 2)
+        _require(len(networks) == 2, f"{len(networks)} networks for 2 seeds")
+        for network in networks:
+            _require(isinstance(network, nn.Module), f"a {type(network).__name__} is no network")
+            _require(not any(m.training for m in network.modules()), "a network is not in evaluation mode")
+            devices = {t.device.type for t in (*network.parameters(), *network.buffers())}
+            _require(devices <= {"cpu"}, f"a network for the CPU is on {', '.join(sorted(devices))}")
+
+    def check_logits(self) -> None:
+        """its logits are (N, K), finite and different between images, whatever the set"""
+        for name, distilled in self.sets.items():
+            logits = _logits(self.trained[name], distilled.inputs())
+            found = tuple(logits.shape)
+            _require(found == (len(distilled), _CLASSES), f"{name}: logits of shape {found}")
+            _require(bool(torch.isfinite(logits).all()), f"{name}: logits that are not finite")
+            differ = float((logits - logits[0]).abs().max()) > 1e-6 * float(logits.abs().max())
+            _require(differ, f"{name}: the same logits for all images")
+
+    def check_batches(self) -> None:
+        """an image's logits do not depend on the other images of its batch"""
+        for name, distilled in self.sets.items():
+            network, images = self.trained[name], distilled.inputs()
+            together, alone = _logits(network, images), torch.cat([_logits(network, image[None]) for image in images])
+            far = float((together - alone).abs().max())
+            _require(far <= 1e-3 * max(1.0, float(together.abs().max())), f"{name}: logits change by {far:.3g}")
+
+    def check_repeatable(self) -> None:
+        """the same seed gives the same network, whatever was drawn or trained before; another seed another"""
+        for name, distilled in self.sets.items():
+            images = distilled.inputs()
+            first = _logits(self.trained[name], images)
+            torch.manual_seed(1)
+            other, again = self._train(distilled, _EVALUATED + 1, _EVALUATED)
+            _require(torch.equal(first, _logits(again, images)), f"{name}: two networks of one seed differ")
+            _require(not torch.equal(first, _logits(other, images)), f"{name}: networks of two seeds are the same")
+
+    def check_innocent(self) -> None:
+        """it leaves the global random numbers and the distilled set as they were"""
+        for name, distilled in self.sets.items():
+            images, labels = distilled.images.clone(), distilled.labels.clone()
+            torch.manual_seed(1)  # else setting the seed that was set before would not be seen
+            np.random.seed(1)
+            random.seed(1)
+            before = _global_generators()
+            self._train(distilled, _EVALUATED)
+            moved = [generator for generator, state in _global_generators().items() if state != before[generator]]
+            _require(not moved, f"{name}: it draws from the global generator of {', '.join(moved)}")
+            same = torch.equal(distilled.images, images) and torch.equal(distilled.labels, labels)
+            _require(same, f"{name}: it wrote into the distilled set")
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = network(images)
+    return logits
+
+
+def _global_generators() -> dict[str, bytes]:
+    """The states of the generators that everyone shares."""
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": repr(np.random.get_state(legacy=False)).encode(),
+        "random": repr(random.getstate()).encode(),
+    }
+
+
+def _require_class(plugin: type, base: type) -> None:
+    derives = inspect.isclass(plugin) and issubclass(plugin, base)
+    _require(derives, f"it does not derive from {base.__name__}")
+    _require(bool(plugin.__dict__.get("__doc__")), "the class has no docstring")
+    version: Any = plugin.version  # type: ignore[attr-defined]
+    _require(isinstance(version, int) and version >= 1, "version must be an integer >= 1")
+
+
+def _require_settings(kind: Any) -> None:
+    derives = inspect.isclass(kind) and issubclass(kind, Settings) and "__dataclass_params__" in kind.__dict__
+    _require(derives, "Settings is no dataclass that derives from dcbench's Settings")
+    _require(kind.__dataclass_params__.frozen, "Settings is not frozen")
+    types = get_type_hints(kind)
+    for f in dataclasses.fields(kind):
+        _require(f.kw_only is True, f"{f.name} is not keyword-only")
+        _require(isinstance(f.default, (bool, int, float, str)), f"{f.name} has no plain default value")
+        _require(
+            types[f.name] in (bool, int, float, str), f"{f.name} is of type {types[f.name]}: --set cannot reach it"
+        )
+
+
 def _require(condition: bool, problem: str) -> None:
     if not condition:
         raise AssertionError(problem)
@@ -220,13 +393,26 @@ def check_method(name: str) -> Iterator[Outcome]:
         UsageError: there is no such method.
         DcbenchError: it cannot be imported.
     """
-    suite = _Suite(name)
-    for attribute in sorted(name for name in vars(_Suite) if name.startswith("check_")):
+    return _outcomes(_Suite(name))
+
+
+def check_evaluator(name: str) -> Iterator[Outcome]:
+    """Check the evaluator ``name`` against every point of the contract, yielding one outcome each.
+
+    Raises:
+        UsageError: there is no such evaluator.
+        DcbenchError: it cannot be imported.
+    """
+    return _outcomes(_EvaluatorSuite(name))
+
+
+def _outcomes(suite: object) -> Iterator[Outcome]:
+    for attribute in sorted(name for name in vars(type(suite)) if name.startswith("check_")):
         check = getattr(suite, attribute)
         point = (inspect.getdoc(check) or attribute).partition("\n")[0]
         try:
             check()
-        except Exception as error:  # a foreign method may raise anything: that is the finding
+        except Exception as error:  # a foreign plugin may raise anything: that is the finding
             text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
             yield Outcome(point, text)
         else:

@@ -211,10 +211,12 @@ class Evaluator(ABC):
     """One network and the recipe that trains it on a distilled set.
 
     Registered in the entry-point group ``dcbench.evaluators``. ``version`` is raised whenever the same settings give
-    another result.
+    another result. ``on_the_way``: whether it also tests the sets of iterations on the way (``evaluation.every``), or
+    only the last one. Settings with a field ``networks`` say how many it trains; 0: as ``evaluation.networks`` says.
     """
 
     version: ClassVar[int] = 1
+    on_the_way: ClassVar[bool] = True
     Settings: ClassVar[type[Settings]] = Settings
 
     def __init__(self, settings: Any) -> None:

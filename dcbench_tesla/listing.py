@@ -66,17 +66,20 @@ def cells(out: Path) -> list[Row]:
 
 
 def info(name: str, data_dir: Path | None) -> list[str]:
-    """Return the description of a method, an evaluator or a data set.
+    """Return the description of a method, an evaluator, a family of evaluators or a data set.
 
     Raises:
         UsageError: no plugin has this name.
     """
-    if name in registry.names("methods"):
+    if registry.has("methods", name):
         return _describe("method", registry.load_method(name))
-    if name in registry.names("evaluators"):
+    if registry.has("evaluators", name):
         return _describe("evaluator", registry.load_evaluator(name), prefix=f"{name}.")
-    if name in registry.names("datasets"):
+    if registry.has("datasets", name):
         return _describe_dataset(name, data_dir)
+    family = registry.family("evaluators", name)
+    if family is not None:
+        return _describe("family of evaluators", family, prefix=f"{name.partition(':')[0]}:<name>.")
     known = [*registry.names("methods"), *registry.names("evaluators"), *registry.names("datasets")]
     raise unknown_name("method, evaluator or data set", name, known)
 

@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ class CrossSettings(Settings):
 
     ``recipe``: ``adam-cosine`` (Adam, its rate falling along a cosine; the same for every row, whatever the set) or
     ``learned-lr`` (the condensing network's: SGD, momentum 0.9, at the set's learned rate, ``lr`` where it has none).
+    ``networks``: how many to train (0: as many as ``evaluation.networks`` says).
     """
 
     recipe: str = "adam-cosine"
@@ -30,12 +32,15 @@ class CrossSettings(Settings):
     lr: float = 1e-3
     batch_size: int = 256
     weight_decay: float = 5e-4
+    networks: int = field(default=0, metadata={"execution": True})  # the schedule has it, and the key has the schedule
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise unknown_name("recipe", self.recipe, RECIPES)
         if min(self.epochs, self.batch_size) < 1 or not self.lr > 0 or self.weight_decay < 0:
             raise UsageError("epochs and batch_size must be at least 1, lr positive, weight_decay not negative.")
+        if self.networks < 0:
+            raise UsageError(f"networks must be 0 (as evaluation.networks) or more, not {self.networks}.")
 
 
 def network_side(side: int) -> int:
@@ -75,8 +80,12 @@ class Fitted(nn.Module):
 
 
 class CrossArchitecture(TrainedNetwork):
-    """An evaluator with one recipe for all rows; a subclass builds the network for images of 32 pixels or more."""
+    """An evaluator with one recipe for all rows; a subclass builds the network for images of 32 pixels or more.
 
+    It tests the last distilled set only: its networks are large, and no paper follows a condensation with them.
+    """
+
+    on_the_way: ClassVar[bool] = False
     Settings = CrossSettings
     settings: CrossSettings
 

@@ -25,7 +25,8 @@ from dcbench_tesla.seeds import generator
 class Recipe:
     """How one network is trained: ``epochs`` passes of ``sgd`` (a tenth of ``lr`` in the second half) or ``adam``.
 
-    With ``adam``, ``lr`` falls to zero along a cosine, an epoch a step; ``momentum`` is SGD's.
+    With ``adam``, ``lr`` falls to zero along a cosine, an epoch a step; ``momentum`` is SGD's. A last batch of fewer
+    than ``least_batch`` images joins the one before it: batch norm cannot train on one image.
     """
 
     epochs: int
@@ -34,6 +35,7 @@ class Recipe:
     weight_decay: float
     momentum: float = 0.9
     optimiser: str = "sgd"
+    least_batch: int = 1
 
     def start(self, network: nn.Module, epoch: int) -> torch.optim.Optimizer | None:
         """Return a new optimiser for the epochs from ``epoch`` on, ``None`` where the one there was goes on."""
@@ -51,6 +53,13 @@ class Recipe:
         if self.optimiser == "adam":
             for group in optimiser.param_groups:
                 group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+
+    def batches(self, order: Tensor) -> tuple[Tensor, ...]:
+        """Split the indices of an epoch ``(N,)`` into batches."""
+        parts: tuple[Tensor, ...] = order.split(self.batch_size)
+        if len(parts) > 1 and len(parts[-1]) < self.least_batch:
+            return (*parts[:-2], torch.cat(parts[-2:]))
+        return parts
 
 
 class TrainingSet:
@@ -89,7 +98,7 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> n
         optimiser = recipe.start(network, epoch) or optimiser
         recipe.adjust(optimiser, epoch)
         rng = generator(seed, "evaluation epoch", epoch)
-        for indices in torch.randperm(len(data), generator=rng).split(recipe.batch_size):
+        for indices in recipe.batches(torch.randperm(len(data), generator=rng)):
             images, labels = data.batch(indices, rng)
             loss = cross_entropy(network(images), labels)
             optimiser.zero_grad()

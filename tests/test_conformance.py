@@ -1,13 +1,15 @@
-"""Every registered method keeps the contract, and the checks catch methods that do not."""
+"""Every registered method and evaluator keeps its contract, and the checks catch those that do not."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from dcbench_tesla import registry
-from dcbench_tesla.conformance import check_method
+from dcbench_tesla.cli import main
+from dcbench_tesla.conformance import check_evaluator, check_method
 from dcbench_tesla.errors import DcbenchError, UsageError
 
 
@@ -242,17 +244,20 @@ class Broken:
 }
 
 
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """Register a method as an installed package of its own would."""
+Install = Callable[..., None]
 
-    def write(name: str, code: str) -> None:
-        module = f"{name.replace('-', '_')}_for_dcbench_tests"
-        (tmp_path / f"{module}.py").write_text(SOUND + code)
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Register a plugin as an installed package of its own would."""
+
+    def write(name: str, code: str, kind: str = "methods", sound: str = SOUND) -> None:
+        module = f"{name.replace('-', '_').replace(':', '')}_{kind}_for_dcbench_tests"
+        (tmp_path / f"{module}.py").write_text(sound + code)
         folder = tmp_path / f"{module}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[dcbench.methods]\n{name} = {module}:Broken\n")
+        (folder / "entry_points.txt").write_text(f"[dcbench.{kind}]\n{name} = {module}:Broken\n")
         monkeypatch.syspath_prepend(tmp_path)
         registry._points.cache_clear()
 
@@ -264,13 +269,13 @@ def problems(name: str) -> dict[str, str]:
     return {outcome.name: outcome.problem for outcome in check_method(name) if outcome.problem}
 
 
-def test_sound_method_passes(install: Callable[[str, str], None]) -> None:
+def test_sound_method_passes(install: Install) -> None:
     install("sound", '\n\nclass Broken(Sound):\n    """Not broken at all."""\n')
     assert problems("sound") == {}
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_method_is_caught_on_the_right_point(name: str, install: Callable[[str, str], None]) -> None:
+def test_broken_method_is_caught_on_the_right_point(name: str, install: Install) -> None:
     code, points = BROKEN[name]
     install(name, f'\n\nclass Broken(Sound):\n    """Broken on purpose."""\n{code}')
     found = problems(name)
@@ -278,20 +283,317 @@ def test_broken_method_is_caught_on_the_right_point(name: str, install: Callable
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_broken_class_is_caught_and_not_fatal(name: str, install: Callable[[str, str], None]) -> None:
+def test_broken_class_is_caught_and_not_fatal(name: str, install: Install) -> None:
     code, points = WHOLE[name]
     install(name, f"\n\n{code}")
     assert points <= problems(name).keys()
 
 
-def test_error_of_a_method_is_its_problem(install: Callable[[str, str], None]) -> None:
+def test_error_of_a_method_is_its_problem(install: Install) -> None:
     install("raises", f'\n\nclass Broken(Sound):\n    """Broken on purpose."""\n{BROKEN["raises"][0]}')
     assert problems("raises")[RECORDS] == "ZeroDivisionError: by zero"
 
 
-def test_method_that_is_not_there_or_cannot_be_imported(install: Callable[[str, str], None]) -> None:
+def test_method_that_is_not_there_or_cannot_be_imported(install: Install) -> None:
     with pytest.raises(UsageError, match="unknown method 'nothing'"):
         list(check_method("nothing"))
     install("unimportable", "\nimport no_such_module_anywhere\n")
     with pytest.raises(DcbenchError, match=r"'unimportable' is registered .* cannot be imported: ModuleNotFoundError"):
         list(check_method("unimportable"))
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluators
+
+EVALUATORS = [name for name in registry.names("evaluators") if ":" not in name] + ["timm:mobilenetv3_small_050"]
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_registered_evaluator_keeps_the_contract(name: str) -> None:
+    outcomes = list(check_evaluator(name))
+    assert len({outcome.name for outcome in outcomes}) == 11
+    assert {outcome.name: outcome.problem for outcome in outcomes if outcome.problem} == {}
+
+
+# A sound evaluator in few lines: a linear classifier, its seed driving its initialisation.
+SOUND_EVALUATOR = '''
+from dataclasses import dataclass, field, replace
+import random
+import numpy
+import torch
+from torch import nn
+from dcbench_tesla.interface import Evaluator, Settings
+from dcbench_tesla.networks import cross_entropy, seeded
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSettings(Settings):
+    """Settings of Sound."""
+
+    epochs: int = 4
+    lr: float = 0.01
+
+
+class Sound(Evaluator):
+    """A linear classifier."""
+
+    Settings = LinearSettings
+
+    @property
+    def recipe(self):
+        return f"{self.settings.epochs} steps"
+
+    def cost(self, distilled):
+        return self.settings.epochs
+
+    @classmethod
+    def probe(cls, settings):
+        return replace(settings, epochs=min(2, settings.epochs))
+
+    def head(self):
+        return ()
+
+    def train(self, distilled, seeds, device):
+        networks = []
+        for seed in seeds:
+            with seeded(seed):
+                features = distilled.images[0].numel()
+                network = nn.Sequential(nn.Flatten(), nn.Linear(features, len(distilled.class_names)), *self.head())
+            network.to(device)
+            optimiser = torch.optim.SGD(network.parameters(), lr=self.settings.lr)
+            for _ in range(self.settings.epochs):
+                optimiser.zero_grad()
+                cross_entropy(network(distilled.inputs(device)), distilled.labels.to(device)).backward()
+                optimiser.step()
+            networks.append(network.eval())
+        return networks
+'''
+
+BATCHES = "an image's logits do not depend on the other images of its batch"
+DOCUMENTED = "it is a documented Evaluator with a version"
+COST = "its cost is a positive number of steps"
+INNOCENT = "it leaves the global random numbers and the distilled set as they were"
+LOGITS = "its logits are (N, K), finite and different between images, whatever the set"
+NETWORKS = "it returns a network a seed, in evaluation mode, on the device"
+SHORT = "its probe for estimates gives settings of its own kind that take no more steps"
+RECIPE = "its recipe has a name"
+SAME = "the same seed gives the same network, whatever was drawn or trained before; another seed another"
+WITHOUT_EFFECT = "its settings without effect are settings"
+
+HEADS = """
+
+class Layer(nn.Module):
+    def forward(self, x):
+        return self.change(x)
+
+
+class Constant(Layer):
+    def change(self, x):
+        return x * 0 + 1
+
+
+class Centred(Layer):
+    def change(self, x):
+        return x - x.mean(0) / 2
+
+
+class Undefined(Layer):
+    def change(self, x):
+        return x / 0
+
+
+class Narrow(Layer):
+    def change(self, x):
+        return x if self.training else x[:, :2]
+"""
+
+# what is overridden, and the points that catch it
+BROKEN_EVALUATORS: dict[str, tuple[str, set[str]]] = {
+    "no-version": ("    version = 0", {DOCUMENTED}),
+    "empty-recipe": ("    recipe = ' '", {RECIPE}),
+    "recipe-method": ("    def recipe(self):\n        return 'a method'", {RECIPE}),
+    "cost-nothing": ("    def cost(self, distilled):\n        return 0", {COST}),
+    "cost-fraction": ("    def cost(self, distilled):\n        return 2.5", {COST}),
+    "odd-probe": (
+        "    @classmethod\n    def probe(cls, settings):\n"
+        "        return type('Other', (), {'epochs': 2, 'lr': 0.01})()",
+        {SHORT},
+    ),
+    "long-probe": (
+        "    @classmethod\n    def probe(cls, settings):\n        return replace(settings, epochs=9)",
+        {SHORT},
+    ),
+    "strangers": (
+        "    @classmethod\n    def without_effect(cls, settings, *, learned_lr):\n"
+        "        return {'momentum': 'none'} if learned_lr else {}",
+        {WITHOUT_EFFECT},
+    ),
+    "one-network": (
+        "    def train(self, distilled, seeds, device):\n        return super().train(distilled, seeds, device)[-1:]",
+        {NETWORKS, SAME},
+    ),
+    "training-mode": (
+        "    def train(self, *given):\n        return [network.train() for network in super().train(*given)]",
+        {NETWORKS},
+    ),
+    "half-in-training-mode": (
+        "    def train(self, *given):\n        networks = super().train(*given)\n"
+        "        networks[0][1].train()\n        return networks",
+        {NETWORKS},
+    ),
+    "elsewhere": (
+        "    def train(self, *given):\n        return [network.to('meta') for network in super().train(*given)]",
+        {NETWORKS, LOGITS, BATCHES, SAME},
+    ),
+    "no-modules": (
+        "    def train(self, *given):\n        return [network.forward for network in super().train(*given)]",
+        {NETWORKS},
+    ),
+    "constant": ("    def head(self):\n        return (Constant(),)", {LOGITS, SAME}),
+    "narrow": ("    def head(self):\n        return (Narrow(),)", {LOGITS}),
+    "undefined": ("    def head(self):\n        return (Undefined(),)", {LOGITS, SAME, BATCHES}),
+    "batch-statistics": ("    def head(self):\n        return (Centred(),)", {BATCHES}),
+    "hard-labels-only": (
+        "    def train(self, distilled, seeds, device):\n"
+        "        return super().train(replace(distilled, labels=distilled.labels.reshape(6)), seeds, device)",
+        {LOGITS, BATCHES, SAME, INNOCENT},
+    ),
+    "grey-only": (
+        "    def train(self, distilled, seeds, device):\n        assert distilled.images.shape[1] == 1, 'grey only'\n"
+        "        return super().train(distilled, seeds, device)",
+        {LOGITS, BATCHES, SAME, INNOCENT},
+    ),
+    "real-images-as-they-are": (
+        "    def train(self, distilled, seeds, device):\n"
+        "        assert distilled.images.dtype == torch.float32, 'network space only'\n"
+        "        return super().train(distilled, seeds, device)",
+        {LOGITS, BATCHES, SAME, INNOCENT},
+    ),
+    "one-seed-for-all": (
+        "    def train(self, distilled, seeds, device):\n"
+        "        return super().train(distilled, [0] * len(seeds), device)",
+        {SAME},
+    ),
+    "seed-of-the-first": (
+        "    def train(self, distilled, seeds, device):\n"
+        "        return super().train(distilled, [seeds[0] + i for i in range(len(seeds))][::-1], device)",
+        {SAME},
+    ),
+    "global-torch": (
+        "    def train(self, distilled, seeds, device):\n"
+        "        return super().train(distilled, [int(torch.randint(99, ())) for _ in seeds], device)",
+        {SAME, INNOCENT},
+    ),
+    "global-seed": (
+        "    def train(self, *given):\n        torch.manual_seed(given[1][0])\n        return super().train(*given)",
+        {INNOCENT},
+    ),
+    "global-numpy": ("    def head(self):\n        numpy.random.rand()\n        return ()", {INNOCENT}),
+    "global-random": ("    def head(self):\n        random.random()\n        return ()", {INNOCENT}),
+    "writes-images": (
+        "    def train(self, distilled, seeds, device):\n        distilled.images.neg_()\n"
+        "        return super().train(distilled, seeds, device)",
+        {INNOCENT},
+    ),
+    "writes-labels": (
+        "    def train(self, distilled, seeds, device):\n        distilled.labels.copy_(distilled.labels.flip(0))\n"
+        "        return super().train(distilled, seeds, device)",
+        {INNOCENT},
+    ),
+}
+SIDE_EFFECTS = {"writes-images", "writes-labels"}  # they spoil the sets for other points too
+
+BROKEN_SETTINGS: dict[str, str] = {
+    "thawed": "@dataclass(kw_only=True)\nclass Bad:\n    epochs: int = 4\n    lr: float = 0.1\n",
+    "positional": "@dataclass(frozen=True)\nclass Bad(Settings):\n    epochs: int = 4\n    lr: float = 0.1\n",
+    "demanding": "@dataclass(frozen=True, kw_only=True)\nclass Bad(LinearSettings):\n    width: int\n",
+    "unreachable": ("@dataclass(frozen=True, kw_only=True)\nclass Bad(LinearSettings):\n    epochs: int | None = 4\n"),
+    "no-dataclass": "class Bad(LinearSettings):\n    pass\n",
+}
+
+
+def evaluator_problems(name: str) -> dict[str, str]:
+    return {outcome.name: outcome.problem for outcome in check_evaluator(name) if outcome.problem}
+
+
+def test_sound_evaluator_passes(install: Install) -> None:
+    code = '\n\nclass Broken(Sound):\n    """Not broken at all."""\n'
+    install("sound-one", code, "evaluators", SOUND_EVALUATOR)
+    assert evaluator_problems("sound-one") == {}
+
+
+@pytest.mark.parametrize("name", BROKEN_EVALUATORS)
+def test_broken_evaluator_is_caught_on_the_right_point(name: str, install: Install) -> None:
+    code, points = BROKEN_EVALUATORS[name]
+    broken = f'{HEADS}\n\nclass Broken(Sound):\n    """Broken on purpose."""\n\n{code}\n'
+    install(name, broken, "evaluators", SOUND_EVALUATOR)
+    found = evaluator_problems(name)
+    assert found.keys() >= points if name in SIDE_EFFECTS else found.keys() == points, found
+
+
+@pytest.mark.parametrize("name", BROKEN_SETTINGS)
+def test_settings_of_a_broken_evaluator_are_caught(name: str, install: Install) -> None:
+    broken = f'\n\n{BROKEN_SETTINGS[name]}\n\nclass Broken(Sound):\n    """Broken."""\n\n    Settings = Bad\n'
+    install(name, broken, "evaluators", SOUND_EVALUATOR)
+    assert SETTINGS in evaluator_problems(name)
+
+
+@pytest.mark.parametrize("code", ["class Broken(Sound):\n    pass\n", 'class Broken:\n    """No evaluator."""\n'])
+def test_broken_class_of_an_evaluator_is_caught(code: str, install: Install) -> None:
+    install("no-class", f"\n\n{code}", "evaluators", SOUND_EVALUATOR)
+    assert DOCUMENTED in evaluator_problems("no-class")
+
+
+def test_the_command_tells_what_is_broken_and_fails(install: Install) -> None:
+    code = '\n\nclass Broken(Sound):\n    """Broken on purpose."""\n\n    recipe = ""\n'
+    install("nameless", code, "evaluators", SOUND_EVALUATOR)
+    result = CliRunner().invoke(main, ["check-evaluator", "nameless"])
+    assert result.exit_code == 1
+    assert f"FAIL  {RECIPE}: the recipe is ''" in result.stdout.splitlines()
+    assert f"ok    {LOGITS}" in result.stdout.splitlines()
+    assert "evaluator nameless breaks the contract in 1 points." in result.stderr
+    unknown = CliRunner().invoke(main, ["check-evaluator", "convent"])
+    assert unknown.exit_code == 2
+    assert "unknown evaluator 'convent'. Did you mean 'convnet'?" in unknown.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------ families
+
+FAMILY = '''
+
+class Broken:
+    """Linear classifiers by their number of steps."""
+
+    version = 1
+    Settings = LinearSettings
+    made = {}
+
+    @classmethod
+    def member(cls, name):
+        if name == "none":
+            return 1 / 0
+        doc = f"A linear classifier of {name}."
+        return cls.made.setdefault(name, type("Member", (Sound,), {"version": 2, "__doc__": doc}))
+'''
+
+
+def test_a_family_makes_plugins_by_name(install: Install) -> None:
+    install("linear:", FAMILY, "evaluators", SOUND_EVALUATOR)
+    assert "linear:<name>" in registry.names("evaluators")
+    (listed,) = (p for p in registry.describe("evaluators") if p.name == "linear:<name>")
+    assert listed.summary == "Linear classifiers by their number of steps."
+    assert registry.has("evaluators", "linear:four")
+    assert not any(registry.has("evaluators", name) for name in ("linear", "linear:", "linear:<name>", "lin:four"))
+    assert registry.load_evaluator("linear:four") is registry.load_evaluator("linear:four")
+    registry.check_names("evaluators", ["linear:four", "convnet"])
+    assert evaluator_problems("linear:four") == {}
+    for name in ("linear", "linear:", "linear:<name>"):
+        assert registry.family("evaluators", name) is not None
+        with pytest.raises(UsageError, match="unknown evaluator"):
+            registry.check_names("evaluators", [name])
+    for name in ("convnet", "lin", "linear:four"):
+        assert registry.family("evaluators", name) is None
+    with pytest.raises(DcbenchError, match=r"evaluator 'linear:none' cannot be made: ZeroDivisionError"):
+        registry.load_evaluator("linear:none")
+    shown = CliRunner().invoke(main, ["info", "linear:four"]).stdout
+    assert "evaluator, version 2: A linear classifier of four." in shown
+    assert "linear:four.epochs" in shown

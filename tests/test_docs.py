@@ -2,6 +2,7 @@
 
 import doctest
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -43,7 +44,7 @@ def test_the_example_of_the_gradients() -> None:
     assert result.failed == 0
 
 
-# --- the method of adding-a-method -------------------------------------------------------------------------------
+# --- the method and the evaluator of adding-a-method -------------------------------------------------------------
 
 
 def call(folder: Path, *words: str, path: Path | None = None) -> str:
@@ -57,28 +58,30 @@ def call(folder: Path, *words: str, path: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's package, installed without a network into a folder of its own."""
+    """The page's packages, a method's and an evaluator's, installed without a network into a folder of their own."""
     for needed in ("pip", "setuptools"):
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"{needed} is not installed: the package cannot be built")
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    (module,), (project,) = blocks("adding-a-method.md", "python"), blocks("adding-a-method.md", "toml")
-    (source / "dcbench_kmeans.py").write_text(module, encoding="utf-8")
-    (source / "pyproject.toml").write_text(project, encoding="utf-8")
-    options = ("--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check")
-    call(source, "-m", "pip", "install", "--quiet", *options, "--target", str(target), ".")
+    target = tmp_path_factory.mktemp("installed")
+    modules, projects = blocks("adding-a-method.md", "python"), blocks("adding-a-method.md", "toml")
+    for name, module, project in zip(("dcbench_kmeans", "dcbench_linear"), modules, projects, strict=True):
+        source = tmp_path_factory.mktemp("source")
+        (source / f"{name}.py").write_text(module, encoding="utf-8")
+        (source / "pyproject.toml").write_text(project, encoding="utf-8")
+        options = ("--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check")
+        call(source, "-m", "pip", "install", "--quiet", *options, "--target", str(target), ".")
     return target
 
 
-def commands() -> list[list[str]]:
-    """The dcbench commands of the page, as the words behind ``dcbench``."""
-    (console,) = blocks("adding-a-method.md", "console")
+def commands(plugin: str) -> list[list[str]]:
+    """The dcbench commands of the page for its ``method`` or ``evaluator``, as the words behind ``dcbench``."""
+    console = blocks("adding-a-method.md", "console")[("method", "evaluator").index(plugin)]
     lines = [line.partition("#")[0].split() for line in console.splitlines()]
     return [words[2:] for words in lines if words[:2] == ["$", "dcbench"]]
 
 
 def test_the_method_of_the_page_is_listed_and_keeps_the_contract(installed: Path, tmp_path: Path) -> None:
-    listing, check, _ = commands()
+    listing, check, _ = commands("method")
     assert listing == ["list", "methods"]
     shown = call(tmp_path, "-m", "dcbench_tesla", *listing, path=installed)
     assert re.search(r"^k-means +Mini-batch k-means: .* \[dcbench-kmeans\]$", shown, re.MULTILINE)
@@ -90,7 +93,7 @@ def test_the_method_of_the_page_is_listed_and_keeps_the_contract(installed: Path
 
 
 def test_the_method_of_the_page_runs(installed: Path, tmp_path: Path) -> None:
-    run = commands()[-1]
+    run = commands("method")[-1]
     assert run[:3] == ["run", "--method", "k-means"]
     shown = call(tmp_path, "-m", "dcbench_tesla", *run, path=installed)
     assert "k-means" in shown
@@ -100,6 +103,24 @@ def test_the_method_of_the_page_runs(installed: Path, tmp_path: Path) -> None:
     (reader,) = blocks("protocols.md", "python")
     facts = call(cell, "-c", f"{reader}\nprint(images.shape, labels.shape, facts['provenance']['method'])")
     assert facts.split("\n")[0] == "torch.Size([20, 1, 8, 8]) torch.Size([20]) k-means"
+
+
+def test_the_evaluator_of_the_page_is_listed_keeps_the_contract_and_runs(installed: Path, tmp_path: Path) -> None:
+    check, run = commands("evaluator")
+    shown = call(tmp_path, "-m", "dcbench_tesla", "list", "evaluators", path=installed)
+    assert re.search(r"^linear +Softmax regression .* \[dcbench-linear\]$", shown, re.MULTILINE)
+
+    assert check == ["check-evaluator", "linear"]
+    points = call(tmp_path, "-m", "dcbench_tesla", *check, path=installed).splitlines()
+    assert points
+    assert all(point.startswith("ok ") for point in points)
+
+    assert run[-4:] == ["--evaluator", "linear", "--set", "linear.steps=50"]
+    shown = call(tmp_path, "-m", "dcbench_tesla", *run, path=installed)
+    assert "evaluator linear" in shown
+    (row,) = (json.loads(path.read_text()) for path in (tmp_path / "results" / "rows").glob("evaluate-*.json"))
+    assert (row["evaluator"], row["recipe"]) == ("linear", "adam, 50 steps, lr 0.01")
+    assert row["accuracy"]["last"]["mean"] > 0.3  # ten images teach it something
 
 
 # --- the numbers of protocols ------------------------------------------------------------------------------------

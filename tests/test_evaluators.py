@@ -8,12 +8,12 @@ from dcbench_tesla import registry
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.evaluators.cross_architecture import CrossArchitecture, network_side
-from dcbench_tesla.evaluators.training import TrainedNetwork
+from dcbench_tesla.evaluators.training import Recipe, TrainedNetwork
 from dcbench_tesla.networks import seeded
 
 PUBLISHED = {"convnet": 320_010, "resnet18": 11_173_962, "vit": 9_523_722, "alexnet": 1_872_202, "vgg11": 9_231_114}
 NARROW = {"convnet": {"width": 8}, "resnet18": {"width": 8}, "vit": {"width": 32}}
-EVALUATORS = registry.names("evaluators")
+EVALUATORS = [name for name in registry.names("evaluators") if ":" not in name]  # families: test_timm
 
 
 def evaluator(name: str, **settings: object) -> TrainedNetwork:
@@ -94,3 +94,32 @@ def test_only_the_recipe_learned_lr_looks_at_the_sets_rate(name: str) -> None:
     assert learned.recipe_for(distilled).lr == 0.02
     assert learned.recipe.startswith("learned-lr")
     assert usual.recipe.startswith("adam-cosine")
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "least", "sizes"),
+    [
+        (5, 2, 1, [2, 2, 1]),
+        (5, 2, 2, [2, 3]),
+        (4, 2, 2, [2, 2]),
+        (3, 8, 2, [3]),
+        (1, 8, 2, [1]),  # nothing it could join
+        (257, 256, 1, [256, 1]),
+        (257, 256, 2, [257]),
+        (10, 4, 3, [4, 6]),
+    ],
+)
+def test_a_last_batch_that_is_too_small_joins_the_one_before(
+    images: int, batch_size: int, least: int, sizes: list[int]
+) -> None:
+    recipe = Recipe(epochs=1, lr=0.1, batch_size=batch_size, weight_decay=0.0, least_batch=least)
+    order = torch.randperm(images)
+    batches = recipe.batches(order)
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.equal(torch.cat(batches), order)
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_named_evaluators_split_as_their_stored_results_did(name: str) -> None:
+    made = small(name)
+    assert made.recipe_for(two_classes()).least_batch == 1

@@ -1,11 +1,15 @@
-"""The commands that show something and change nothing: list, info, env, check-method."""
+"""The commands that show something and change nothing: list, info, env, check-method, check-evaluator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dcbench_tesla.cli.common import Failure, data_dir_option, options, out_option
+
+if TYPE_CHECKING:
+    from dcbench_tesla.conformance import Outcome
 
 
 @click.command(name="list")
@@ -42,6 +46,7 @@ def info(name: str, data_dir: Path | None) -> None:
     Examples:
       dcbench info tesla
       dcbench info convnet
+      dcbench info timm:resnet26d
       dcbench info cifar10
     """
     from dcbench_tesla import listing
@@ -76,9 +81,29 @@ def check_method(name: str) -> None:
     """
     from dcbench_tesla.conformance import check_method as check
 
+    _report(f"method {name}", check(name))
+
+
+@click.command(name="check-evaluator")
+@click.argument("name")
+def check_evaluator(name: str) -> None:
+    """Check that an evaluator keeps the contract of the Evaluator interface, on tiny sets made on the spot.
+
+    \b
+    Examples:
+      dcbench check-evaluator resnet18
+      dcbench check-evaluator timm:resnet26d
+    """
+    from dcbench_tesla.conformance import check_evaluator as check
+
+    _report(f"evaluator {name}", check(name))
+
+
+def _report(what: str, outcomes: "Iterator[Outcome]") -> None:
+    """Print every point as it is checked; fail where one is broken."""
     broken = 0
-    for outcome in check(name):
+    for outcome in outcomes:
         click.echo(f"FAIL  {outcome.name}: {outcome.problem}" if outcome.problem else f"ok    {outcome.name}")
         broken += bool(outcome.problem)
     if broken:
-        raise Failure(f"method {name} breaks the contract in {broken} points.", 1)
+        raise Failure(f"{what} breaks the contract in {broken} points.", 1)

@@ -16,6 +16,7 @@ from dcbench_tesla.store import load_tensors, save_tensors
 
 _FORMAT = "dcbench distilled set"
 _ZCA_FOLDER = "preprocessing"
+_EMBEDDED = "preprocessing."  # before the names of its tensors in the same file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,15 +108,19 @@ class DistilledSet:
         ``preprocessing/<key>.safetensors`` of the nearest folder above ``path`` that has a folder of that name, and
         the set names its key.
         """
-        tensors, facts = self.preprocessing.state()
+        tensors, meta = self.state()
         if not embed_preprocessing:
             shared = _shared_folder(path) / f"{self.preprocessing.key}.safetensors"
             if not shared.exists():
-                save_tensors(shared, tensors, {"format": "dcbench preprocessing", **facts})
-            tensors, facts = {}, {"shared": self.preprocessing.key}
+                save_tensors(shared, _embedded(tensors), {"format": "dcbench preprocessing", **meta["preprocessing"]})
+            tensors = {"images": self.images, "labels": self.labels}
+            meta["preprocessing"] = {"shared": self.preprocessing.key}
+        save_tensors(path, tensors, {"format": _FORMAT, "version": 1, **meta})
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return named CPU tensors and JSON facts, from which :meth:`from_state` makes the same set again."""
+        tensors, facts = self.preprocessing.state()
         meta = {
-            "format": _FORMAT,
-            "version": 1,
             "class_names": list(self.class_names),
             "augmentation": self.augmentation,
             "max_value": self.max_value,
@@ -124,7 +129,21 @@ class DistilledSet:
             "provenance": dict(self.provenance),
         }
         content = {"images": self.images, "labels": self.labels}
-        save_tensors(path, content | {f"preprocessing.{k}": v for k, v in tensors.items()}, meta)
+        return content | {f"{_EMBEDDED}{name}": tensor for name, tensor in tensors.items()}, meta
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "DistilledSet":
+        """Rebuild from :meth:`state`; raises ``CorruptFileError`` where a part of the preprocessing is missing."""
+        return cls(
+            images=tensors["images"],
+            labels=tensors["labels"],
+            class_names=tuple(meta["class_names"]),
+            augmentation=meta["augmentation"],
+            max_value=meta["max_value"],
+            lr=meta["lr"],
+            preprocessing=Preprocessing.from_state(_embedded(tensors), meta["preprocessing"]),
+            provenance=meta["provenance"],
+        )
 
     @classmethod
     def load(cls, path: Path) -> "DistilledSet":
@@ -144,19 +163,13 @@ class DistilledSet:
         facts = meta["preprocessing"]
         if "shared" in facts:
             state, facts = _load_shared(path, facts["shared"])
-        else:
-            prefix = "preprocessing."
-            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        return cls(
-            images=tensors["images"],
-            labels=tensors["labels"],
-            class_names=tuple(meta["class_names"]),
-            augmentation=meta["augmentation"],
-            max_value=meta["max_value"],
-            lr=meta["lr"],
-            preprocessing=Preprocessing.from_state(state, facts),
-            provenance=meta["provenance"],
-        )
+            tensors |= {f"{_EMBEDDED}{name}": tensor for name, tensor in state.items()}
+        return cls.from_state(tensors, {**meta, "preprocessing": facts})
+
+
+def _embedded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the preprocessing, by their names there."""
+    return {name.removeprefix(_EMBEDDED): t for name, t in tensors.items() if name.startswith(_EMBEDDED)}
 
 
 def _shared_folder(path: Path) -> Path:

@@ -6,10 +6,11 @@ snapshot is a file of its own (``<root>/<key>/expert_0003/epoch_007.safetensors`
 atomic, a killed process loses the running epoch only, and matching reads just the two snapshots it needs.
 """
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,13 +22,22 @@ from torch import Tensor, nn
 from dcbench_tesla.config import ExpertSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
-from dcbench_tesla.errors import CorruptFileError, DivergedError
+from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
 from dcbench_tesla.networks import cross_entropy, flatten_parameters, seeded
 from dcbench_tesla.seeds import generator, seed_for
-from dcbench_tesla.store import content_key, load_tensors, save_tensors, write_json
+from dcbench_tesla.store import content_key, load_tensors, read_json, save_tensors, write_json
 
+IMPORTED = "imported.json"  # in the folder of experts of others; written last
 _VERSION = 1
 _CACHED_SNAPSHOTS = 8
+_HOW_TO_SAY = {
+    ("data", "fingerprint"): "the data set's fingerprint",
+    ("data", "preprocessing"): "the preprocessing (data.zca)",
+    ("data", "train_images"): "data.train_images",
+    ("data", "validation"): "data.validation",
+    ("network", "width"): "network.width",
+    ("network", "depth"): "network.depth",
+}
 
 
 class Ticker(Protocol):
@@ -42,17 +52,21 @@ class Ticker(Protocol):
 class ExpertRecipe:
     """What identifies a set of experts, besides their number: hashed into ``key``.
 
-    ``facts`` are those of data, preprocessing and network, as plain JSON.
+    ``facts`` are those of data, preprocessing and network, as plain JSON. ``imported``: the digest of the files they
+    were read from, for experts of others.
     """
 
     facts: Mapping[str, Any]
     settings: ExpertSettings
     augmentation: Augmentation
     build_network: Callable[[], nn.Module]
+    imported: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
         """Return everything that defines expert i, but i."""
+        if self.imported:  # how they were trained is not known here; their contents stand for it
+            return {"version": _VERSION, "imported": self.imported, **self.facts}
         recipe = {"lr": self.settings.lr, "batch_size": self.settings.batch_size}
         return {
             "version": _VERSION,
@@ -131,21 +145,22 @@ class ExpertStore:
         """Train one expert on from its last snapshot."""
         network = self._network(expert).to(train.device)
         if not self.path(expert, 0).exists():
-            self._save(expert, 0, flatten_parameters(network), {})
+            self.write(expert, 0, flatten_parameters(network), {})
         done = self.trained(expert, epochs)
         torch.nn.utils.vector_to_parameters(self.snapshot(expert, done).to(train.device), network.parameters())
         for epoch in range(done, epochs):
             loss = train_epoch(network, train, self.recipe.settings, self.recipe.augmentation, expert, epoch)
             if not torch.isfinite(torch.tensor(loss)):
                 raise DivergedError(f"expert {expert} diverged in epoch {epoch + 1}: lower experts.lr.")
-            self._save(expert, epoch + 1, flatten_parameters(network), {"train_loss": loss})
+            self.write(expert, epoch + 1, flatten_parameters(network), {"train_loss": loss})
             ticker.advance()
 
     def _network(self, expert: int) -> nn.Module:
         with seeded(seed_for(0, "expert initialisation", expert)):
             return self.recipe.build_network()
 
-    def _save(self, expert: int, epoch: int, theta: Tensor, facts: Mapping[str, Any]) -> None:
+    def write(self, expert: int, epoch: int, theta: Tensor, facts: Mapping[str, Any]) -> None:
+        """Write one snapshot ``(P,)`` with further ``facts`` beside what identifies it."""
         meta = {"format": "dcbench expert snapshot", "expert": expert, "epoch": epoch, **facts}
         save_tensors(self.path(expert, epoch), {"theta": theta}, {**meta, "identity": self.recipe.identity})
 
@@ -166,6 +181,116 @@ class ExpertStore:
                 "epoch before."
             ) from error
         return tensors["theta"]
+
+
+class ImportedStore(ExpertStore):
+    """Experts of others, put into the store by ``dcbench import experts``: read as any, and never trained.
+
+    ``epochs``: the last epoch of each. Raises ``CorruptFileError`` where the folder's index belongs to other experts.
+    """
+
+    def __init__(self, root: Path, recipe: ExpertRecipe, epochs: Sequence[int]) -> None:
+        super().__init__(root, recipe)
+        self.epochs = tuple(epochs)
+
+    def bounded(self, count: int | None, epochs: int) -> int:
+        """Return how many experts to read, all there are if ``count`` is ``None``, each up to ``epochs``.
+
+        Raises:
+            UsageError: more experts or more epochs than were imported.
+        """
+        there = len(self.epochs)
+        wanted = there if count is None else count
+        if wanted > there:
+            raise UsageError(
+                f"{wanted} experts are wanted, but {there} were imported ({self.recipe.key}): --set "
+                f"experts.count={there}, or import more files. Imported experts are not trained here."
+            )
+        shortest = min(range(wanted), key=lambda i: self.epochs[i])
+        if self.epochs[shortest] < epochs:
+            raise UsageError(
+                f"epochs 0 to {epochs} of every expert are wanted, but imported expert {shortest} ({self.recipe.key}) "
+                f"ends at {self.epochs[shortest]}: lower max_start_epoch or expert_epochs. Imported experts cannot be "
+                "trained further."
+            )
+        return wanted
+
+    def ensure(self, count: int, epochs: int, train: LabelledImages, ticker: Ticker) -> float:
+        """Check that the first ``count`` experts are there up to ``epochs``; return the seconds of training, 0.
+
+        Raises:
+            UsageError: more experts or more epochs than were imported.
+            CorruptFileError: snapshots that were imported are gone.
+        """
+        self.bounded(count, epochs)
+        gone = [i for i in range(count) if not self.complete_expert(i, epochs)]
+        if gone:
+            raise CorruptFileError(f"{self.path(gone[0], 0).parent} is no longer whole. {self._remedy}")
+        return 0.0
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """Read one snapshot ``(P,)``, float32 on the CPU; raises ``CorruptFileError`` if it is damaged or gone."""
+        path = self.path(expert, epoch)
+        try:
+            tensors, _ = load_tensors(path)
+        except (FileNotFoundError, CorruptFileError) as error:
+            raise CorruptFileError(f"{path} is damaged or gone. {self._remedy}") from error
+        return tensors["theta"]
+
+    @property
+    def _remedy(self) -> str:
+        return f"Delete the folder {self.folder} and import the experts again (dcbench import experts)."
+
+
+def write_index(folder: Path, recipe: ExpertRecipe, *, name: str, epochs: Sequence[int], files: Any) -> None:
+    """Write what :func:`open_imported` finds imported experts by: it makes the folder a finished import."""
+    facts = {"key": recipe.key, "name": name, "epochs": list(epochs), "files": files, "identity": recipe.identity}
+    write_json(folder / "recipe.json", recipe.identity)
+    write_json(folder / IMPORTED, {"format": "dcbench imported experts", **facts})
+
+
+def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStore:
+    """Return the imported experts ``wanted`` (key, its beginning, or name) for a run described by ``recipe``.
+
+    Raises:
+        UsageError: there are none of this name, or several; or they belong to other data, another preprocessing or
+            another network.
+        CorruptFileError: the index of the import is damaged.
+    """
+    index = _find_imported(root, wanted)
+    identity: Mapping[str, Any] = index["identity"]
+    facts = json.loads(json.dumps(recipe.facts))  # tuples become lists, as in what was stored
+    differences = [
+        f"{_HOW_TO_SAY.get((part, name), name)} is {facts[part].get(name)!r} here, {identity[part].get(name)!r} there"
+        for part in sorted(facts)
+        for name in sorted({*facts[part], *identity[part]})
+        if facts[part].get(name) != identity[part].get(name)
+    ]
+    if differences:
+        raise UsageError(
+            f"the imported experts {index['key']} do not belong to this run: {'; '.join(differences)}. Set the run to "
+            "what they were trained on, or import them for this."
+        )
+    store = ImportedStore(root, replace(recipe, imported=identity["imported"]), index["epochs"])
+    if store.recipe.key != index["key"]:
+        raise CorruptFileError(f"{root / index['key'] / IMPORTED} is not what was imported. {store._remedy}")
+    return store
+
+
+def _find_imported(root: Path, wanted: str) -> dict[str, Any]:
+    """The index of the one import that ``wanted`` names."""
+    found = {index["key"]: index for index in map(read_json, sorted(root.glob(f"*/{IMPORTED}")))}
+    exact = [i for key, i in found.items() if wanted in (key, i["name"])]
+    matching = exact or [i for key, i in found.items() if key.startswith(wanted)]
+    if len(matching) == 1:
+        return dict(matching[0])
+    shown = ", ".join(f"{i['key']} ({i['name']})" if i["name"] else i["key"] for i in matching or found.values())
+    if matching:
+        raise UsageError(f"experts.imported={wanted} could be each of {shown}: give more of the key.")
+    raise UsageError(
+        f"no imported experts {wanted!r} under {root}; there: {shown or 'none'}. dcbench import experts FILES "
+        "--dataset NAME puts them there."
+    )
 
 
 class StoredExperts:

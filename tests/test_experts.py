@@ -125,6 +125,12 @@ def test_experts_are_shared_by_methods_seeds_counts_and_devices(tmp_path: Path) 
     assert {other.expert_store.folder for other in others} == {folder}
 
 
+def test_key_of_the_experts_stays() -> None:
+    """A setting that is added must not change it where it is not set: experts that were trained would be orphans."""
+    made = Session("results", device="cpu", quiet=True).cell(resolve("tesla", "digits", 1, preset="smoke"))
+    assert made.expert_store.recipe.key == "f9c927dd991996f6"
+
+
 @pytest.mark.parametrize(
     "assignment",
     [

@@ -1,0 +1,214 @@
+"""Expert buffers of MTT and TESLA, put into the expert store snapshot by snapshot.
+
+``replay_buffer_{n}.pt`` is a list of experts, each a list of epochs 0 .. E, each a list of parameter tensors in
+``parameters()`` order, and nothing besides: neither data nor network nor recipe. What they were trained on is said by
+the user and kept with them, and a run on anything else refuses them.
+"""
+
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla.cell import describe_data, describe_network
+from dcbench_tesla.config import DataSettings, ExpertSettings, NetworkSettings
+from dcbench_tesla.data.augmentation import Augmentation
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.preprocessing import check_zca_size
+from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.exchange.files import load_torch, plain_tensor, sha256_of
+from dcbench_tesla.experts import IMPORTED, ExpertRecipe, ExpertStore, write_index
+from dcbench_tesla.networks import ConvNet
+from dcbench_tesla.store import content_key, read_json, writing
+from dcbench_tesla.workspace import Workspace
+
+_Shapes = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedExperts:
+    """Experts that are in the store now: their key, their folder, the last epoch of each.
+
+    ``settings``: what a run needs to use them, as ``--set`` takes it. ``new``: whether they were not there before.
+    """
+
+    key: str
+    folder: Path
+    epochs: tuple[int, ...]
+    settings: tuple[str, ...]
+    new: bool
+
+
+def import_experts(
+    files: Sequence[Path],
+    dataset: Dataset,
+    workspace: Workspace,
+    *,
+    data: DataSettings,
+    network: NetworkSettings,
+    name: str = "",
+) -> ImportedExperts:
+    """Put the experts of ``files``, in the order of their names, into the store: all of them or none.
+
+    ``data``, ``network``: what they were trained on, which no buffer says. ``name``: what a run may call them.
+
+    Raises:
+        UsageError: no such file, the same file twice, or parameters of another network than ``network``.
+        CorruptFileError: a file is damaged, no buffer, asks for anything but tensors, or holds NaN.
+    """
+    if data.zca:
+        check_zca_size(dataset.channels, dataset.side, dataset.side)
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UsageError(f"--name takes letters, digits, dots, dashes and underscores, not {name!r}.")
+    files = sorted(files, key=_natural)
+    digests = _digests(files)
+    recipe = ExpertRecipe(
+        facts={"data": describe_data(dataset, data), "network": describe_network(dataset, network)},
+        settings=ExpertSettings(),
+        augmentation=Augmentation(),
+        build_network=lambda: ConvNet(dataset.channels, dataset.classes, dataset.side, network.width, network.depth),
+        imported=content_key(digests),
+    )
+    final = workspace.experts / recipe.key
+    settings = _settings(recipe, data)
+    if (final / IMPORTED).is_file():
+        epochs = tuple(read_json(final / IMPORTED)["epochs"])
+        return ImportedExperts(key=recipe.key, folder=final, epochs=epochs, settings=settings, new=False)
+    temporary = workspace.experts / f".import-{secrets.token_hex(4)}"
+    try:
+        store = ExpertStore(temporary, recipe)
+        epochs = tuple(_write(files, store, dataset))
+        listed = [{"name": path.name, "sha256": digest} for path, digest in zip(files, digests, strict=True)]
+        write_index(store.folder, recipe, name=name, epochs=epochs, files=listed)
+        with writing(final):
+            store.folder.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ImportedExperts(key=recipe.key, folder=final, epochs=epochs, settings=settings, new=True)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort replay_buffer_10 behind replay_buffer_9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _digests(files: Sequence[Path]) -> list[str]:
+    for path in files:
+        if not path.is_file():
+            raise UsageError(f"there is no file {path}.")
+    digests = [sha256_of(path) for path in files]
+    for i, digest in enumerate(digests):
+        if digest in digests[:i]:
+            raise UsageError(f"{files[i]} and {files[digests.index(digest)]} are the same: each expert counts once.")
+    return digests
+
+
+def _settings(recipe: ExpertRecipe, data: DataSettings) -> tuple[str, ...]:
+    """The settings a run needs, whatever its preset says."""
+    network = recipe.facts["network"]
+    return (
+        f"experts.imported={recipe.key}",
+        f"data.zca={str(data.zca).lower()}",
+        f"data.train_images={data.train_images}",
+        f"data.validation={data.validation:g}",
+        f"network.width={network['width']}",
+        f"network.depth={network['depth']}",
+    )
+
+
+def _write(files: Sequence[Path], store: ExpertStore, dataset: Dataset) -> Iterator[int]:
+    """Write the snapshots of all experts; yield the last epoch of each."""
+    expected = [(name, tuple(p.shape)) for name, p in store.recipe.build_network().named_parameters()]
+    expert = 0
+    for path in files:
+        for i, trajectory in enumerate(_experts(path)):
+            previous = None
+            for epoch, parameters in enumerate(trajectory):
+                theta = _flat(path, f"expert {i} of this file, epoch {epoch}", parameters, expected, dataset)
+                if previous is not None and torch.equal(theta, previous):
+                    raise CorruptFileError(
+                        f"{path}: expert {i} of this file is the same after epochs {epoch - 1} and {epoch}: its "
+                        "snapshots were taken without copying the parameters. There is no trajectory in it."
+                    )
+                store.write(expert, epoch, theta, {"file": path.name})
+                previous = theta
+            yield len(trajectory) - 1
+            expert += 1
+
+
+def _experts(path: Path) -> list[list[Any]]:
+    """The experts of a file, each a list of at least two epochs."""
+    content = load_torch(path, mapped=True)
+    shape = "a list of experts, each a list of epochs, each a list of parameter tensors"
+    if isinstance(content, Tensor):
+        raise UsageError(f"{path} holds one tensor, as images_best.pt does: dcbench import set reads those.")
+    if not isinstance(content, list) or not content or not all(isinstance(e, list) for e in content):
+        raise CorruptFileError(f"{path} is no expert buffer, which is {shape}.")
+    for i, expert in enumerate(content):
+        if not all(isinstance(parameters, (list, tuple)) for parameters in expert):
+            raise CorruptFileError(f"{path} is no expert buffer: its entry {i} is not {shape.partition(', ')[2]}.")
+        if len(expert) < 2:
+            raise CorruptFileError(f"{path}: expert {i} of this file has {len(expert)} snapshots; matching needs two.")
+    _check_size(path, content)
+    return content
+
+
+def _check_size(path: Path, content: list[list[Any]]) -> None:
+    """Refuse a file whose experts share their tensors: it would become far larger than it is."""
+    size, claimed = path.stat().st_size, 0
+    for tensor in (t for expert in content for parameters in expert for t in parameters if isinstance(t, Tensor)):
+        claimed += tensor.numel() * tensor.element_size()
+        if claimed > size:
+            raise CorruptFileError(
+                f"{path} names more numbers than it holds, so its snapshots share them: they were taken without "
+                "copying the parameters. There is no trajectory in it."
+            )
+
+
+def _flat(
+    path: Path, where: str, parameters: Sequence[Any], expected: Sequence[tuple[str, tuple[int, ...]]], dataset: Dataset
+) -> Tensor:
+    """One snapshot's parameters as a flat vector, float32 ``(P,)``, checked against the network's."""
+    tensors = [plain_tensor(p, path, f"{where}, tensor {i}") for i, p in enumerate(parameters)]
+    shapes = [tuple(t.shape) for t in tensors]
+    if shapes != [shape for _, shape in expected]:
+        raise UsageError(f"{path}, {where}: {_difference(shapes, expected)} {_what_fits(shapes, dataset)}")
+    for (name, _), tensor in zip(expected, tensors, strict=True):
+        if tensor.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+            raise CorruptFileError(f"{path}, {where}: {name} is of type {tensor.dtype}, expected float32.")
+    theta = torch.cat([t.float().reshape(-1) for t in tensors])
+    if not torch.isfinite(theta).all():
+        raise CorruptFileError(f"{path}, {where}: holds NaN or infinity; this expert diverged.")
+    return theta
+
+
+def _difference(shapes: _Shapes, expected: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    for i, (shape, (name, wanted)) in enumerate(zip(shapes, expected, strict=False)):
+        if shape != wanted:
+            return f"tensor {i} ({name}) is {shape}, the network's is {wanted}."
+    return f"{len(shapes)} tensors, the network has {len(expected)}."
+
+
+def _what_fits(shapes: _Shapes, dataset: Dataset) -> str:
+    """Which ConvNet the shapes are of, so that the user sees what to change."""
+    kinds = [(4, 1, 1, 1)] * max(0, (len(shapes) - 2) // 4)
+    ranks = [rank for block in kinds for rank in block] + [2, 1]
+    if [len(shape) for shape in shapes] != ranks or not kinds:
+        return "They are of no ConvNet (convolution, norm, ... , classifier), so they cannot be used here."
+    width, channels = shapes[0][:2]
+    classes, inputs = shapes[-2]
+    depth = len(kinds)
+    side = round((inputs / width) ** 0.5) << depth
+    remedy = f"--width {width} --depth {depth}"
+    if (channels, classes) != (dataset.channels, dataset.classes):
+        remedy = f"another --dataset than {dataset.name} ({dataset.channels} channels, {dataset.classes} classes)"
+    return (
+        f"They fit a ConvNet of width {width} and depth {depth} for {classes} classes and {channels} channels of about "
+        f"{side} pixels: {remedy}."
+    )

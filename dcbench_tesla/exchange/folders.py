@@ -1,0 +1,303 @@
+"""What ``dcbench export`` writes and ``dcbench import`` reads back: three layouts of a folder; none loses a bit.
+
+==========  =====================================================================================================
+tensors     ``distilled.safetensors``, complete, its whitening included
+png         the same beside a PNG an image, ``labels.csv`` and ``README.md``, a dataset card
+authors     ``images_best.pt`` and ``labels_best.pt`` as MTT and TESLA write them, with ``dcbench.safetensors``, the
+            side file, for what these lack; sets of real images keep their pixels there
+==========  =====================================================================================================
+
+The side file holds digests of the two tensors: if they were changed, it does not describe them any more, and reading
+them together is refused.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError, unknown_name
+from dcbench_tesla.exchange.files import load_torch, plain_tensor, tensor_digest
+from dcbench_tesla.store import load_tensors, save_tensors, write_text, writing
+
+SET, SIDE, IMAGES, LABELS = "distilled.safetensors", "dcbench.safetensors", "images_best.pt", "labels_best.pt"
+_TABLE, _CARD = "labels.csv", "README.md"
+_OURS = {SET, SIDE, IMAGES, LABELS, _TABLE, _CARD}
+_CLASS_FOLDER = re.compile(r"\d+_.+")
+_SIDE_FORMAT = "dcbench side file"
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def find_set(path: Path) -> Path:
+    """Return the distilled set ``path`` names: a file, or a cell's folder.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path.is_file():
+        return path
+    if (path / SET).is_file():
+        return path / SET
+    if path.is_dir():
+        raise UsageError(
+            f"there is no {SET} in {path}: name a distilled set, or the folder of a cell that is finished."
+        )
+    raise UsageError(f"there is no file or folder {path}.")
+
+
+def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: bool = False) -> None:
+    """Write ``distilled`` into the folder ``output``, which is afterwards whole, or as it was.
+
+    ``force``: replace an earlier export there; anything else is left alone.
+
+    Raises:
+        UsageError: an unknown layout, images that are no PNG, or a folder that holds something already.
+        DcbenchError: the folder cannot be written.
+    """
+    if layout not in FORMATS:
+        raise unknown_name("format", layout, FORMATS)
+    if layout == "png" and distilled.images.shape[1] not in (1, 3):
+        raise UsageError(f"images of {distilled.images.shape[1]} channels are no PNG: --format tensors keeps them.")
+    output = output.resolve()
+    _check_output(output, force=force)
+    mark = f"{os.getpid()}.{secrets.token_hex(4)}"
+    made, old = output.with_name(f".{output.name}.{mark}"), output.with_name(f".{output.name}.{mark}.old")
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        made.mkdir()
+        try:
+            FORMATS[layout](distilled, made)
+            if output.exists():
+                output.rename(old)
+            try:
+                made.rename(output)
+            except OSError:
+                if old.exists():
+                    old.rename(output)
+                raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_output(output: Path, *, force: bool) -> None:
+    """Check that nothing of anybody's would be lost."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise UsageError(f"{output} is a file: --output names a folder.")
+    there = {path.name for path in output.iterdir()}
+    if there and not force:
+        raise UsageError(f"{output} is not empty: name another folder, or replace an earlier export by --force.")
+    strange = sorted(name for name in there - _OURS if not _is_class_folder(output / name))
+    if there and (strange or not there & {SET, SIDE}):
+        shown = strange[0] if strange else "no distilled set"
+        raise UsageError(f"{output} holds {shown}, so it is no export of dcbench, and stays: name another folder.")
+
+
+def _is_class_folder(path: Path) -> bool:
+    return (
+        bool(_CLASS_FOLDER.fullmatch(path.name)) and path.is_dir() and all(p.suffix == ".png" for p in path.iterdir())
+    )
+
+
+def _write_tensors(distilled: DistilledSet, folder: Path) -> None:
+    distilled.save(folder / SET)
+
+
+def _write_authors(distilled: DistilledSet, folder: Path) -> None:
+    written = {IMAGES: distilled.inputs().contiguous(), LABELS: distilled.labels.contiguous()}
+    for name, tensor in written.items():
+        _torch_save(tensor.clone(), folder / name)  # a view would drag its whole storage along
+    tensors, meta = distilled.state()
+    del tensors["labels"]
+    if distilled.images.dtype == torch.float32:
+        del tensors["images"]
+    digests = {name: tensor_digest(tensor) for name, tensor in written.items()}
+    save_tensors(folder / SIDE, tensors, {"format": _SIDE_FORMAT, "version": 1, "files": digests, **meta})
+
+
+def _torch_save(tensor: Tensor, path: Path) -> None:
+    try:
+        torch.save(tensor, path)
+    except RuntimeError as error:  # how it reports a full disk
+        raise DcbenchError(f"cannot write {path}: {str(error).splitlines()[0]}. Free space there.") from error
+
+
+def _write_png(distilled: DistilledSet, folder: Path) -> None:
+    from PIL import Image
+
+    distilled.save(folder / SET)
+    names = png_names(distilled)
+    for name, pixels in zip(names, eight_bit(distilled), strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / name, format="PNG")
+    write_text(folder / _TABLE, _table(distilled, names))
+    write_text(folder / _CARD, _card(distilled))
+
+
+FORMATS: dict[str, Callable[[DistilledSet, Path], None]] = {
+    "tensors": _write_tensors,
+    "png": _write_png,
+    "authors": _write_authors,
+}
+
+
+def png_names(distilled: DistilledSet) -> list[str]:
+    """Return every image's file in a PNG folder: ``<class index>_<class name>/<number in the set>.png``."""
+    classes, count = len(distilled.class_names), len(distilled)
+    folders = [
+        f"{c:0{len(str(classes - 1))}d}_{re.sub(r'[^A-Za-z0-9.-]+', '-', name) or 'class'}"
+        for c, name in enumerate(distilled.class_names)
+    ]
+    digits = len(str(max(count - 1, 0)))
+    return [f"{folders[label]}/{i:0{digits}d}.png" for i, label in enumerate(distilled.hard.tolist())]
+
+
+def eight_bit(distilled: DistilledSet) -> "list[np.ndarray[Any, np.dtype[np.uint8]]]":
+    """Return the images as 8-bit pixels for people to look at: ``(H, W)`` in grey, ``(H, W, 3)`` in colour."""
+    pixels = (distilled.pixels() * 255).round().to(torch.uint8)
+    return [image.permute(1, 2, 0).squeeze(2).contiguous().numpy() for image in pixels]
+
+
+def _table(distilled: DistilledSet, names: list[str]) -> str:
+    """``labels.csv``: every file's most likely class, and all its probabilities where labels are soft."""
+    soft = distilled.labels.ndim == 2
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(["file", "class", "class_name", *(f"p{c}" for c in range(len(distilled.class_names)) if soft)])
+    for i, (name, label) in enumerate(zip(names, distilled.hard.tolist(), strict=True)):
+        probabilities = [f"{p:.9g}" for p in distilled.labels[i].tolist()] if soft else []  # 9 digits are a float32
+        table.writerow([name, label, distilled.class_names[label], *probabilities])
+    return written.getvalue()
+
+
+def _card(distilled: DistilledSet) -> str:
+    """``README.md``: a dataset card in the style of Hugging Face."""
+    p = distilled.provenance
+    count, classes, (_, channels, height, width) = len(distilled), len(distilled.class_names), distilled.images.shape
+    dataset, method = p.get("dataset", "an unknown data set"), p.get("method", "an unknown method")
+    size = next((label for most, label in _SIZES if count < most), "n>1M")
+    name = f"{dataset}, {count} images by {method}"
+    facts = {
+        "method": method,
+        "data set": f"{dataset} (fingerprint {p.get('dataset_fingerprint', 'unknown')})",
+        "images": f"{count} of {channels} x {height} x {width}, {classes} classes",
+        "images per class (IPC)": p.get("ipc") or "not the same for all",
+        "protocol": p.get("protocol", "unknown"),
+        "labels": "soft" if distilled.labels.ndim == 2 else "hard",
+        "learning rate": "none learned" if distilled.lr is None else f"{distilled.lr!r}, learned",
+        "preprocessing": json.dumps(distilled.preprocessing.describe()),
+        "augmentation": distilled.augmentation,
+    }
+    head = ["---", f"pretty_name: {json.dumps(name)}", "task_categories:", "- image-classification"]
+    head += ["size_categories:", f"- {size}", "tags:", "- dataset-distillation", "---", ""]
+    body = [f"# {name}", ""]
+    if not p.get("redistributable"):
+        unknown = "it is not known whether they may" if p.get("redistributable") is None else "they may not"
+        body += [
+            f"> **Do not publish this folder.** Its images are made from those of {dataset}, and {unknown} be passed",
+            "> on.",
+            "",
+        ]
+    body += [
+        "A condensed training set: a network trained on these images, as they are in `distilled.safetensors`, with",
+        "the preprocessing, augmentation and learning rate given there, is tested on the data set's own test images",
+        f"(`dcbench evaluate {SET}`).",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {key} | {_cell(value)} |" for key, value in facts.items()),
+        "",
+        f"- `{SET}`: the set itself, complete, in the space the networks see.",
+        "- `<class index>_<class name>/<number>.png`: the images to look at, preprocessing undone, clamped and rounded",
+        f"  to 8 bits (pixels of 0 to {distilled.max_value} stretched to 0 to 255). Training on these is not the same.",
+        f"- `{_TABLE}`: the class of each" + (", and its soft label." if distilled.labels.ndim == 2 else "."),
+        "",
+        "## Provenance",
+        "",
+        "```json",
+        json.dumps(dict(p), indent=1, sort_keys=True),
+        "```",
+        "",
+    ]
+    return "\n".join(head + body)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def is_export(path: Path) -> bool:
+    """Whether ``path`` is, or belongs to, what ``dcbench export`` wrote."""
+    if path.is_dir() or path.suffix == ".safetensors":
+        return True
+    return path.name == IMAGES and (path.parent / SIDE).is_file()
+
+
+def read_export(path: Path) -> tuple[DistilledSet, list[str]]:
+    """Return the set in a folder or file of ``dcbench export``, bit for bit, and what a user should know of it.
+
+    Raises:
+        UsageError: there is no set, or the authors' files beside the side file were changed.
+        CorruptFileError: a file is damaged.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.name in (SIDE, IMAGES) or (path.is_dir() and (path / SIDE).is_file()):
+        return _read_authors(folder), []
+    if path.is_dir() and not (path / SET).is_file():
+        raise UsageError(f"{path} is no export of dcbench: name the file of images in it, for instance {IMAGES}.")
+    distilled = DistilledSet.load(find_set(path))
+    return distilled, _changed_pngs(distilled, folder) if path.is_dir() else []
+
+
+def _read_authors(folder: Path) -> DistilledSet:
+    side = folder / SIDE
+    tensors, meta = load_tensors(side)
+    if meta.get("format") != _SIDE_FORMAT:
+        raise CorruptFileError(f"{side} is not the side file of an export of dcbench. Export the set again.")
+    for name, digest in meta["files"].items():
+        path = folder / name
+        tensor = plain_tensor(load_torch(path), path, "the content")
+        if tensor_digest(tensor) != digest:
+            raise UsageError(
+                f"{path} was changed after the export, so {SIDE} does not describe it any more. Export again, or "
+                f"import it as somebody else's with --ignore-side-file (and --preprocessing {side})."
+            )
+        tensors.setdefault("images" if name == IMAGES else "labels", tensor)
+    return DistilledSet.from_state(tensors, meta)
+
+
+def _changed_pngs(distilled: DistilledSet, folder: Path) -> list[str]:
+    """Say which PNGs are not those of the set: nothing is read from them."""
+    if not (folder / _TABLE).is_file():
+        return []
+    from PIL import Image
+
+    changed = 0
+    for name, pixels in zip(png_names(distilled), eight_bit(distilled), strict=True):
+        try:
+            with Image.open(folder / name) as image:
+                same = np.array_equal(np.asarray(image), pixels)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            same = False
+        changed += not same
+    if not changed:
+        return []
+    return [f"{changed} PNG files are gone or differ from {SET}: they are for looking at, what is imported is {SET}"]

@@ -1,0 +1,338 @@
+"""Distilled sets of others: what their files hold, what they lack, and how both make a complete set.
+
+The files of MTT and TESLA hold images in the space their networks saw, and labels; neither the learned learning rate
+nor the preprocessing. Those of DC, DSA and DM hold several experiments and learn no rate. What is lacking must be said,
+and is never guessed: on a wrong preprocessing a network trains just as well, and is then tested on other images.
+
+Shapes: N images, C channels, H = W = side, K classes.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla.data import load_dataset
+from dcbench_tesla.data.augmentation import Augmentation
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise, fit_zca
+from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.exchange.files import load_torch, plain_tensor, sha256_of
+from dcbench_tesla.exchange.folders import is_export, read_export
+from dcbench_tesla.store import load_tensors
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_MTT, _DC = "images_*.pt of MTT and TESLA", "res_*.pt of DC, DSA and DM"
+_SUM_TOLERANCE = 1e-3  # of a soft label, in half precision
+_FITTED = ("standardise", "zca")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the user says of a file, because the file does not; the options of ``dcbench import set``.
+
+    ``preprocessing``: ``standardise``, ``zca`` or a safetensors file. ``no_lr``: no rate was learned. ``hard_labels``:
+    the images are class-major and need no file of labels. ``index``: which experiment of several, -1 the last.
+    ``ignore_side_file``: take a ``.pt`` as somebody else's although a side file of dcbench lies beside it.
+    """
+
+    dataset: str | None = None
+    labels: Path | None = None
+    hard_labels: bool = False
+    index: int | None = None
+    lr: float | None = None
+    no_lr: bool = False
+    preprocessing: str | None = None
+    augmentation: str | None = None
+    method: str | None = None
+    ipc: int | None = None
+    ignore_side_file: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and self.no_lr:
+            raise UsageError("--lr and --no-lr exclude each other: was a learning rate learned or not?")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UsageError(f"--lr must be positive and finite, not {self.lr:g}: no network trains at such a rate.")
+        if self.labels is not None and self.hard_labels:
+            raise UsageError("--labels and --hard-labels exclude each other.")
+
+    def options(self) -> list[str]:
+        """Return the options that say something of the set itself, as the user writes them."""
+        names = ("labels", "hard_labels", "index", "lr", "no_lr", "preprocessing", "augmentation", "method", "ipc")
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)]
+
+
+@dataclass
+class _Found:
+    """What a file of others holds: images ``(N, C, H, W)``, labels, where they come from, what to know of them."""
+
+    layout: str
+    images: Tensor
+    labels: Tensor | None
+    source: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def import_set(path: Path, given: Given, data_dir: Path | None = None) -> tuple[DistilledSet, list[str]]:
+    """Return the distilled set in a file of others, or in an export of dcbench, and what a user should know of it.
+
+    Raises:
+        UsageError: there is no such file; something it lacks was not given; or it does not fit the data set.
+        CorruptFileError: it is damaged, or asks for anything but tensors.
+        DataMissingError: the data set's files are not here.
+    """
+    if not path.exists():
+        raise UsageError(f"there is no file or folder {path}.")
+    if is_export(path) and not (given.ignore_side_file and path.is_file()):
+        return _import_export(path, given, data_dir)
+    found = _read(path, given)
+    _refuse_if_lacking(path, found, given)
+    assert given.dataset is not None, "checked with what is lacking"
+    assert given.preprocessing is not None, "checked with what is lacking"
+    dataset = load_dataset(given.dataset, data_dir)
+    images = _images(path, found, dataset)
+    labels, order = _labels(path, found, len(images), dataset, given)
+    ipc = len(images) // dataset.classes
+    if given.ipc not in (None, ipc):
+        raise UsageError(f"{path} holds {ipc} images for each of {dataset.classes} classes, not --ipc {given.ipc}.")
+    chosen = given.augmentation
+    augmentation = Augmentation(chosen) if chosen else Augmentation.for_dataset(dataset.flippable)
+    distilled = DistilledSet(
+        images=images[order].contiguous(),
+        labels=labels[order].contiguous(),
+        class_names=dataset.class_names,
+        preprocessing=_preprocessing(given.preprocessing, dataset),
+        augmentation=augmentation.strategy,
+        max_value=dataset.max_value,
+        lr=given.lr,
+        provenance={
+            "method": given.method or "imported",
+            "dataset": dataset.name,
+            "dataset_fingerprint": dataset.fingerprint,
+            "ipc": ipc,
+            "redistributable": dataset.redistributable,
+            "imported": {**found.source, "layout": found.layout, "options": _said(given), "notes": found.notes},
+        },
+    )
+    return distilled, found.notes
+
+
+def _import_export(path: Path, given: Given, data_dir: Path | None) -> tuple[DistilledSet, list[str]]:
+    """What dcbench wrote lacks nothing: it comes back as it was."""
+    if given.options():
+        raise UsageError(f"{path} was exported by dcbench and lacks nothing: leave out {', '.join(given.options())}.")
+    distilled, notes = read_export(path)
+    if given.dataset is not None:
+        dataset = load_dataset(given.dataset, data_dir)
+        if (dataset.class_names, dataset.x_test.shape[1:]) != (distilled.class_names, distilled.images.shape[1:]):
+            raise UsageError(
+                f"{path} has other classes or another image size than {dataset.name}: leave out --dataset."
+            )
+    return distilled, notes
+
+
+def _said(given: Given) -> dict[str, Any]:
+    """The options as provenance keeps them: files by their name, without this machine's folders."""
+    said: dict[str, Any] = {
+        "lr": given.lr,
+        "no_lr": given.no_lr or None,
+        "hard_labels": given.hard_labels or None,
+        "augmentation": given.augmentation,
+        "ipc": given.ipc,
+    }
+    if given.preprocessing is not None:
+        fitted = given.preprocessing in _FITTED
+        said["preprocessing"] = given.preprocessing if fitted else Path(given.preprocessing).name
+        if not fitted:
+            said["preprocessing_sha256"] = sha256_of(Path(given.preprocessing))
+    return {name: value for name, value in said.items() if value is not None}
+
+
+# ------------------------------------------------------------------------------------------------- what the files hold
+
+
+def _read(path: Path, given: Given) -> _Found:
+    """Read a file in one of the layouts of others."""
+    content = load_torch(path)
+    source = {"file": path.name, "sha256": sha256_of(path)}
+    if isinstance(content, dict):
+        return _read_dc(path, content, source, given)
+    if given.index is not None:
+        raise UsageError(f"{path} holds one set of images: leave out --index.")
+    if isinstance(content, list):
+        raise UsageError(f"{path} holds a list, as expert buffers do: dcbench import experts reads those.")
+    if path.name.startswith("images_zca_"):
+        raise UsageError(
+            f"{path.name} holds images with the whitening undone, for looking at; networks train on "
+            f"{path.name.replace('images_zca_', 'images_')}: import that one, with --preprocessing zca."
+        )
+    found = _Found(_MTT, plain_tensor(content, path, "the content"), None, source)
+    labels = given.labels or path.with_name(path.name.replace("images", "labels", 1))
+    if given.labels or (not given.hard_labels and labels != path and labels.is_file()):
+        found.labels = plain_tensor(load_torch(labels), labels, "the content")
+        source |= {"labels_file": labels.name, "labels_sha256": sha256_of(labels)}
+    return found
+
+
+def _read_dc(path: Path, content: Mapping[Any, Any], source: dict[str, Any], given: Given) -> _Found:
+    data = content.get("data")
+    if not isinstance(data, list) or not data or not all(isinstance(e, (list, tuple)) and len(e) == 2 for e in data):
+        keys = ", ".join(sorted(map(str, content))[:8])
+        raise CorruptFileError(
+            f"{path} holds a dict ({keys}), but not what DC, DSA and DM write: `data`, a list of [images, labels]."
+        )
+    if given.labels is not None or given.hard_labels:
+        raise UsageError(f"{path} holds its labels: leave out --labels and --hard-labels.")
+    index = -1 if given.index is None else given.index
+    if not -len(data) <= index < len(data):
+        raise UsageError(f"{path} holds {len(data)} experiments: --index must lie in 0 .. {len(data) - 1}.")
+    index %= len(data)
+    images, labels = (
+        plain_tensor(v, path, f"data[{index}][{i}], the {n}")
+        for i, (v, n) in enumerate(zip(data[index], ("images", "labels"), strict=True))
+    )
+    found = _Found(_DC, images, labels, {**source, "index": index, "experiments": len(data)})
+    if len(data) > 1:
+        found.notes.append(f"{path.name} holds {len(data)} experiments; this is number {index} (--index)")
+    return found
+
+
+def _refuse_if_lacking(path: Path, found: _Found, given: Given) -> None:
+    """Say all that is missing in one message, each with its reason and option."""
+    lacking = []
+    if given.dataset is None:
+        lacking.append("the data set, for its classes and test images: --dataset cifar10, for instance")
+    if found.labels is None and not given.hard_labels:
+        lacking.append(
+            "labels, no file of which lies beside it: --labels FILE, or --hard-labels for images ordered by class"
+        )
+    if found.layout == _MTT and given.lr is None and not given.no_lr:
+        lacking.append(
+            "the learned learning rate, which their code prints (as Synthetic_LR) and does not save: --lr 0.02 for "
+            "instance, or --no-lr if none was learned"
+        )
+    if given.preprocessing is None:
+        lacking.append(
+            "the preprocessing its images live in, which is refitted at every start and not saved: --preprocessing "
+            "standardise, zca (for a run with --zca), or a FILE.safetensors that holds it"
+        )
+    if lacking:
+        listed = "; ".join(f"({i}) {text}" for i, text in enumerate(lacking, 1))
+        raise UsageError(f"{path} does not hold all that training on it needs. Missing: {listed}.")
+
+
+# ---------------------------------------------------------------------------------------------------- whether it fits
+
+
+def _images(path: Path, found: _Found, dataset: Dataset) -> Tensor:
+    """The images as float32, checked against the data set."""
+    images, wanted = found.images, tuple(dataset.x_test.shape[1:])
+    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+        raise UsageError(
+            f"{path}: images of shape {tuple(images.shape)}, but those of {dataset.name} are "
+            f"(N, {', '.join(map(str, wanted))}): is this the right --dataset?"
+        )
+    if images.dtype not in _FLOATS:
+        raise UsageError(
+            f"{path}: images of type {images.dtype}, expected float32 in the space the networks see; pixels as whole "
+            "numbers are none of these layouts."
+        )
+    if not len(images) or len(images) % dataset.classes:
+        raise UsageError(
+            f"{path} holds {len(images)} images, which is no multiple of {dataset.name}'s {dataset.classes} classes."
+        )
+    if images.dtype != torch.float32:
+        found.notes.append(f"images were {str(images.dtype).removeprefix('torch.')} and became float32")
+        images = images.float()
+    spoilt = (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten().tolist()
+    if spoilt:
+        raise UsageError(
+            f"{path}: image {spoilt[0]} holds NaN or infinity ({len(spoilt)} of {len(images)} images do): the "
+            "condensation diverged; take an earlier images_{iteration}.pt."
+        )
+    if images.min() >= 0 and images.max() <= 1:
+        found.notes.append(
+            "all values lie in [0, 1]: are these pixels, and not images in the space the networks see? Then this "
+            "import is of no use"
+        )
+    return images
+
+
+def _labels(path: Path, found: _Found, count: int, dataset: Dataset, given: Given) -> tuple[Tensor, Tensor]:
+    """The labels, int64 ``(N,)`` or float32 ``(N, K)``, and the order that sorts the set by class."""
+    classes, in_order = dataset.classes, torch.arange(count)
+    hard = torch.arange(classes).repeat_interleave(count // classes)
+    if given.hard_labels or found.labels is None:
+        return hard, in_order
+    labels, shape = found.labels, tuple(found.labels.shape)
+    if labels.ndim == 2 and shape == (count, classes) and labels.dtype in _FLOATS:
+        return _probabilities(path, labels), in_order
+    if shape != (count,) or labels.dtype not in _INTEGERS:
+        raise UsageError(
+            f"{path}: labels of type {labels.dtype} and shape {shape}, expected whole numbers ({count},) or "
+            f"probabilities ({count}, {classes}) for {count} images of {dataset.name}."
+        )
+    labels = labels.long()
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        raise UsageError(f"{path}: labels from {least} to {most}, but {dataset.name} has classes 0 to {classes - 1}.")
+    counts = torch.bincount(labels, minlength=classes).tolist()
+    if len(set(counts)) > 1:
+        few = counts.index(min(counts))
+        raise UsageError(
+            f"{path}: not the same number of images for every class: {counts[few]} of class {few} "
+            f"({dataset.class_names[few]}), up to {max(counts)} of others."
+        )
+    if torch.equal(labels, hard):
+        return labels, in_order
+    found.notes.append("images were not ordered by class and were sorted, those of one class as they stood")
+    return labels, torch.argsort(labels, stable=True)
+
+
+def _probabilities(path: Path, labels: Tensor) -> Tensor:
+    labels = labels.float()
+    wrong = ~torch.isfinite(labels).all(1) | (labels < 0).any(1) | ((labels.sum(1) - 1).abs() > _SUM_TOLERANCE)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise UsageError(
+            f"{path}: the soft label of image {first} is no probability distribution (sum {labels[first].sum():.4g}, "
+            f"least {labels[first].min():.4g}): if these are logits, save torch.softmax(labels, 1)."
+        )
+    return labels
+
+
+def _preprocessing(wanted: str, dataset: Dataset) -> Preprocessing:
+    """Return the preprocessing the user named, fitted on all training images, or read from a file."""
+    if wanted == "standardise":
+        return fit_standardise(dataset)
+    if wanted == "zca":
+        return fit_zca(dataset.x_train, dataset.max_value)
+    preprocessing = _stored_preprocessing(Path(wanted))
+    channels, size = dataset.channels, dataset.channels * dataset.side**2
+    expected = size if preprocessing.kind == "zca" else channels
+    if len(preprocessing.mean) != expected:
+        raise UsageError(
+            f"{wanted} holds a preprocessing ({preprocessing.kind}) of {len(preprocessing.mean)} numbers a mean, but "
+            f"{dataset.name} needs {expected}."
+        )
+    return preprocessing
+
+
+def _stored_preprocessing(path: Path) -> Preprocessing:
+    """Read a whitening of ``results/preprocessing``, or the preprocessing of a distilled set or a side file."""
+    if not path.is_file():
+        raise UsageError(f"--preprocessing takes standardise, zca or a safetensors file; there is no file {path}.")
+    tensors, facts = load_tensors(path)
+    if "preprocessing" in facts:
+        if "shared" in facts["preprocessing"]:
+            return DistilledSet.load(path).preprocessing
+        tensors = {re.sub(r"^preprocessing\.", "", name): tensor for name, tensor in tensors.items()}
+        facts = facts["preprocessing"]
+    return Preprocessing.from_state(tensors, facts)

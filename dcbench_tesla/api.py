@@ -6,21 +6,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dcbench_tesla import registry
 from dcbench_tesla.cell import Cell, Execution
 from dcbench_tesla.config import CellConfig, Override, resolve
-from dcbench_tesla.data import PREFIXES, load_dataset
+from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
-from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.splits import Splits
-from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.errors import UsageError
-from dcbench_tesla.evaluation import Accuracy, train_and_test
-from dcbench_tesla.progress import bar, say
 from dcbench_tesla.runner import CellResult, run_cell
-from dcbench_tesla.seeds import seed_for
 from dcbench_tesla.workspace import Workspace
 
 BASELINE = "random"
@@ -76,12 +67,14 @@ def baseline_of(config: CellConfig) -> CellConfig:
     own = resolve(BASELINE, c.dataset, c.ipc, seed=c.seed, preset=c.preset, evaluators=c.evaluators)
     mine, theirs = (own.data, own.evaluators, own.evaluation.networks), (c.data, c.evaluators, c.evaluation.networks)
     as_given = mine == theirs
+    same_data = own.data == c.data
     return replace(
         own,
         data=config.data,
         evaluators=config.evaluators,
         evaluation=replace(config.evaluation, every=0),
         protocol=own.protocol if as_given else f"{own.protocol}, data and evaluation as {config.method}",
+        condense_protocol=own.protocol if same_data else f"{own.protocol}, data as {config.method}",
         command=own.command if as_given else config.command,
     )
 
@@ -173,70 +166,3 @@ def run(
     config = resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
     session = Session(out, data_dir=data_dir, device=device, quiet=quiet)
     return run_cell(session.cell(config, from_scratch=force), force=force)
-
-
-def evaluate_file(
-    path: Path | str,
-    *,
-    evaluators: Sequence[str] = ("convnet",),
-    dataset: str | None = None,
-    seed: int = 0,
-    preset: str = "paper",
-    overrides: Sequence[Override] = (),
-    data_dir: Path | None = None,
-    device: str = "auto",
-    quiet: bool = False,
-) -> dict[str, Accuracy]:
-    """Train networks on a saved distilled set; return their test accuracy by evaluator.
-
-    ``dataset`` is the one to test on; by default the one the set was made from, whose contents must be the same.
-
-    Raises:
-        UsageError: there is no such file, or the data set does not fit it.
-        CorruptFileError: the file is damaged or no distilled set.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}.")
-    distilled = DistilledSet.load(path)
-    named = dataset or str(distilled.provenance.get("dataset", ""))
-    if not named or (dataset is None and named.startswith(PREFIXES)):
-        raise UsageError(f"{path} was made from {named or 'an unknown data set'}: give the files by --dataset.")
-    made_by, ipc = str(distilled.provenance.get("method", "")), distilled.provenance.get("ipc") or 1
-    method = made_by if made_by in registry.names("methods") else BASELINE
-    config = resolve(method, named, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
-    execution = Execution.resolve(device)
-    execution.apply()
-    test = _test_images(distilled, load_dataset(named, data_dir), torch.device(execution.device))
-    found = {}
-    for name, settings in config.evaluators.items():
-        evaluator = registry.load_evaluator(name)(settings)
-        values = []
-        with bar(f"evaluate by {name}", config.evaluation.networks, unit="network", quiet=quiet) as shown:
-            for i in range(config.evaluation.networks):
-                value, _, reason = train_and_test(
-                    evaluator, distilled, seed_for(seed, "evaluation network", i), test, None
-                )
-                if reason:
-                    say(reason)
-                values.append(value)
-                shown.advance()
-        found[name] = Accuracy.of(values, int(distilled.provenance.get("iteration", 0)))
-    return found
-
-
-def _test_images(distilled: DistilledSet, dataset: Dataset, device: torch.device) -> LabelledImages:
-    """The test images of ``dataset`` in the space of the distilled set."""
-    if dataset.class_names != distilled.class_names or dataset.x_test.shape[1:] != distilled.images.shape[1:]:
-        raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set.")
-    made_from = distilled.provenance.get("dataset_fingerprint")
-    if made_from not in (None, dataset.fingerprint):
-        say(f"note: {dataset.name} here is not, byte for byte, what the set was made from ({made_from})")
-    return LabelledImages(
-        torch.from_numpy(dataset.x_test),
-        torch.from_numpy(dataset.y_test),
-        classes=dataset.classes,
-        max_value=dataset.max_value,
-        preprocessing=distilled.preprocessing,
-        device=device,
-    )

@@ -17,7 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from dcbench_tesla import registry
-from dcbench_tesla.config import CellConfig
+from dcbench_tesla.config import CellConfig, DataSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import Preprocessing, check_zca_size, fit_standardise, fit_zca
@@ -25,7 +25,7 @@ from dcbench_tesla.data.splits import Indices, Splits, choose, cut
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.experts import ExpertRecipe, ExpertStore
+from dcbench_tesla.experts import ExpertRecipe, ExpertStore, ImportedStore, open_imported
 from dcbench_tesla.interface import Condenser, ExpertRequest, ExpertSource, Problem, Settings, Task
 from dcbench_tesla.networks import ConvNet, convnet_depth
 from dcbench_tesla.progress import say
@@ -122,26 +122,12 @@ class Cell:
     @property
     def data_facts(self) -> dict[str, Any]:
         """What the images are: the data set's contents, how it is cut, and how it is preprocessed."""
-        d = self.config.data
-        return {
-            "fingerprint": self.dataset.fingerprint,
-            "train_images": d.train_images,
-            "validation": d.validation,
-            **self._preprocessing_facts,
-        }
-
-    @property
-    def _preprocessing_facts(self) -> dict[str, Any]:
-        if self.config.data.zca:
-            return {"preprocessing": "zca"}
-        # not said by the fingerprint: a named set has published statistics, the same pixels as npz: have computed ones
-        return {"preprocessing": "standardise", "mean": self.dataset.mean, "std": self.dataset.std}
+        return describe_data(self.dataset, self.config.data)
 
     @property
     def network_facts(self) -> dict[str, Any]:
         """The network of experts and matching, its depth as it is."""
-        n = self.config.network
-        return {"name": "convnet", "width": n.width, "depth": n.depth or convnet_depth(self.dataset.side)}
+        return describe_network(self.dataset, self.config.network)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -178,7 +164,7 @@ class Cell:
                 "evaluator": evaluator,
                 "version": registry.load_evaluator(evaluator).version,
                 "settings": hashed_settings(self.config.evaluators[evaluator], self._without_effect(evaluator)),
-                "schedule": self.schedule,
+                "schedule": self.schedule(evaluator),
             }
         )
 
@@ -186,12 +172,19 @@ class Cell:
         settings = self.config.evaluators[evaluator]
         return registry.load_evaluator(evaluator).without_effect(settings, learned_lr=self.method.learns_lr)
 
+    def schedule(self, evaluator: str) -> list[tuple[int, int]]:
+        """Return which iterations' sets an evaluator tests, each with how many networks; the last one is last."""
+        networks_on_the_way = self.config.evaluation.networks_on_the_way
+        on_the_way = self.snapshots if registry.load_evaluator(evaluator).on_the_way else ()
+        own = int(getattr(self.config.evaluators[evaluator], "networks", 0))
+        last = (self.iterations, own or self.config.evaluation.networks)
+        return [(i, networks_on_the_way) for i in on_the_way] + [last]
+
     @property
-    def schedule(self) -> list[tuple[int, int]]:
-        """Which iterations' distilled sets are evaluated, each with how many networks; the last one is last."""
-        e, total = self.config.evaluation, self.iterations
-        on_the_way = range(e.every, total, e.every) if e.every else ()
-        return [(i, e.networks_on_the_way) for i in on_the_way] + [(total, e.networks)]
+    def snapshots(self) -> range:
+        """The iterations on the way whose distilled sets are kept."""
+        every = self.config.evaluation.every
+        return range(every, self.iterations, every) if every else range(0)
 
     @cached_property
     def iterations(self) -> int:
@@ -219,7 +212,7 @@ class Cell:
 
     def records(self, evaluator: str) -> Path:
         """Return the folder of an evaluation's records, a file a distilled set."""
-        return self.folder / "evaluations" / f"{evaluator}-{self.evaluation_key(evaluator)}"
+        return self.folder / "evaluations" / f"{evaluator.replace(':', '-')}-{self.evaluation_key(evaluator)}"
 
     def snapshot_path(self, iteration: int) -> Path:
         """Return where the distilled set of an iteration lies."""
@@ -302,19 +295,32 @@ class Cell:
 
     @property
     def expert_count(self) -> int:
-        """How many experts the method reads: what it requests, else the setting."""
+        """How many experts the method reads: what it requests, else the setting, else all that were imported.
+
+        Raises:
+            UsageError: more experts or more epochs of them than were imported.
+        """
         requested = self.request.count if self.request else None
+        if self.request and isinstance(self.expert_store, ImportedStore):
+            asked = self.config.experts.count if "experts.count" in self.config.changed else None
+            return self.expert_store.bounded(requested or asked, self.request.epochs)
         return requested or self.config.experts.count
 
     @cached_property
     def expert_store(self) -> ExpertStore:
-        """The experts this cell's settings describe."""
+        """The experts this cell's settings describe, or those that were imported.
+
+        Raises:
+            UsageError: there are no such imported experts, or they do not belong to this cell's data and network.
+        """
         recipe = ExpertRecipe(
             facts={"data": self.data_facts, "network": self.network_facts},
             settings=self.config.experts,
             augmentation=self.augmentation,
             build_network=self.build_network,
         )
+        if self.request and self.config.experts.imported:
+            return open_imported(self.workspace.experts, self.config.experts.imported, recipe)
         return ExpertStore(self.workspace.experts, recipe)
 
     def problem(self, experts: ExpertSource | None) -> Problem:
@@ -332,15 +338,16 @@ class Cell:
     # ---- what is done ----------------------------------------------------------------------------------------------
 
     def check_snapshots(self, done: int) -> None:
-        """Check that the first ``done`` iterations left the snapshots that are to be evaluated.
+        """Check that the first ``done`` iterations left the snapshots that some evaluator is to test.
 
         Raises:
             UsageError: the condensation was begun with another ``evaluation.every``.
         """
-        lacking = [i for i, _ in self.schedule if i <= done and not self.snapshot_path(i).exists()]
+        wanted = {i for name in self.config.evaluators for i, _ in self.schedule(name)}
+        lacking = {i for i in wanted if i <= done and not self.snapshot_path(i).exists()}
         if lacking:
             raise UsageError(
-                f"{self.name} was condensed without a snapshot of iteration {lacking[0]}: choose an evaluation.every "
+                f"{self.name} was condensed without a snapshot of iteration {min(lacking)}: choose an evaluation.every "
                 "that fits the snapshots it kept, or condense again with --force."
             )
 
@@ -387,6 +394,24 @@ class Cell:
 
     def _evaluated(self, evaluator: str) -> bool:
         return self.workspace.row("evaluate", self.evaluation_key(evaluator)) is not None
+
+
+def describe_data(dataset: Dataset, settings: DataSettings) -> dict[str, Any]:
+    """Return what the images of a cell or of experts are: contents, how they are cut and preprocessed; plain JSON."""
+    facts = {
+        "fingerprint": dataset.fingerprint,
+        "train_images": settings.train_images,
+        "validation": settings.validation,
+    }
+    if settings.zca:
+        return {**facts, "preprocessing": "zca"}
+    # not said by the fingerprint: a named set has published statistics, the same pixels as npz: have computed ones
+    return {**facts, "preprocessing": "standardise", "mean": dataset.mean, "std": dataset.std}
+
+
+def describe_network(dataset: Dataset, settings: NetworkSettings) -> dict[str, Any]:
+    """Return what the network of experts and matching is, its depth as it is; plain JSON."""
+    return {"name": "convnet", "width": settings.width, "depth": settings.depth or convnet_depth(dataset.side)}
 
 
 def hashed_settings(settings: Settings, without_effect: Collection[str]) -> dict[str, Any]:

@@ -66,11 +66,14 @@ class ExpertSettings:
     """The expert trajectories: ``count`` networks trained by plain SGD on the real images.
 
     No momentum, weight decay or schedule, as published; so an expert can be extended from its last snapshot.
+    ``imported``: take those that ``dcbench import experts`` put into the store under this key, beginning of a key or
+    name, and train none; ``count`` is then all there are, unless it is set.
     """
 
     count: int = 100
     lr: float = 0.01
     batch_size: int = 256
+    imported: str = ""
 
     def __post_init__(self) -> None:
         _require(self.count >= 1, f"experts.count must be at least 1, not {self.count}.")
@@ -110,7 +113,8 @@ class CellConfig:
 
     ``protocol`` is the preset's name; for ``paper`` it says whose settings they are where nobody published those of
     this very cell (``paper, settings of MTT``), or that they are just the code's (``defaults``). What a file or the
-    command line changed stands behind it. It labels rows and is no part of any key.
+    command line changed stands behind it. ``condense_protocol``: the same for the distilled set alone, which changes
+    of the evaluation do not touch. They label rows and are no part of any key.
     """
 
     method: str
@@ -118,6 +122,7 @@ class CellConfig:
     ipc: int
     seed: int
     protocol: str
+    condense_protocol: str
     source: str
     settings: Any
     data: DataSettings
@@ -308,6 +313,7 @@ def resolve(
     elif idle:
         raise UsageError(f"setting {idle[0].label} has no effect: {inert[idle[0].label]}. Leave it out.")
     changed = tuple(sorted({override.label for override in overrides}))
+    of_the_set = tuple(sorted({o.label for o in overrides if o.section not in {"evaluation", *evaluators}}))
     return CellConfig(
         method=method,
         dataset=dataset,
@@ -315,6 +321,7 @@ def resolve(
         seed=seed,
         preset=preset,
         protocol=_protocol(preset, method, rules, changed),
+        condense_protocol=_protocol(preset, method, rules, of_the_set),
         source="; ".join(dict.fromkeys(rule.source for rule in rules if rule.source)),
         settings=built["settings"],
         evaluators={name: built[name] for name in evaluators},
@@ -322,6 +329,52 @@ def resolve(
         command=_command(method, dataset, ipc, seed, preset, evaluators, overrides),
         **{section: built[section] for section in SECTIONS},
     )
+
+
+def restored(
+    stored: Mapping[str, Any], evaluators: Iterable[str] = (), overrides: Iterable[Override] = ()
+) -> CellConfig:
+    """Return the configuration of a cell that was condensed before, from its :meth:`CellConfig.as_dict`.
+
+    What defines the set is as stored, whatever the presets say today. ``evaluators`` (default: the stored ones) and
+    ``overrides`` of the evaluation go over what was stored.
+
+    Raises:
+        UsageError: the method is not here, it has other settings by now, or an override is wrong.
+    """
+    evaluators, overrides = tuple(evaluators) or tuple(stored["evaluators"]), tuple(overrides)
+    sections, given = {"settings", *SECTIONS, *evaluators}, {o.label for o in overrides}
+    kept = [o for o in (_stored(stored, label) for label in stored["changed"]) if o.section in sections]
+    overrides = (*(o for o in kept if o.label not in given), *overrides)
+    what = (stored["method"], stored["dataset"], stored["ipc"])
+    fresh = resolve(
+        *what, seed=stored["seed"], preset=stored["preset"], evaluators=evaluators, overrides=overrides, leave_out=True
+    )
+    try:
+        return dataclasses.replace(
+            fresh,
+            settings=type(fresh.settings)(**stored["settings"]),
+            **{name: kind(**stored[name]) for name, kind in SECTIONS.items() if name != "evaluation"},
+            evaluation=_changed(EvaluationSettings(**stored["evaluation"]), overrides),
+        )
+    except TypeError as error:
+        raise UsageError(
+            f"method {stored['method']} has other settings than when the cell was made ({error}): run it again."
+        ) from error
+
+
+def _stored(stored: Mapping[str, Any], label: str) -> Override:
+    """Return a setting that was changed, with its stored value."""
+    section, _, name = label.rpartition(".")
+    section = section or "settings"
+    values = stored["evaluators"] if section in stored["evaluators"] else stored
+    return Override(section, name, values[section][name])
+
+
+def _changed(settings: Any, overrides: Iterable[Override]) -> Any:
+    """Return ``settings`` of the evaluation with the overrides meant for them."""
+    given = [o for o in overrides if o.section == "evaluation"]
+    return dataclasses.replace(settings, **{o.name: _coerce(o, type(settings), ()) for o in given})
 
 
 def _family(dataset: str) -> str:
@@ -355,6 +408,8 @@ def _without_effect(method: str, built: Mapping[str, Any]) -> dict[str, str]:
     request = condenser.expert_request(built["settings"])
     if request and request.count:
         inert["experts.count"] = f"method {method} reads {request.count}"
+    if request and built["experts"].imported:
+        inert |= {f"experts.{name}": "imported experts are not trained here" for name in ("lr", "batch_size")}
     for section in built.keys() - SECTIONS.keys() - {"settings"}:
         evaluator = registry.load_evaluator(section)
         idle = evaluator.without_effect(built[section], learned_lr=condenser.learns_lr)

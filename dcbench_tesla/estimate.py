@@ -128,7 +128,7 @@ def _evaluation(cell: Cell, name: str) -> float:
     few, network = _first(cell.splits.test, 512), trained[-1]
     tested = len(cell.splits.test) + (len(cell.splits.validation) if cell.splits.validation else 0)
     test = _timed(cell, lambda: accuracy(network, few)) / len(few) * tested
-    return (steps + test) * sum(networks for _, networks in cell.schedule)
+    return (steps + test) * sum(networks for _, networks in cell.schedule(name))
 
 
 def _first_images(distilled: DistilledSet, count: int) -> DistilledSet:

@@ -5,17 +5,26 @@ choose among all evaluated ones. ``best_on_test``: the set that the test images 
 papers of MTT and TESLA print, and no honest estimate. All three are test accuracies, as fractions.
 """
 
+import dataclasses
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from dcbench_tesla import registry
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import DivergedError
 from dcbench_tesla.interface import DistilledSet, Evaluator
+from dcbench_tesla.progress import Bar
+from dcbench_tesla.seeds import seed_for
+from dcbench_tesla.store import read_json, write_json
 
+STATISTICS = ("last", "best_on_validation", "best_on_test")
 _BATCH = 512
 
 
@@ -105,3 +114,62 @@ def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:
         "best_on_validation": Accuracy.of(chosen.test, chosen.iteration) if chosen else None,
         "best_on_test": Accuracy.of(best.test, best.iteration),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One evaluator on the distilled sets of one condensation: whom it tests on, and where its records lie.
+
+    ``seed``: that of the cell; network i of every set gets the same one. ``validation``: held-out images, if any.
+    ``records``: a folder with a file a distilled set, written after every network, so that a killed process loses one
+    network. ``tell``: takes what a user should hear of on the way.
+    """
+
+    name: str
+    settings: Any
+    seed: int
+    test: LabelledImages
+    validation: LabelledImages | None
+    records: Path
+    tell: Callable[[str], None]
+
+    def run(self, sets: Sequence[tuple[int, int, Callable[[], DistilledSet]]], shown: Bar) -> dict[str, Any]:
+        """Train and test what is not on record of ``sets``, and return the columns of the evaluation's row.
+
+        ``sets``: the iteration, the number of networks and how to load the set, for every set, the last one last.
+        """
+        evaluator = registry.load_evaluator(self.name)(self.settings)
+        start = time.perf_counter()
+        found = [self._test(evaluator, iteration, networks, load, shown) for iteration, networks, load in sets]
+        return {
+            "evaluator": self.name,
+            "recipe": evaluator.recipe,
+            "settings": dataclasses.asdict(self.settings),
+            "networks": sets[-1][1],
+            "validation_images": len(self.validation) if self.validation else 0,
+            "test_images": len(self.test),
+            "evaluate_seconds": round(time.perf_counter() - start, 3),
+            "accuracy": {n: dataclasses.asdict(a) if a else None for n, a in summarise(found).items()},
+            "diverged_networks": sum(e.diverged for e in found),
+            "evaluated": [dataclasses.asdict(e) for e in found],
+        }
+
+    def _test(
+        self, evaluator: Evaluator, iteration: int, networks: int, load: Callable[[], DistilledSet], shown: Bar
+    ) -> Evaluated:
+        """Train and test the networks of one distilled set, going on after those already on record."""
+        path = self.records / f"{iteration:06d}.json"
+        done = Evaluated(**read_json(path)) if path.exists() else Evaluated(iteration=iteration)
+        shown.advance(len(done.test))
+        if len(done.test) >= networks:
+            return done
+        distilled = load()
+        for i in range(len(done.test), networks):
+            seed = seed_for(self.seed, "evaluation network", i)
+            test, held_out, reason = train_and_test(evaluator, distilled, seed, self.test, self.validation)
+            if reason:
+                self.tell(f"iteration {iteration}: {reason}")
+            done = done.with_network(test, held_out, diverged=bool(reason))
+            write_json(path, dataclasses.asdict(done))
+            shown.advance(note=f"iteration {iteration}: {Accuracy.of(done.test, iteration)}")
+        return done

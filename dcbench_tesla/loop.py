@@ -14,7 +14,8 @@ from typing import IO
 import torch
 
 from dcbench_tesla.errors import CorruptFileError, DivergedError
-from dcbench_tesla.interface import Condenser
+from dcbench_tesla.interface import Condenser, IterationRecord
+from dcbench_tesla.profilers import LiveBytes
 from dcbench_tesla.progress import bar, say
 from dcbench_tesla.store import load_tensors, read_meta, save_tensors, write_text, writing
 
@@ -56,8 +57,9 @@ class CondenseLoop:
     gives the bytes an uninterrupted run would have given. ``keep_snapshot`` is called after the iterations in
     ``snapshots``.
 
-    After :meth:`run`, ``seconds`` holds the time all iterations took, over all processes, and ``last_loss`` the last
-    loss (``None`` for a method without iterations).
+    After :meth:`run`, ``seconds`` holds the time all iterations took, over all processes, ``last_loss`` the last loss,
+    and ``peak_bytes`` the most that the condenser's state and the tensors of one iteration held on the device at once
+    (:class:`~dcbench_tesla.profilers.LiveBytes`; both ``None`` for a method without iterations).
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class CondenseLoop:
         self._saved_at, self._saving_took = 0.0, 0.0
         self.seconds = 0.0
         self.last_loss: float | None = None
+        self.peak_bytes: int | None = None
 
     @staticmethod
     def iterations_done(folder: Path) -> int:
@@ -104,7 +107,7 @@ class CondenseLoop:
             began, before = time.perf_counter(), self.seconds
             self._saved_at = began
             for iteration in range(start, total):
-                record = self._condenser.iterate(iteration)
+                record = self._iterate(iteration, device)
                 self.seconds = before + time.perf_counter() - began
                 self._note(log, iteration, record.loss, record.metrics)
                 if iteration + 1 in self._snapshots:
@@ -114,6 +117,15 @@ class CondenseLoop:
                 if asked_to_stop():
                     raise KeyboardInterrupt
                 shown.advance(note=f"loss {record.loss:.4f}")
+
+    def _iterate(self, iteration: int, device: torch.device) -> IterationRecord:
+        """Make one iteration; the first one is metered, which costs it some time and changes no number."""
+        if self.peak_bytes is not None:
+            return self._condenser.iterate(iteration)
+        with LiveBytes(self._condenser.state_dict().values()) as meter:
+            record = self._condenser.iterate(iteration)
+        self.peak_bytes = meter.peak_bytes(device)
+        return record
 
     def _note(self, log: IO[str], iteration: int, loss: float, metrics: Mapping[str, float]) -> None:
         if not math.isfinite(loss):
@@ -137,7 +149,13 @@ class CondenseLoop:
             raise DivergedError(self._divergence(f"iteration {done - 1} left NaN or infinity behind"))
         log.flush()
         os.fsync(log.fileno())  # the metrics of every iteration before the checkpoint are on the disk before it
-        meta = {"iteration": done, "seconds": self.seconds, "loss": self.last_loss, "key": self._key}
+        meta = {
+            "iteration": done,
+            "seconds": self.seconds,
+            "loss": self.last_loss,
+            "peak_bytes": self.peak_bytes,
+            "key": self._key,
+        }
         save_tensors(self._checkpoint, state, meta)
         self._saved_at = time.perf_counter()
         self._saving_took = self._saved_at - began
@@ -152,7 +170,7 @@ class CondenseLoop:
             raise CorruptFileError(f"{self._checkpoint} belongs to another cell. Delete it, or run with --force.")
         self._condenser.load_state_dict({k: v.to(device) for k, v in state.items()})
         done = int(meta["iteration"])
-        self.seconds, self.last_loss = meta["seconds"], meta["loss"]
+        self.seconds, self.last_loss, self.peak_bytes = meta["seconds"], meta["loss"], meta.get("peak_bytes")
         if self._metrics.exists():  # iterations after the checkpoint will be made, and noted, again
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(self._metrics, "".join(lines[:done]))

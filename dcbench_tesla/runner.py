@@ -7,28 +7,25 @@ after the last network.
 
 import dataclasses
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dcbench_tesla import registry
 from dcbench_tesla.cell import Cell
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DcbenchError
-from dcbench_tesla.evaluation import Accuracy, Evaluated, summarise, train_and_test
+from dcbench_tesla.evaluation import Accuracy, Evaluation
 from dcbench_tesla.experts import StoredExperts
-from dcbench_tesla.interface import Condenser, Evaluator
+from dcbench_tesla.interface import Condenser
 from dcbench_tesla.loop import CondenseLoop
-from dcbench_tesla.progress import Bar, bar
-from dcbench_tesla.seeds import seed_for
+from dcbench_tesla.progress import bar
 from dcbench_tesla.sheet import write_sheet
-from dcbench_tesla.store import content_key, read_json, write_json
+from dcbench_tesla.store import content_key, write_json
 
 _LOCK = ".lock"
 
@@ -121,6 +118,8 @@ def _alone(cell: Cell) -> Iterator[None]:
 
 def _record_start(cell: Cell) -> None:
     write_json(cell.folder / "execution.json", dataclasses.asdict(cell.execution))
+    if cell.condensed():  # by what it was condensed stays on record; an evaluation's row says its own
+        return
     write_json(cell.folder / "config.json", {"key": cell.key, "identity": cell.identity, **cell.config.as_dict()})
     write_json(cell.folder / "environment.json", cell.environment)
 
@@ -180,7 +179,7 @@ def _condense(cell: Cell) -> None:
         cell.folder,
         label=cell.config.method,
         key=cell.key,
-        snapshots={i for i, _ in cell.schedule if i < cell.iterations},
+        snapshots=cell.snapshots,
         keep_snapshot=lambda iteration: _keep(cell, condenser, iteration),
         quiet=cell.quiet,
     )
@@ -193,10 +192,12 @@ def _condense(cell: Cell) -> None:
         cell.say(f"{cell.config.method}: note: {note}")
     row = {
         **_cell_facts(cell),
+        "protocol": cell.config.condense_protocol,
         "settings": dataclasses.asdict(cell.config.settings),
         "identity": cell.identity,
         "iterations": cell.iterations,
         "condense_seconds": round(loop.seconds, 3),
+        "peak_bytes": loop.peak_bytes,
         "learned_lr": final.lr,
         "distilled_images": len(final),
         "final_loss": loop.last_loss,
@@ -214,7 +215,7 @@ def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
         dataset_fingerprint=cell.dataset.fingerprint,
         ipc=cell.config.ipc if cell.method.uses_ipc else None,
         seed=cell.config.seed,
-        protocol=cell.config.protocol,
+        protocol=cell.config.condense_protocol,
         iteration=iteration,
         key=cell.key,
         redistributable=cell.dataset.redistributable,
@@ -224,47 +225,19 @@ def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
 
 
 def _evaluate(cell: Cell, name: str) -> None:
-    evaluator = registry.load_evaluator(name)(cell.config.evaluators[name])
-    key, records = cell.evaluation_key(name), cell.records(name)
-    start = time.perf_counter()
-    total = sum(networks for _, networks in cell.schedule)
+    evaluation = Evaluation(
+        name=name,
+        settings=cell.config.evaluators[name],
+        seed=cell.config.seed,
+        test=cell.splits.test,
+        validation=cell.splits.validation,
+        records=cell.records(name),
+        tell=lambda text: cell.say(f"{cell.config.method}, {text}"),
+    )
+    schedule = cell.schedule(name)
+    total = sum(networks for _, networks in schedule)
     with bar(f"{cell.config.method}: evaluate by {name}", total, unit="network", quiet=cell.quiet) as shown:
-        found = [_evaluate_set(cell, evaluator, records, i, networks, shown) for i, networks in cell.schedule]
-    validation = cell.splits.validation
-    row = {
-        **_cell_facts(cell),
-        "condense_key": cell.key,
-        "evaluator": name,
-        "recipe": evaluator.recipe,
-        "settings": dataclasses.asdict(cell.config.evaluators[name]),
-        "networks": cell.config.evaluation.networks,
-        "validation_images": len(validation) if validation else 0,
-        "test_images": len(cell.splits.test),
-        "evaluate_seconds": round(time.perf_counter() - start, 3),
-        "accuracy": {n: dataclasses.asdict(a) if a else None for n, a in summarise(found).items()},
-        "diverged_networks": sum(e.diverged for e in found),
-        "evaluated": [dataclasses.asdict(e) for e in found],
-    }
-    cell.workspace.write_row("evaluate", key, row)
-
-
-def _evaluate_set(
-    cell: Cell, evaluator: Evaluator, records: Path, iteration: int, networks: int, shown: Bar
-) -> Evaluated:
-    """Train and test the networks of one distilled set, going on after those already on record."""
-    path = records / f"{iteration:06d}.json"
-    done = Evaluated(**read_json(path)) if path.exists() else Evaluated(iteration=iteration)
-    shown.advance(len(done.test))
-    if len(done.test) >= networks:
-        return done
-    distilled = DistilledSet.load(cell.snapshot_path(iteration))
-    validation = cell.splits.validation
-    for i in range(len(done.test), networks):
-        seed = seed_for(cell.config.seed, "evaluation network", i)
-        test, held_out, reason = train_and_test(evaluator, distilled, seed, cell.splits.test, validation)
-        if reason:
-            cell.say(f"{cell.config.method}, iteration {iteration}: {reason}")
-        done = done.with_network(test, held_out, diverged=bool(reason))
-        write_json(path, dataclasses.asdict(done))
-        shown.advance(note=f"iteration {iteration}: {Accuracy.of(done.test, iteration)}")
-    return done
+        sets = [(i, networks, partial(DistilledSet.load, cell.snapshot_path(i))) for i, networks in schedule]
+        columns = evaluation.run(sets, shown)
+    row = {**_cell_facts(cell), "condense_key": cell.key, **columns}
+    cell.workspace.write_row("evaluate", cell.evaluation_key(name), row)

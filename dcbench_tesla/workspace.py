@@ -39,6 +39,11 @@ class Workspace:
         """PNG sheets of the distilled sets whose images may be passed on, to be committed with the rows."""
         return self.root / "sheets"
 
+    @property
+    def tables(self) -> Path:
+        """Tables made from the rows: CSV and Markdown, to be committed with them."""
+        return self.root / "tables"
+
     def check_writable(self) -> None:
         """Find out now, not after hours, whether results can be written.
 

@@ -52,11 +52,27 @@ COMMAND_LINE = {
         "--data-dir",
         "--out",
     ],
-    "evaluate": ["file", "--evaluator", "--dataset", "--seed", "--preset", "--set", "--device", "--data-dir"],
+    "evaluate": [
+        *("targets", "--evaluator", "--dataset", "--seed", "--preset", "--set", "--device", "--data-dir"),
+        *("--out", "--force"),
+    ],
     "list": ["what", "--data-dir", "--out"],
     "info": ["name", "--data-dir"],
     "env": ["--data-dir"],
     "check-method": ["name"],
+    "check-evaluator": ["name"],
+    "compare": [],
+    "compare accuracy": ["--dataset", "--method", "--ipc", "--evaluator", "--preset", "--statistic", "--out"],
+    "import": [],
+    "import set": [
+        *("file", "--output", "--dataset", "--labels", "--hard-labels", "--index", "--lr", "--no-lr"),
+        *("--preprocessing", "--augmentation", "--method", "--ipc", "--ignore-side-file", "--force", "--data-dir"),
+    ],
+    "import experts": [
+        *("files", "--dataset", "--zca", "--preprocessing", "--width", "--depth", "--train-images", "--validation"),
+        *("--name", "--data-dir", "--out"),
+    ],
+    "export": ["source", "--format", "--output", "--force"],
 }
 SMALL = ["--preset", "smoke", "--device", "cpu", "--set", "data.train_images=100"]
 SMALL += ["--set", "convnet.epochs=2", "--set", "convnet.width=4", "--set", "evaluation.networks=1"]
@@ -92,10 +108,18 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------------------------------------------- names and help
 
 
+def every_command(group: click.Group = main, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield the commands with their names, those of groups within the group too: ``compare accuracy``."""
+    for name, command in group.commands.items():
+        yield before + name, command
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{before}{name} ")
+
+
 def test_names_of_commands_and_options_stay() -> None:
     found = {
         name: [p.opts[0] if isinstance(p, click.Option) else str(p.name) for p in command.params]
-        for name, command in main.commands.items()
+        for name, command in every_command()
     }
     assert found == COMMAND_LINE
 
@@ -108,7 +132,7 @@ def test_options_that_may_be_given_several_times(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], *([name] for name in COMMAND_LINE)], ids=lambda words: " ".join(words) or "dcbench"
+    "words", [[], *(name.split() for name in COMMAND_LINE)], ids=lambda words: " ".join(words) or "dcbench"
 )
 def test_help_has_examples(words: list[str]) -> None:
     for option in ("--help", "-h"):
@@ -118,7 +142,7 @@ def test_help_has_examples(words: list[str]) -> None:
 
 
 def test_every_option_is_explained() -> None:
-    for command in main.commands.values():
+    for _, command in every_command():
         for p in command.params:
             assert not isinstance(p, click.Option) or p.help, (command.name, p.name)
 
@@ -188,7 +212,10 @@ for words in {LIGHT}:
         (["experts", "--method", "random"], "method random uses no experts"),
         (["experts", "--count", "0"], "experts.count must be at least 1, not 0."),
         (["experts", "--epochs", "0"], "--epochs must be at least 1, not 0."),
-        (["evaluate", "no-such-file.safetensors"], "there is no file no-such-file.safetensors."),
+        (
+            ["evaluate", "no-such-file.safetensors"],
+            "there is no file no-such-file.safetensors, and no cell of that name",
+        ),
         (["evaluate", "pyproject.toml", "--preset", "smok"], "Did you mean 'smoke'?"),
     ],
 )
@@ -327,15 +354,26 @@ def test_dry_run_shows_the_configuration_and_does_nothing(tmp_path: Path) -> Non
 
 def test_evaluate_prints_the_accuracy(results: Path, tmp_path: Path) -> None:
     (path,) = results.glob("cells/*/distilled.safetensors")
-    arguments = ["evaluate", path, "--device", "cpu", "--preset", "smoke", "--set", "convnet.epochs=2"]
+    arguments = [
+        "evaluate",
+        path,
+        "--device",
+        "cpu",
+        "--preset",
+        "smoke",
+        "--set",
+        "convnet.epochs=2",
+        "--out",
+        tmp_path,
+    ]
     result = dcbench(*arguments, "--set", "evaluation.networks=2")
     assert result.exit_code == 0, result.output
-    assert re.fullmatch(r"convnet: \d+\.\d ± \d+\.\d % test accuracy over 2 networks\n", result.stdout)
+    assert re.fullmatch(r"convnet: \d+\.\d ± \d+\.\d % test accuracy over 2 networks \(.*, 2 epochs\)\n", result.stdout)
     np.savez(tmp_path / "other.npz", **fixtures.npz_arrays())
     refused(
         dcbench(*arguments, "--dataset", f"npz:{tmp_path / 'other.npz'}"), 2, "has other classes or another image size"
     )
-    refused(dcbench(*arguments, "--set", "steps=3"), 2, "unknown setting 'steps'")
+    refused(dcbench(*arguments, "--set", "steps=3"), 2, "setting steps has no effect here: only settings of the")
 
 
 def test_set_of_ones_own_images_asks_for_them(tmp_path: Path) -> None:
@@ -346,7 +384,7 @@ def test_set_of_ones_own_images_asks_for_them(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     (made,) = tmp_path.glob("cells/*/distilled.safetensors")
     refused(dcbench("evaluate", made, *arguments), 2, "give the files by --dataset")
-    result = dcbench("evaluate", made, *arguments, "--dataset", f"npz:{path}")
+    result = dcbench("evaluate", made, *arguments, "--dataset", f"npz:{path}", "--out", tmp_path)
     assert result.exit_code == 0, result.output
 
 

@@ -3,9 +3,11 @@
 import click
 
 from dcbench_tesla.cli.common import Group
+from dcbench_tesla.cli.compare import compare
 from dcbench_tesla.cli.evaluate import evaluate
+from dcbench_tesla.cli.exchange import export, import_
 from dcbench_tesla.cli.run import experts, run
-from dcbench_tesla.cli.show import check_method, env, info, list_
+from dcbench_tesla.cli.show import check_evaluator, check_method, env, info, list_
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,10 +19,11 @@ def main() -> None:
     Examples:
       dcbench run --method tesla --dataset digits --ipc 1 --preset smoke
       dcbench run --method tesla --method mtt --dataset fashion-mnist --preset quick
+      dcbench compare accuracy
       dcbench list methods
       dcbench info tesla
     """
 
 
-for _command in (run, experts, evaluate, list_, info, env, check_method):
+for _command in (run, experts, evaluate, compare, import_, export, list_, info, env, check_method, check_evaluator):
     main.add_command(_command)

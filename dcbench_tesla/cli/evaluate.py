@@ -1,57 +1,78 @@
-"""`dcbench evaluate`: networks trained on a distilled set that is there."""
+"""`dcbench evaluate`: networks trained on distilled sets that are there."""
 
 from pathlib import Path
 
 import click
 
-from dcbench_tesla.cli.common import data_dir_option, device_option, options, preset_option, set_option
+from dcbench_tesla.cli.common import data_dir_option, device_option, options, out_option, preset_option, set_option
 
 
 @click.command()
 @options(
-    click.argument("file", type=click.Path(path_type=Path)),
-    click.option("--evaluator", "evaluators", multiple=True, help="A network to evaluate with.  [default: convnet]"),
+    click.argument("targets", metavar="CELL_OR_FILE...", nargs=-1, required=True),
+    click.option(
+        "--evaluator",
+        "evaluators",
+        multiple=True,
+        help="A network to evaluate with.  [default: convnet; of a cell: those it was run with]",
+    ),
     click.option("--dataset", help="The data set to test on.  [default: the one the set was made from]"),
-    click.option("--seed", type=int, default=0, show_default=True, help="A seed."),
+    click.option("--seed", type=int, help="A seed, for files.  [default: 0]"),
     preset_option,
     set_option,
     device_option,
     data_dir_option,
+    out_option,
+    click.option("--force", is_flag=True, help="Do it again, even what is on record."),
 )
 def evaluate(
-    file: Path,
+    targets: tuple[str, ...],
     evaluators: tuple[str, ...],
     dataset: str | None,
-    seed: int,
+    seed: int | None,
     preset: str | None,
     assignments: tuple[str, ...],
     device: str,
     data_dir: Path | None,
+    out: Path,
+    force: bool,
 ) -> None:
-    """Train networks on the distilled set in FILE and print their test accuracy; nothing is kept.
+    """Train networks on finished cells or on files of distilled sets, and print their test accuracy.
+
+    A cell (its folder or its name) keeps its preset, seed and schedule; its images are not condensed again. A file is
+    tested with the settings of --preset. Rows are kept under --out, and what is on record is not done again.
 
     \b
     Examples:
-      dcbench evaluate results/cells/NAME/distilled.safetensors
+      dcbench evaluate results/cells/* --evaluator resnet18 --evaluator vit
+      dcbench evaluate tesla-digits-ipc1-seed0-0123456789 --evaluator timm:resnet26d
       dcbench evaluate distilled.safetensors --dataset npz:my_images.npz --set evaluation.networks=3
     """
+    from dcbench_tesla import registry
     from dcbench_tesla.config import PRESETS, parse_set
     from dcbench_tesla.errors import unknown_name
 
     if preset is not None and preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    from dcbench_tesla.api import evaluate_file
-
+    registry.check_names("evaluators", evaluators)
     overrides = [parse_set(text) for text in assignments]
-    found = evaluate_file(
-        file,
-        evaluators=evaluators or ("convnet",),
-        dataset=dataset,
-        seed=seed,
-        preset=preset or "paper",
-        overrides=overrides,
-        data_dir=data_dir,
-        device=device,
-    )
-    for name, accuracy in found.items():
-        click.echo(f"{name}: {accuracy} test accuracy over {len(accuracy.values)} networks")
+    from dcbench_tesla.evaluation import Accuracy
+    from dcbench_tesla.saved import evaluate_saved
+
+    for target in targets:
+        rows = evaluate_saved(
+            target,
+            evaluators,
+            overrides=overrides,
+            preset=preset,
+            seed=seed,
+            dataset=dataset,
+            out=out,
+            data_dir=data_dir,
+            device=device,
+            force=force,
+        )
+        for name, row in rows.items():
+            last = Accuracy(**row["accuracy"]["last"])
+            of = f"{row['cell']}: " if len(targets) > 1 else ""
+            click.echo(f"{of}{name}: {last} test accuracy over {len(last.values)} networks ({row['recipe']})")

@@ -1,0 +1,1 @@
+"""Comparisons over finished cells and over methods: what ``dcbench compare`` shows."""

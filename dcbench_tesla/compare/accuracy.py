@@ -1,0 +1,203 @@
+"""Accuracy of every method under every evaluator, from the rows of finished cells (``dcbench compare accuracy``).
+
+A line of the table is a method with its settings, a column an evaluator with its recipe. Two spreads are kept apart:
+over the networks trained on one distilled set, as the papers print it, and over the seeds of the condensation.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.evaluation import STATISTICS
+from dcbench_tesla.progress import duration
+from dcbench_tesla.store import content_key, read_json
+from dcbench_tesla.workspace import Workspace
+
+_GROUP = ["dataset", "ipc", "protocol"]
+_LINE = ["method", "settings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which rows to compare; an empty collection is all of them."""
+
+    datasets: Collection[str] = ()
+    methods: Collection[str] = ()
+    ipcs: Collection[int] = ()
+    evaluators: Collection[str] = ()
+    presets: Collection[str] = ()
+
+    def has(self, row: dict[str, Any]) -> bool:
+        """Whether an evaluation's row is one of them."""
+        asked = (
+            (self.datasets, row["dataset"]),
+            (self.methods, row["method"]),
+            (self.ipcs, row["ipc"]),
+            (self.evaluators, row["evaluator"]),
+            (self.presets, row["preset"]),
+        )
+        return all(not names or value in names for names, value in asked)
+
+
+def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
+    """Return one tidy row for every method, settings and evaluator, over all seeds that were run.
+
+    Accuracies are fractions of the test set. ``<statistic>`` is the mean over all networks of all seeds,
+    ``<statistic>_std_networks`` the spread over the networks of one seed (root mean square over seeds of population
+    standard deviations) and ``<statistic>_std_seeds`` the population standard deviation of the seeds' means, empty for
+    one seed. ``condense_seconds`` and ``peak_bytes`` are means over seeds, empty where they were not measured.
+
+    Raises:
+        DcbenchError: no finished evaluation is among the wanted ones.
+    """
+    condensed = {row["key"]: row for row in _rows(workspace, "condense")}
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in filter(wanted.has, _rows(workspace, "evaluate")):
+        made = condensed.get(row["condense_key"])
+        groups[_group_key(row, made)].append({**row, "made": made})
+    if not groups:
+        raise DcbenchError(
+            f"no finished evaluation under {workspace.root} matches: dcbench list cells shows what is there, "
+            "dcbench run and dcbench evaluate add to it."
+        )
+    table = pd.DataFrame([_summary(rows) for rows in groups.values()])
+    table["ipc"] = table["ipc"].astype("Int64")
+    return table.sort_values([*_GROUP, "evaluator", "recipe", "last", "method"], ignore_index=True)
+
+
+def _rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
+    return [read_json(path) for path in sorted(workspace.rows.glob(f"{stage}-*.json"))]
+
+
+def _group_key(row: dict[str, Any], made: dict[str, Any] | None) -> tuple[Any, ...]:
+    """What must be equal for two rows to differ by their seed only."""
+    if made is None:
+        of_the_set = row.get("set", row["condense_key"])
+    else:
+        of_the_set = content_key({k: v for k, v in made["identity"].items() if k != "seed"})
+    return (of_the_set, row["evaluator"], row["recipe"], row["networks"], content_key(row["settings"]))
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the tidy row of one method and evaluator from those of its seeds."""
+    first = rows[0]
+    made = [row["made"] for row in rows if row["made"] is not None]
+    summary = {
+        "dataset": first["dataset"],
+        "ipc": first["ipc"],
+        "protocol": made[0]["protocol"] if made else first["protocol"],
+        "method": first["method"],
+        "settings": _changed_settings(made[0]["command"]) if made else "",
+        "evaluator": first["evaluator"],
+        "recipe": first["recipe"],
+        "networks": first["networks"],
+        "seeds": len(rows),
+    }
+    for name in STATISTICS:
+        found = [row["accuracy"][name] for row in rows if row["accuracy"][name]]
+        summary |= {name: None, f"{name}_std_networks": None, f"{name}_std_seeds": None}
+        if len(found) == len(rows):
+            means = pd.Series([f["mean"] for f in found])
+            summary[name] = means.mean()
+            summary[f"{name}_std_networks"] = pd.Series([f["std"] ** 2 for f in found]).mean() ** 0.5
+            summary[f"{name}_std_seeds"] = means.std(ddof=0) if len(found) > 1 else None
+    return summary | {
+        "diverged_networks": sum(row["diverged_networks"] for row in rows),
+        "condense_seconds": _mean(row.get("condense_seconds") for row in made),
+        "peak_bytes": _mean(row.get("peak_bytes") for row in made),
+        "evaluate_seconds": _mean(row["evaluate_seconds"] for row in rows),
+        "hardware": ", ".join(sorted({row["hardware"] for row in rows})),
+        "commit": ", ".join(sorted({str(row["environment"]["commit"]) for row in rows})),
+        "command": first["command"],
+    }
+
+
+def _changed_settings(command: str) -> str:
+    """Return the settings a command changed, as they were written, but those of the evaluation."""
+    given = re.findall(r"--set (\S+)", command)
+    of_the_set = (s for s in given if "." not in s or s.startswith(("data.", "network.", "experts.")))
+    return " ".join(of_the_set)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def markdown(table: pd.DataFrame, statistic: str = "last") -> str:
+    """Return ``table`` (of :func:`accuracies`) as Markdown: a section for every data set, IPC and protocol."""
+    groups = table.groupby(_GROUP, dropna=False, sort=True)
+    return "\n".join(_section(key, group, statistic) for key, group in groups)
+
+
+def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> str:
+    dataset, ipc, protocol = key
+    group = group.assign(column=_columns(group))
+    columns = list(dict.fromkeys(group.sort_values("evaluator", key=_convnet_first, kind="stable")["column"]))
+    cells: dict[tuple[str, str], str] = {}
+    order: dict[str, float] = {}
+    for row in group.to_dict("records"):
+        line = f"`{row['method']}`" + (f" {row['settings']}" if row["settings"] else "")
+        cells[line, row["column"]] = _shown(row, statistic)
+        if row["column"] == columns[0]:
+            order[line] = row[statistic]
+        for name, show in _BESIDE.items():
+            cells[line, name] = "" if pd.isna(row[name]) else show(row[name])
+    lines = sorted(dict.fromkeys(line for line, _ in cells), key=lambda line: order.get(line, -1.0))
+    head = ["method", *columns, *_BESIDE]
+    body = [[line, *(cells.get((line, name), "") for name in head[1:])] for line in lines]
+    title = f"### {dataset}, IPC {'all' if pd.isna(ipc) else ipc}, protocol {protocol}"
+    recipes = dict.fromkeys(f"- {r.column}: {r.recipe}; {r.networks} networks" for r in group.itertuples())
+    about = f"Test accuracy `{statistic}` in %: mean ± standard deviation over networks"
+    about += " ± over seeds (how many)." if (group["seeds"] > 1).any() else "."
+    return "\n".join([title, "", about, "", *_aligned([_TITLES.get(n, n) for n in head], body), "", *recipes, ""])
+
+
+def _convnet_first(names: "pd.Series[str]") -> "pd.Series[str]":
+    return names.where(names != "convnet", "")
+
+
+def _columns(group: pd.DataFrame) -> "pd.Series[str]":
+    """The column of every row: its evaluator's name, with the recipe where there are several of them."""
+    recipes = group.groupby("evaluator")["recipe"].transform("nunique")
+    sizes = group.groupby(["evaluator", "recipe"])["networks"].transform("nunique")
+    named = group["evaluator"].where(recipes == 1, group["evaluator"] + " (" + group["recipe"] + ")")
+    return named.where(sizes == 1, named + ", " + group["networks"].astype(str) + " networks")
+
+
+def _shown(row: Mapping[Any, Any], statistic: str) -> str:
+    if pd.isna(row[statistic]):
+        return ""
+    shown = f"{100 * row[statistic]:.1f}"
+    if row["networks"] > 1:
+        shown += f" ± {100 * row[f'{statistic}_std_networks']:.1f}"
+    if row["seeds"] > 1:
+        shown += f" ± {100 * row[f'{statistic}_std_seeds']:.1f} ({row['seeds']})"
+    return shown
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+_BESIDE: dict[str, Callable[[float], str]] = {"condense_seconds": duration, "peak_bytes": _megabytes}
+_TITLES = {"condense_seconds": "condensation", "peak_bytes": "peak"}
+
+
+def _aligned(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table whose columns line up in a terminal."""
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        texts = (
+            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        )
+        return f"| {' | '.join(texts)} |"
+
+    rule = [f":{'-' * (w - 1)}" if i == 0 else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
+    return [line(head), f"| {' | '.join(rule)} |", *map(line, body)]

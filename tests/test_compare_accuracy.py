@@ -1,0 +1,136 @@
+"""`dcbench compare accuracy`, against numbers worked out by hand from rows written by the test."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from dcbench_tesla.cli import main
+from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
+from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.workspace import Workspace
+
+ENVIRONMENT = {"commit": "0123456789ab", "versions": {}}
+
+
+def stage(root: Path, method: str, seed: int, values: list[float], **changes: Any) -> None:
+    """Write the rows of one finished cell and evaluator."""
+    options = {"evaluator": "convnet", "recipe": "published", "ipc": 1, "set": "", "seconds": 10.0, **changes}
+    key = f"{method}{seed}{options['ipc']}{options['set']}"
+    mean = sum(values) / len(values)
+    std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
+    accuracy = {"mean": mean, "std": std, "values": values, "iteration": 0}
+    shared = {
+        "dataset": "digits",
+        "ipc": options["ipc"],
+        "method": method,
+        "seed": seed,
+        "protocol": "smoke",
+        "preset": "smoke",
+        "hardware": "a machine",
+        "environment": ENVIRONMENT,
+        "command": f"dcbench run --method {method}" + (f" --set {options['set']}" if options["set"] else ""),
+    }
+    condense = {
+        "identity": {"method": method, "seed": seed, "settings": options["set"], "ipc": options["ipc"]},
+        "condense_seconds": options["seconds"],
+        "peak_bytes": 2**20 * (1 + seed),
+    }
+    evaluate = {
+        "condense_key": key,
+        "evaluator": options["evaluator"],
+        "recipe": options["recipe"],
+        "settings": {},
+        "networks": len(values),
+        "accuracy": {"last": accuracy, "best_on_validation": None, "best_on_test": accuracy},
+        "diverged_networks": 0,
+        "evaluate_seconds": 1.0,
+    }
+    workspace = Workspace(root)
+    workspace.write_row("condense", key, {**shared, **condense})
+    workspace.write_row("evaluate", f"{key}{options['evaluator']}", {**shared, **evaluate})
+
+
+def test_spreads_over_networks_and_over_seeds_stand_apart(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.50, 0.60])  # mean 0.55, std 0.05
+    stage(tmp_path, "dm", 1, [0.70, 0.72])  # mean 0.71, std 0.01
+    (row,) = accuracies(Workspace(tmp_path), Wanted()).to_dict("records")
+    assert row["last"] == pytest.approx(0.63)
+    assert row["last_std_networks"] == pytest.approx(((0.05**2 + 0.01**2) / 2) ** 0.5)
+    assert row["last_std_seeds"] == pytest.approx(0.08)
+    assert (row["seeds"], row["networks"]) == (2, 2)
+    assert (row["condense_seconds"], row["peak_bytes"]) == (10.0, 1.5 * 2**20)
+    assert row["best_on_validation"] is None
+
+
+def test_one_seed_has_no_spread_over_seeds(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5, 0.6])
+    shown = markdown(accuracies(Workspace(tmp_path), Wanted()))
+    assert "| `dm`   | 55.0 ± 5.0 |         10 s | 1.0 MiB |" in shown.splitlines()
+    assert "over seeds" not in shown
+
+
+def test_other_settings_are_another_line_and_no_other_seed(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5, 0.6])
+    stage(tmp_path, "dm", 0, [0.7, 0.8], set="iterations=9")
+    table = accuracies(Workspace(tmp_path), Wanted())
+    assert list(table["seeds"]) == [1, 1]
+    shown = markdown(table)
+    assert "| `dm` iterations=9 |" in shown
+    assert "| `dm`              |" in shown
+
+
+def test_methods_are_lines_and_evaluators_columns_the_condensing_network_first(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.6, 0.6])
+    stage(tmp_path, "dm", 0, [0.3, 0.3, 0.3], evaluator="alexnet", recipe="adam")
+    stage(tmp_path, "random", 0, [0.5, 0.5])
+    lines = markdown(accuracies(Workspace(tmp_path), Wanted())).splitlines()
+    (head,) = (line for line in lines if line.startswith("| method"))
+    assert [name.strip() for name in head.split("|")[1:4]] == ["method", "convnet", "alexnet"]
+    order = [line for line in lines if line.startswith("| `")]
+    assert [line.split("`")[1] for line in order] == ["random", "dm"]  # by the first column
+    assert order[0].split("|")[3].strip() == ""  # was not run: empty
+    assert order[1].split("|")[3].strip() == "30.0 ± 0.0"
+    assert "- alexnet: adam; 3 networks" in lines
+
+
+def test_two_recipes_of_an_evaluator_are_two_columns(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.3], evaluator="vit", recipe="adam")
+    stage(tmp_path, "random", 0, [0.2], evaluator="vit", recipe="learned-lr")
+    shown = markdown(accuracies(Workspace(tmp_path), Wanted()))
+    assert "vit (adam) | vit (learned-lr)" in shown
+    assert "| 30.0 |" in " ".join(shown.split())  # one network: no spread
+
+
+def test_sections_by_ipc_and_what_is_wanted(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.3])
+    stage(tmp_path, "dm", 0, [0.4], ipc=10)
+    stage(tmp_path, "whole", 0, [0.9], ipc=None)
+    shown = markdown(accuracies(Workspace(tmp_path), Wanted()))
+    titles = [line for line in shown.splitlines() if line.startswith("###")]
+    assert titles == [f"### digits, IPC {ipc}, protocol smoke" for ipc in ("1", "10", "all")]
+    assert list(accuracies(Workspace(tmp_path), Wanted(ipcs=[10]))["last"]) == [0.4]
+    assert list(accuracies(Workspace(tmp_path), Wanted(methods=["whole"]))["last"]) == [0.9]
+    with pytest.raises(DcbenchError, match="no finished evaluation"):
+        accuracies(Workspace(tmp_path), Wanted(presets=["paper"]))
+
+
+def test_the_command_writes_both_files(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5, 0.6])
+    result = CliRunner().invoke(main, ["compare", "accuracy", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "| `dm`   | 55.0 ± 5.0 |" in result.stdout
+    assert (tmp_path / "tables" / "accuracy.md").read_text(encoding="utf-8") in result.stdout
+    head, line = (tmp_path / "tables" / "accuracy.csv").read_text(encoding="utf-8").splitlines()
+    assert head.startswith("dataset,ipc,protocol,method,settings,evaluator,recipe,networks,seeds,last,")
+    assert line.startswith("digits,1,smoke,dm,,convnet,published,2,1,0.55,")
+    assert json.loads(next((tmp_path / "rows").glob("evaluate-*")).read_text())["method"] == "dm"
+
+
+def test_an_empty_folder_is_told_how_to_fill_it(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["compare", "accuracy", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "dcbench run" in result.stderr
+    assert not (tmp_path / "tables").exists()

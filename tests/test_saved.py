@@ -1,0 +1,192 @@
+"""`dcbench evaluate`: further evaluators on a finished cell, and any distilled set's file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dcbench_tesla.api import run
+from dcbench_tesla.config import Override
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.evaluation import Evaluation
+from dcbench_tesla.runner import CellResult
+from dcbench_tesla.saved import evaluate_saved
+from dcbench_tesla.store import read_json
+from tests import fixtures_data as fixtures
+
+SETTINGS = {
+    "data.train_images": 200,
+    "convnet.width": 4,
+    "convnet.epochs": 2,
+    "evaluation.networks": 2,
+    "evaluation.every": 2,
+    "evaluation.networks_on_the_way": 1,
+    "network.width": 4,
+    "iterations": 4,
+    "real_batch": 8,
+}
+SMALL_RESNET = [Override("resnet18", "width", 2), Override("resnet18", "epochs", 1)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> CellResult:
+    return run("dm", "digits", 1, preset="smoke", settings=SETTINGS, out=tmp_path / "out", device="cpu", quiet=True)
+
+
+def evaluate(target: Any, evaluators: Any = (), **options: Any) -> dict[str, dict[str, Any]]:
+    return evaluate_saved(target, evaluators, device="cpu", quiet=True, **options)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_further_evaluator_condenses_nothing_and_is_the_stage_that_run_would_add(
+    cell: CellResult, tmp_path: Path
+) -> None:
+    before = files(cell.folder)
+    rows = evaluate(cell.folder, ["resnet18"], overrides=SMALL_RESNET)
+    after = files(cell.folder)
+    assert {name: after[name] for name in before if name != "execution.json"} == {
+        name: content for name, content in before.items() if name != "execution.json"
+    }
+    row = rows["resnet18"]
+    assert row["condense_key"] == cell.cell.key
+    assert [e["iteration"] for e in row["evaluated"]] == [4]  # the last set only
+    assert row["networks"] == 2  # as the cell was run
+    again = run(
+        "dm",
+        "digits",
+        1,
+        preset="smoke",
+        evaluators=("resnet18",),
+        settings={k: v for k, v in SETTINGS.items() if not k.startswith("convnet")}
+        | {"resnet18.width": 2, "resnet18.epochs": 1},
+        out=tmp_path / "out",
+        device="cpu",
+        quiet=True,
+    )
+    assert again.rows["resnet18"] == row
+
+
+def test_a_cell_is_found_by_its_name_and_keeps_what_it_was_run_with(cell: CellResult, tmp_path: Path) -> None:
+    rows = evaluate(cell.cell.name, out=tmp_path / "out")
+    assert rows == cell.rows  # on record: nothing was done
+    more = evaluate(cell.cell.name, out=tmp_path / "out", overrides=[Override("evaluation", "networks", "3")])[
+        "convnet"
+    ]
+    assert more["networks"] == 3
+    assert more["accuracy"]["last"]["values"][:2] == cell.rows["convnet"]["accuracy"]["last"]["values"]
+    assert [e["iteration"] for e in more["evaluated"]] == [2, 4]
+    assert "--set evaluation.networks=3" in more["command"]
+    assert "--set convnet.width=4" in more["command"]
+    assert more["protocol"].startswith("smoke, changed: ")
+    condensed = read_json(tmp_path / "out" / "rows" / f"condense-{cell.cell.key}.json")
+    assert "evaluation" not in condensed["protocol"]
+    assert "iterations" in condensed["protocol"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overrides": [Override("settings", "iterations", 9)]}, "iterations has no effect here"),
+        ({"overrides": [Override("data", "validation", 0.5)]}, "data.validation has no effect here"),
+        ({"preset": "quick"}, "own preset and seed"),
+        ({"seed": 1}, "own preset and seed"),
+    ],
+)
+def test_what_made_a_cell_cannot_be_changed(cell: CellResult, options: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate(cell.folder, **options)
+
+
+def test_a_cell_of_other_images_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, **fixtures.npz_arrays(train_per_class=12))
+    settings = {"convnet.epochs": 1, "convnet.width": 4, "evaluation.networks": 1}
+    done = run("random", f"npz:{path}", 1, preset="smoke", settings=settings, out=tmp_path, device="cpu", quiet=True)
+    np.savez(path, **fixtures.npz_arrays(train_per_class=13))
+    with pytest.raises(UsageError, match="was made from other images than"):
+        evaluate(done.folder)
+
+
+def test_an_unfinished_cell_is_told(cell: CellResult) -> None:
+    (cell.folder / "distilled.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"is not finished: dcbench run --method dm"):
+        evaluate(cell.folder, ["resnet18"], overrides=SMALL_RESNET)
+
+
+def test_neither_cell_nor_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no cell of that name"):
+        evaluate("nothing", out=tmp_path)
+
+
+def test_a_file_leaves_a_row_that_is_not_made_twice(
+    cell: CellResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = cell.folder / "distilled.safetensors"
+    changes = [Override("convnet", "epochs", 2), Override("convnet", "width", 4), Override("evaluation", "networks", 2)]
+    options = {"overrides": changes, "preset": "smoke", "out": tmp_path / "elsewhere"}
+    row = evaluate(file, **options)["convnet"]
+    # the same networks on the same set and test images as the cell's own evaluation
+    assert row["accuracy"]["last"]["values"] == cell.rows["convnet"]["accuracy"]["last"]["values"]
+    assert (row["method"], row["ipc"], row["dataset"]) == ("dm", 1, "digits")
+    monkeypatch.setattr(Evaluation, "run", lambda *_: pytest.fail("it was done again"))
+    assert evaluate(file, **options)["convnet"] == row
+
+
+def test_a_killed_evaluation_of_a_file_goes_on(
+    cell: CellResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = cell.folder / "distilled.safetensors"
+    changes = [Override("convnet", "epochs", 1), Override("convnet", "width", 4), Override("evaluation", "networks", 3)]
+    options = {"overrides": changes, "preset": "smoke", "out": tmp_path / "elsewhere"}
+    from dcbench_tesla import evaluation
+
+    trained: list[int] = []
+    whole = evaluation.train_and_test
+
+    def killed_at_the_third(*arguments: Any) -> Any:
+        if len(trained) == 2:
+            trained.append(0)
+            raise KeyboardInterrupt
+        trained.append(0)
+        return whole(*arguments)
+
+    monkeypatch.setattr(evaluation, "train_and_test", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(file, **options)
+    row = evaluate(file, **options)["convnet"]
+    assert len(trained) == 4  # two, the interrupted one, and the third
+    assert len(row["accuracy"]["last"]["values"]) == 3
+
+
+def test_force_does_it_again(cell: CellResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    whole = Evaluation.run
+
+    def noted(self: Evaluation, *arguments: Any) -> dict[str, Any]:
+        done.append(self.name)
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Evaluation, "run", noted)
+    condensed = (cell.folder / "distilled.safetensors").stat().st_mtime_ns
+    assert evaluate(cell.folder, force=True)["convnet"]["accuracy"] == cell.rows["convnet"]["accuracy"]
+    assert done == ["convnet"]
+    assert (cell.folder / "distilled.safetensors").stat().st_mtime_ns == condensed
+
+
+def test_an_unknown_method_of_a_file_is_only_a_name(cell: CellResult, tmp_path: Path) -> None:
+    foreign = cell.distilled.with_provenance(method="somebody's", ipc=None)
+    foreign.save(tmp_path / "foreign.safetensors")
+    changes = [Override("convnet", "epochs", 1), Override("convnet", "width", 4), Override("evaluation", "networks", 1)]
+    row = evaluate(tmp_path / "foreign.safetensors", overrides=changes, preset="smoke", out=tmp_path)["convnet"]
+    assert (row["method"], row["ipc"]) == ("somebody's", 1)
+    assert "random" not in row["command"]

@@ -1,6 +1,7 @@
 """`dcbench compare accuracy`, against numbers worked out by hand from rows written by the test."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ ENVIRONMENT = {"commit": "0123456789ab", "versions": {}}
 
 def stage(root: Path, method: str, seed: int, values: list[float], **changes: Any) -> None:
     """Write the rows of one finished cell and evaluator."""
-    options = {"evaluator": "convnet", "recipe": "published", "ipc": 1, "set": "", "seconds": 10.0, **changes}
-    key = f"{method}{seed}{options['ipc']}{options['set']}"
+    options = {"evaluator": "convnet", "recipe": "published", "ipc": 1, "set": "", "version": 1, **changes}
+    key = f"{method}{seed}{options['ipc']}{options['version']}{options['set']}".replace(" ", "")
     mean = sum(values) / len(values)
     std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
     accuracy = {"mean": mean, "std": std, "values": values, "iteration": 0}
@@ -31,11 +32,18 @@ def stage(root: Path, method: str, seed: int, values: list[float], **changes: An
         "preset": "smoke",
         "hardware": "a machine",
         "environment": ENVIRONMENT,
-        "command": f"dcbench run --method {method}" + (f" --set {options['set']}" if options["set"] else ""),
+        "command": f"dcbench run --method {options.get('method_of_the_command', method)}"
+        + (f" --set {options['set']}" if options["set"] else ""),
     }
     condense = {
-        "identity": {"method": method, "seed": seed, "settings": options["set"], "ipc": options["ipc"]},
-        "condense_seconds": options["seconds"],
+        "identity": {
+            "method": method,
+            "seed": seed,
+            "settings": options["set"],
+            "version": options["version"],
+            "ipc": options["ipc"],
+        },
+        "condense_seconds": 10.0,
         "peak_bytes": 2**20 * (1 + seed),
     }
     evaluate = {
@@ -82,6 +90,35 @@ def test_other_settings_are_another_line_and_no_other_seed(tmp_path: Path) -> No
     assert "| `dm`              |" in shown
 
 
+def test_lines_tell_only_in_what_they_differ(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5], set="iterations=9 --set lr_images=1")
+    stage(tmp_path, "dm", 0, [0.7], set="iterations=9 --set lr_images=2")
+    lines = markdown(accuracies(Workspace(tmp_path), Wanted())).splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| `")] == [
+        "`dm` lr_images=1",
+        "`dm` lr_images=2",
+    ]
+
+
+def test_other_data_are_another_section_and_a_baseline_takes_only_those_of_its_method(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5], set="data.zca=true --set iterations=9")
+    stage(tmp_path, "dm", 0, [0.6])
+    stage(tmp_path, "random", 0, [0.4], set="data.zca=true --set iterations=9", method_of_the_command="dm")
+    shown = markdown(accuracies(Workspace(tmp_path), Wanted()))
+    titles = [line for line in shown.splitlines() if line.startswith("###")]
+    assert titles == ["### digits, IPC 1, preset smoke", "### digits, IPC 1, preset smoke, data.zca=true"]
+    beside = shown.partition("data.zca=true")[2]
+    assert "| `random` |" in beside
+    assert "| `dm`     |" in beside
+
+
+def test_equal_settings_of_other_versions_are_kept_apart(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5])
+    stage(tmp_path, "dm", 0, [0.6], version=2)
+    lines = markdown(accuracies(Workspace(tmp_path), Wanted())).splitlines()
+    assert len([line for line in lines if re.match(r"\| `dm` \([0-9a-f]{6}\) \|", line)]) == 2
+
+
 def test_methods_are_lines_and_evaluators_columns_the_condensing_network_first(tmp_path: Path) -> None:
     stage(tmp_path, "dm", 0, [0.6, 0.6])
     stage(tmp_path, "dm", 0, [0.3, 0.3, 0.3], evaluator="alexnet", recipe="adam")
@@ -110,7 +147,7 @@ def test_sections_by_ipc_and_what_is_wanted(tmp_path: Path) -> None:
     stage(tmp_path, "whole", 0, [0.9], ipc=None)
     shown = markdown(accuracies(Workspace(tmp_path), Wanted()))
     titles = [line for line in shown.splitlines() if line.startswith("###")]
-    assert titles == [f"### digits, IPC {ipc}, protocol smoke" for ipc in ("1", "10", "all")]
+    assert titles == [f"### digits, IPC {ipc}, preset smoke" for ipc in ("1", "10", "all")]
     assert list(accuracies(Workspace(tmp_path), Wanted(ipcs=[10]))["last"]) == [0.4]
     assert list(accuracies(Workspace(tmp_path), Wanted(methods=["whole"]))["last"]) == [0.9]
     with pytest.raises(DcbenchError, match="no finished evaluation"):
@@ -124,8 +161,11 @@ def test_the_command_writes_both_files(tmp_path: Path) -> None:
     assert "| `dm`   | 55.0 ± 5.0 |" in result.stdout
     assert (tmp_path / "tables" / "accuracy.md").read_text(encoding="utf-8") in result.stdout
     head, line = (tmp_path / "tables" / "accuracy.csv").read_text(encoding="utf-8").splitlines()
-    assert head.startswith("dataset,ipc,protocol,method,settings,evaluator,recipe,networks,seeds,last,")
-    assert line.startswith("digits,1,smoke,dm,,convnet,published,2,1,0.55,")
+    assert head.startswith(
+        "dataset,ipc,preset,data,method,settings,condensation,protocol,evaluator,recipe,networks,seeds,last,"
+    )
+    assert line.startswith("digits,1,smoke,,dm,,")
+    assert ",smoke,convnet,published,2,1,0.55," in line
     assert json.loads(next((tmp_path / "rows").glob("evaluate-*")).read_text())["method"] == "dm"
 
 

@@ -18,8 +18,7 @@ from dcbench_tesla.progress import duration
 from dcbench_tesla.store import content_key, read_json
 from dcbench_tesla.workspace import Workspace
 
-_GROUP = ["dataset", "ipc", "protocol"]
-_LINE = ["method", "settings"]
+_SECTION = ["dataset", "ipc", "preset", "data"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
         )
     table = pd.DataFrame([_summary(rows) for rows in groups.values()])
     table["ipc"] = table["ipc"].astype("Int64")
-    return table.sort_values([*_GROUP, "evaluator", "recipe", "last", "method"], ignore_index=True)
+    return table.sort_values([*_SECTION, "evaluator", "recipe", "last", "method", "condensation"], ignore_index=True)
 
 
 def _rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
@@ -76,23 +75,30 @@ def _rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
 
 def _group_key(row: dict[str, Any], made: dict[str, Any] | None) -> tuple[Any, ...]:
     """What must be equal for two rows to differ by their seed only."""
+    return (_condensation(row, made), row["evaluator"], row["recipe"], row["networks"], content_key(row["settings"]))
+
+
+def _condensation(row: dict[str, Any], made: dict[str, Any] | None) -> str:
+    """What made the set but the seed; the set itself, where no condensation is on record."""
     if made is None:
-        of_the_set = row.get("set", row["condense_key"])
-    else:
-        of_the_set = content_key({k: v for k, v in made["identity"].items() if k != "seed"})
-    return (of_the_set, row["evaluator"], row["recipe"], row["networks"], content_key(row["settings"]))
+        return str(row.get("set", row["condense_key"]))
+    return content_key({k: v for k, v in made["identity"].items() if k != "seed"})
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the tidy row of one method and evaluator from those of its seeds."""
     first = rows[0]
     made = [row["made"] for row in rows if row["made"] is not None]
+    data, settings = _changed_settings(made[0]) if made else ("", "")
     summary = {
         "dataset": first["dataset"],
         "ipc": first["ipc"],
-        "protocol": made[0]["protocol"] if made else first["protocol"],
+        "preset": first["preset"],
+        "data": data,
         "method": first["method"],
-        "settings": _changed_settings(made[0]["command"]) if made else "",
+        "settings": settings,
+        "condensation": _condensation(first, first["made"]),
+        "protocol": made[0]["protocol"] if made else first["protocol"],
         "evaluator": first["evaluator"],
         "recipe": first["recipe"],
         "networks": first["networks"],
@@ -117,11 +123,14 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _changed_settings(command: str) -> str:
-    """Return the settings a command changed, as they were written, but those of the evaluation."""
-    given = re.findall(r"--set (\S+)", command)
-    of_the_set = (s for s in given if "." not in s or s.startswith(("data.", "network.", "experts.")))
-    return " ".join(of_the_set)
+def _changed_settings(made: dict[str, Any]) -> tuple[str, str]:
+    """Return what a command changed of the data and of the method, as it was written."""
+    given = sorted(re.findall(r"--set (\S+)", made["command"]))
+    data = [s for s in given if s.startswith("data.")]
+    own = [s for s in given if "." not in s or s.startswith(("network.", "experts."))]
+    # the command of a baseline is that of the method it stands beside
+    is_its_own = f"--method {made['method']} " in f"{made['command']} "
+    return " ".join(data), " ".join(own if is_its_own else ())
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -130,19 +139,19 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def markdown(table: pd.DataFrame, statistic: str = "last") -> str:
-    """Return ``table`` (of :func:`accuracies`) as Markdown: a section for every data set, IPC and protocol."""
-    groups = table.groupby(_GROUP, dropna=False, sort=True)
+    """Return ``table`` (of :func:`accuracies`) as Markdown: a section for every data set, IPC and preset."""
+    groups = table.groupby(_SECTION, dropna=False, sort=True)
     return "\n".join(_section(key, group, statistic) for key, group in groups)
 
 
 def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> str:
-    dataset, ipc, protocol = key
-    group = group.assign(column=_columns(group))
+    dataset, ipc, preset, data = key
+    group = group.assign(column=_columns(group), line=_lines(group))
     columns = list(dict.fromkeys(group.sort_values("evaluator", key=_convnet_first, kind="stable")["column"]))
     cells: dict[tuple[str, str], str] = {}
     order: dict[str, float] = {}
     for row in group.to_dict("records"):
-        line = f"`{row['method']}`" + (f" {row['settings']}" if row["settings"] else "")
+        line = row["line"]
         cells[line, row["column"]] = _shown(row, statistic)
         if row["column"] == columns[0]:
             order[line] = row[statistic]
@@ -151,15 +160,31 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> str:
     lines = sorted(dict.fromkeys(line for line, _ in cells), key=lambda line: order.get(line, -1.0))
     head = ["method", *columns, *_BESIDE]
     body = [[line, *(cells.get((line, name), "") for name in head[1:])] for line in lines]
-    title = f"### {dataset}, IPC {'all' if pd.isna(ipc) else ipc}, protocol {protocol}"
+    title = f"### {dataset}, IPC {'all' if pd.isna(ipc) else ipc}, preset {preset}" + (f", {data}" if data else "")
+    changed = dict.fromkeys(f"- {r.line}: protocol {r.protocol}" for r in group.itertuples() if r.protocol != preset)
     recipes = dict.fromkeys(f"- {r.column}: {r.recipe}; {r.networks} networks" for r in group.itertuples())
     about = f"Test accuracy `{statistic}` in %: mean ± standard deviation over networks"
     about += " ± over seeds (how many)." if (group["seeds"] > 1).any() else "."
-    return "\n".join([title, "", about, "", *_aligned([_TITLES.get(n, n) for n in head], body), "", *recipes, ""])
+    return "\n".join(
+        [title, "", about, "", *_aligned([_TITLES.get(n, n) for n in head], body), "", *recipes, *changed, ""]
+    )
 
 
 def _convnet_first(names: "pd.Series[str]") -> "pd.Series[str]":
     return names.where(names != "convnet", "")
+
+
+def _lines(group: pd.DataFrame) -> "pd.Series[str]":
+    """The line of every row: its method, and of its settings those in which the method's lines differ."""
+    given = {method: [set(s.split()) for s in rows["settings"]] for method, rows in group.groupby("method")}
+    shared = {method: set.intersection(*settings) for method, settings in given.items()}
+    names = [
+        " ".join([f"`{method}`", *(s for s in settings.split() if s not in shared[method])])
+        for method, settings in zip(group["method"], group["settings"], strict=True)
+    ]
+    found = pd.Series(names, index=group.index)
+    made = group["condensation"].groupby(found).transform("nunique")  # by another version of a preset, or of a method
+    return found.where(made == 1, found + " (" + group["condensation"].str[:6] + ")")
 
 
 def _columns(group: pd.DataFrame) -> "pd.Series[str]":

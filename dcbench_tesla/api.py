@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcbench_tesla.cell import Cell, Execution
-from dcbench_tesla.config import CellConfig, Override, resolve
+from dcbench_tesla.config import SECTIONS, CellConfig, Override, resolve
 from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
@@ -62,20 +62,34 @@ def resolve_all(
 
 
 def baseline_of(config: CellConfig) -> CellConfig:
-    """Return the ``random`` cell that matches ``config``: same data, preprocessing, evaluation, IPC and seed."""
+    """Return the ``random`` cell that matches ``config``: same data, preprocessing, IPC and seed.
+
+    It is evaluated by the same networks, each by the recipe of the preset for ``random`` with what was changed of it:
+    a recipe that belongs to another method's sets (DC's 300 epochs without augmentation) is not the baseline's.
+    """
     c = config
-    own = resolve(BASELINE, c.dataset, c.ipc, seed=c.seed, preset=c.preset, evaluators=c.evaluators)
-    mine, theirs = (own.data, own.evaluators, own.evaluation.networks), (c.data, c.evaluators, c.evaluation.networks)
-    as_given = mine == theirs
-    same_data = own.data == c.data
+    what: dict[str, Any] = {"seed": c.seed, "preset": c.preset, "evaluators": tuple(c.evaluators)}
+    plain = resolve(BASELINE, c.dataset, c.ipc, **what)
+    changes = [
+        Override(section, name, getattr(getattr(c, section) if section in SECTIONS else c.evaluators[section], name))
+        for section, _, name in (label.rpartition(".") for label in c.changed)
+        if section == "evaluation" or section in c.evaluators
+    ]
+    own = resolve(BASELINE, c.dataset, c.ipc, **what, overrides=changes, leave_out=True)
+    as_given = (plain.data, plain.evaluators, plain.evaluation.networks) == (
+        c.data,
+        own.evaluators,
+        c.evaluation.networks,
+    )
+    beside = f"data and evaluation as {c.method}"
     return replace(
         own,
-        data=config.data,
-        evaluators=config.evaluators,
-        evaluation=replace(config.evaluation, every=0),
-        protocol=own.protocol if as_given else f"{own.protocol}, data and evaluation as {config.method}",
-        condense_protocol=own.protocol if same_data else f"{own.protocol}, data as {config.method}",
-        command=own.command if as_given else config.command,
+        data=c.data,
+        evaluation=replace(c.evaluation, every=0),
+        changed=(),
+        protocol=plain.protocol if as_given else f"{plain.protocol}, {beside}",
+        condense_protocol=plain.protocol if plain.data == c.data else f"{plain.protocol}, data as {c.method}",
+        command=plain.command if as_given else c.command,
     )
 
 

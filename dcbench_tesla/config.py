@@ -12,7 +12,7 @@ A *cell* is (method, data set, IPC, seed) with every setting resolved. Settings 
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,7 @@ from dcbench_tesla.errors import UsageError, unknown_name
 
 PRESETS = ("paper", "quick", "smoke")
 UNPUBLISHED = "defaults"
+_CHANGED = ", changed: "
 
 
 def _require(condition: bool, message: str) -> None:
@@ -289,11 +290,13 @@ def resolve(
     evaluators: Iterable[str] = ("convnet",),
     overrides: Iterable[Override] = (),
     leave_out: bool = False,
+    learned_lr: bool | None = None,
 ) -> CellConfig:
     """Resolve one cell's configuration: overrides over preset over the defaults of the code.
 
     An override the method does not know, or that has no effect on it, is an error; with ``leave_out`` it is left out,
-    and ``changed`` of the result tells which ones were taken.
+    and ``changed`` of the result tells which ones were taken. ``learned_lr``: whether the set that is to be evaluated
+    carries a learned rate; by default what the method says.
 
     Raises:
         UsageError: an unknown name, a value of the wrong type or out of range, or a setting that has no effect.
@@ -305,7 +308,7 @@ def resolve(
     if leave_out:
         overrides = tuple(o for o in overrides if o.label in known)
     built = _build(kinds, rules, overrides, known)
-    inert = _without_effect(method, built)
+    inert = _without_effect(method, built, learned_lr)
     idle = [o for o in overrides if o.label in inert]
     if idle and leave_out:
         overrides = tuple(o for o in overrides if o not in idle)
@@ -336,30 +339,37 @@ def restored(
 ) -> CellConfig:
     """Return the configuration of a cell that was condensed before, from its :meth:`CellConfig.as_dict`.
 
-    What defines the set is as stored, whatever the presets say today. ``evaluators`` (default: the stored ones) and
-    ``overrides`` of the evaluation go over what was stored.
+    What was stored stays as it is, whatever the presets say today; an evaluator that the cell was not run with comes
+    from its preset. ``evaluators`` (default: the stored ones) and ``overrides`` of the evaluation go over it.
 
     Raises:
-        UsageError: the method is not here, it has other settings by now, or an override is wrong.
+        UsageError: the method is not here, it has other settings by now, or an override is wrong or without effect.
     """
     evaluators, overrides = tuple(evaluators) or tuple(stored["evaluators"]), tuple(overrides)
-    sections, given = {"settings", *SECTIONS, *evaluators}, {o.label for o in overrides}
-    kept = [o for o in (_stored(stored, label) for label in stored["changed"]) if o.section in sections]
-    overrides = (*(o for o in kept if o.label not in given), *overrides)
+    own, given = {"evaluation", *evaluators}, {o.label for o in overrides}
+    kept = [o for o in (_stored(stored, label) for label in stored["changed"]) if o.section in own]
     what = (stored["method"], stored["dataset"], stored["ipc"])
-    fresh = resolve(
-        *what, seed=stored["seed"], preset=stored["preset"], evaluators=evaluators, overrides=overrides, leave_out=True
-    )
+    about: dict[str, Any] = {"seed": stored["seed"], "preset": stored["preset"], "evaluators": evaluators}
+    fresh = resolve(*what, **about, overrides=[*(o for o in kept if o.label not in given), *overrides])
+    sections = {name: kind for name, kind in SECTIONS.items() if name != "evaluation"}
     try:
         return dataclasses.replace(
             fresh,
             settings=type(fresh.settings)(**stored["settings"]),
-            **{name: kind(**stored[name]) for name, kind in SECTIONS.items() if name != "evaluation"},
-            evaluation=_changed(EvaluationSettings(**stored["evaluation"]), overrides),
+            **{name: kind(**stored[name]) for name, kind in sections.items()},
+            evaluation=_changed("evaluation", EvaluationSettings(**stored["evaluation"]), overrides),
+            evaluators={
+                name: _changed(name, type(settings)(**stored["evaluators"].get(name, vars(settings))), overrides)
+                for name, settings in fresh.evaluators.items()
+            },
+            changed=tuple(sorted({*stored["changed"], *given})),
+            protocol=_with_changes(stored["protocol"], given),
+            condense_protocol=stored["condense_protocol"],
         )
     except TypeError as error:
         raise UsageError(
-            f"method {stored['method']} has other settings than when the cell was made ({error}): run it again."
+            f"method {stored['method']} or its evaluators have other settings than when the cell was made ({error}): "
+            "run it again."
         ) from error
 
 
@@ -371,10 +381,18 @@ def _stored(stored: Mapping[str, Any], label: str) -> Override:
     return Override(section, name, values[section][name])
 
 
-def _changed(settings: Any, overrides: Iterable[Override]) -> Any:
-    """Return ``settings`` of the evaluation with the overrides meant for them."""
-    given = [o for o in overrides if o.section == "evaluation"]
-    return dataclasses.replace(settings, **{o.name: _coerce(o, type(settings), ()) for o in given})
+def _changed(section: str, settings: Any, overrides: Iterable[Override]) -> Any:
+    """Return a section's settings with the overrides meant for them."""
+    given = [o for o in overrides if o.section == section]
+    known = [f"{section}.{f.name}" for f in dataclasses.fields(settings)]
+    return dataclasses.replace(settings, **{o.name: _coerce(o, type(settings), known) for o in given})
+
+
+def _with_changes(protocol: str, labels: Collection[str]) -> str:
+    """Return a protocol's name with further labels behind ``changed``."""
+    name, _, before = protocol.partition(_CHANGED)
+    changed = sorted({*(label for label in before.split(", ") if label), *labels})
+    return f"{name}{_CHANGED}{', '.join(changed)}" if changed else name
 
 
 def _family(dataset: str) -> str:
@@ -399,7 +417,7 @@ def _build(
     return {section: kind(**values[section]) for section, kind in kinds.items()}
 
 
-def _without_effect(method: str, built: Mapping[str, Any]) -> dict[str, str]:
+def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | None) -> dict[str, str]:
     """Return the settings that have no effect as the others stand, as the user writes them, with the reason."""
     inert = dict(built["settings"].inert())
     for section, reason in _unused_sections(method, built["settings"]).items():
@@ -412,7 +430,8 @@ def _without_effect(method: str, built: Mapping[str, Any]) -> dict[str, str]:
         inert |= {f"experts.{name}": "imported experts are not trained here" for name in ("lr", "batch_size")}
     for section in built.keys() - SECTIONS.keys() - {"settings"}:
         evaluator = registry.load_evaluator(section)
-        idle = evaluator.without_effect(built[section], learned_lr=condenser.learns_lr)
+        learns = condenser.learns_lr if learned_lr is None else learned_lr
+        idle = evaluator.without_effect(built[section], learned_lr=learns)
         inert |= {f"{section}.{name}": reason for name, reason in idle.items()}
     if condenser(built["settings"]).iterations == 0:
         inert["evaluation.every"] = f"method {method} has no iterations"
@@ -428,7 +447,13 @@ def _protocol(preset: str, method: str, rules: list[_Rule], changed: tuple[str, 
         lenders = [rule.settings_of for rule in rules if rule.settings_of]
         borrowed = f"paper, settings of {lenders[-1]}" if lenders else UNPUBLISHED
         name = preset if any(method in rule.published for rule in rules) else borrowed
-    return f"{name}, changed: {', '.join(changed)}" if changed else name
+    return _with_changes(name, changed)
+
+
+def shown_dataset(dataset: str) -> str:
+    """Return a data set's name without any folder of this machine."""
+    prefix, colon, path = dataset.partition(":")
+    return f"{prefix}:{Path(path).name}" if colon else dataset
 
 
 def _command(
@@ -441,9 +466,13 @@ def _command(
     overrides: tuple[Override, ...],
 ) -> str:
     """The command that makes the cell, without anything of this machine."""
-    prefix, colon, path = dataset.partition(":")
-    shown = f"{prefix}:{Path(path).name}" if colon else dataset
-    words = ["dcbench run", f"--method {method}", f"--dataset {shown}", f"--ipc {ipc}", f"--preset {preset}"]
+    words = [
+        "dcbench run",
+        f"--method {method}",
+        f"--dataset {shown_dataset(dataset)}",
+        f"--ipc {ipc}",
+        f"--preset {preset}",
+    ]
     words += [f"--seed {seed}"] if seed else []
     words += [f"--evaluator {name}" for name in evaluators if evaluators != ("convnet",)]
     words += [f"--set {o.label}={o.value}" for o in overrides]

@@ -133,17 +133,20 @@ class DistilledSet:
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "DistilledSet":
-        """Rebuild from :meth:`state`; raises ``CorruptFileError`` where a part of the preprocessing is missing."""
-        return cls(
-            images=tensors["images"],
-            labels=tensors["labels"],
-            class_names=tuple(meta["class_names"]),
-            augmentation=meta["augmentation"],
-            max_value=meta["max_value"],
-            lr=meta["lr"],
-            preprocessing=Preprocessing.from_state(_embedded(tensors), meta["preprocessing"]),
-            provenance=meta["provenance"],
-        )
+        """Rebuild from :meth:`state`; raises ``CorruptFileError`` where a part of it is missing."""
+        try:
+            return cls(
+                images=tensors["images"],
+                labels=tensors["labels"],
+                class_names=tuple(meta["class_names"]),
+                augmentation=meta["augmentation"],
+                max_value=meta["max_value"],
+                lr=meta["lr"],
+                preprocessing=Preprocessing.from_state(_embedded(tensors), meta["preprocessing"]),
+                provenance=meta["provenance"],
+            )
+        except (KeyError, TypeError) as error:
+            raise CorruptFileError(f"the distilled set is not whole: {error} is missing or of another kind.") from error
 
     @classmethod
     def load(cls, path: Path) -> "DistilledSet":
@@ -160,7 +163,7 @@ class DistilledSet:
             raise CorruptFileError(f"{path} is damaged, or is no distilled set of dcbench. {remedy}") from error
         if meta.get("format") != _FORMAT:
             raise CorruptFileError(f"{path} is not a distilled set of dcbench.")
-        facts = meta["preprocessing"]
+        facts = meta.get("preprocessing", {})
         if "shared" in facts:
             state, facts = _load_shared(path, facts["shared"])
             tensors |= {f"{_EMBEDDED}{name}": tensor for name, tensor in state.items()}

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("dcbench-tesla", "torch", "torchvision", "kornia", "numpy", "safetensors")
+_PACKAGES = ("dcbench-tesla", "torch", "torchvision", "kornia", "timm", "numpy", "safetensors")
 
 
 def versions() -> dict[str, str]:

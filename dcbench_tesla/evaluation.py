@@ -143,6 +143,7 @@ class Evaluation:
         found = [self._test(evaluator, iteration, networks, load, shown) for iteration, networks, load in sets]
         return {
             "evaluator": self.name,
+            "evaluator_version": evaluator.version,
             "recipe": evaluator.recipe,
             "settings": dataclasses.asdict(self.settings),
             "networks": sets[-1][1],

@@ -27,6 +27,7 @@ from dcbench_tesla.progress import bar
 from dcbench_tesla.sheet import write_sheet
 from dcbench_tesla.store import content_key, write_json
 
+EVALUATE = "evaluate by "
 _LOCK = ".lock"
 
 
@@ -66,21 +67,28 @@ class CellResult:
         return DistilledSet.load(self.cell.distilled_path)
 
 
-def run_cell(cell: Cell, *, force: bool = False) -> CellResult:
+def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -> CellResult:
     """Do what is not done yet of a cell (all of it with ``force``), and return its result.
+
+    ``evaluate_again``: the evaluations that are on record too; what is on record stays until there is another.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
         CorruptFileError: a checkpoint or an expert is damaged.
         DcbenchError: a folder cannot be written.
     """
-    if force or cell.pending():
+    if force or evaluate_again or cell.pending():
         with _alone(cell):
             if force:
                 _forget(cell)
+            stages = cell.pending()
+            if evaluate_again:
+                stages = [f"{EVALUATE}{name}" for name in cell.config.evaluators]
+                for name in cell.config.evaluators:
+                    shutil.rmtree(cell.records(name), ignore_errors=True)
             cell.execution.apply()
             _record_start(cell)
-            for stage in cell.pending():
+            for stage in stages:
                 _run_stage(cell, stage)
     return CellResult(cell)
 
@@ -131,7 +139,7 @@ def _run_stage(cell: Cell, stage: str) -> None:
     elif stage == "condense":
         _condense(cell)
     else:
-        _evaluate(cell, stage.removeprefix("evaluate by "))
+        _evaluate(cell, stage.removeprefix(EVALUATE))
 
 
 def _row_facts(cell: Cell) -> dict[str, Any]:

@@ -14,13 +14,13 @@ import torch
 
 from dcbench_tesla import registry
 from dcbench_tesla.api import BASELINE, Session
-from dcbench_tesla.config import CellConfig, Override, resolve, restored
+from dcbench_tesla.config import CellConfig, Override, resolve, restored, shown_dataset
 from dcbench_tesla.data import PREFIXES
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.environment import environment
-from dcbench_tesla.errors import UsageError
+from dcbench_tesla.errors import CorruptFileError, DataMissingError, UsageError
 from dcbench_tesla.evaluation import Evaluation
 from dcbench_tesla.progress import bar, say
 from dcbench_tesla.runner import run_cell
@@ -44,15 +44,15 @@ def evaluate_saved(
     """Train networks on a saved distilled set, test them, and return the rows by evaluator.
 
     ``target``: a cell's folder, its name under ``out``, or a distilled set's file. A cell keeps its own preset, seed
-    and schedule, and its evaluations are the very stages ``dcbench run --evaluator`` would add to it. A file is tested
-    after the last epoch on the whole test set of ``dataset`` (default: the one it was made from) with the settings of
-    ``preset`` (default ``paper``); its rows go to ``out``, known by the contents of the set. With ``force`` what is on
-    record is done again.
+    and schedule; its evaluations are the very stages ``dcbench run --evaluator`` would add to it, and their rows stand
+    beside the cell. A file is tested after the last epoch on the whole test set of ``dataset`` (default: the one it was
+    made from) with the settings of ``preset`` (default ``paper``); its rows go to ``out``, known by the contents of the
+    set. With ``force`` what is on record is done again, and replaced when that is done.
 
     Raises:
-        UsageError: there is no such cell or file; its data set does not fit it; a setting is not the evaluation's; a
-            preset or a seed for a cell.
-        CorruptFileError: the file is damaged or no distilled set.
+        UsageError: there is no such cell or file; its data set does not fit it; a setting is not the evaluation's, or
+            has no effect; a preset or a seed for a cell; a negative seed.
+        CorruptFileError: the file is damaged or no distilled set, or the folder no cell.
     """
     path, folder = Path(target), _cell_folder(target, Path(out))
     if folder is not None:
@@ -94,21 +94,37 @@ def _evaluate_cell(
     *,
     force: bool,
 ) -> dict[str, dict[str, Any]]:
-    stored = read_json(folder / "config.json")
+    stored = _configuration(folder)
     _check_overrides(overrides, evaluators or stored["evaluators"])
     config = restored(stored, evaluators, overrides)
-    cell = session.cell(dataclasses.replace(config, dataset=dataset) if dataset else config)
+    words = [f"{stored['command']} && dcbench evaluate {folder.name}"]
+    words += [f"--evaluator {name}" for name in config.evaluators]
+    words += [f"--set {o.label}={o.value}" for o in overrides]
+    as_it_was = not overrides and set(config.evaluators) <= set(stored["evaluators"])
+    config = dataclasses.replace(config, command=stored["command"] if as_it_was else " ".join(words))
+    try:
+        cell = session.cell(dataclasses.replace(config, dataset=dataset) if dataset else config)
+    except (UsageError, DataMissingError) as error:
+        if dataset is None and config.dataset.startswith(PREFIXES):
+            raise UsageError(f"{error} If the files have moved, say where they are: --dataset.") from error
+        raise
     if cell.key != stored["key"]:
         raise UsageError(
             f"{folder.name} was made from other images than {cell.dataset.name}'s here, or by another version of "
             f"{config.method}: run it again ({stored['command']})."
         )
+    if cell.folder.resolve() != folder:
+        raise UsageError(f"{folder.name} was made from the same images under another name than {cell.dataset.name}.")
     if not cell.condensed():
         raise UsageError(f"{folder.name} is not finished: {stored['command']} goes on with it.")
-    for name in config.evaluators if force else ():
-        session.workspace.drop_row("evaluate", cell.evaluation_key(name))
-        shutil.rmtree(cell.records(name), ignore_errors=True)
-    return run_cell(cell).rows
+    return run_cell(cell, evaluate_again=force).rows
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    stored = read_json(folder / "config.json")
+    if not isinstance(stored, dict) or not {"key", "identity", "evaluators", "command", "method"} <= stored.keys():
+        raise CorruptFileError(f"{folder} is no cell of dcbench: its config.json is something else.")
+    return stored
 
 
 class _SavedSet:
@@ -130,6 +146,11 @@ class _SavedSet:
         named = dataset or str(self.facts.get("dataset") or "")
         if not named or (dataset is None and named.startswith(PREFIXES)):
             raise UsageError(f"{path} was made from {named or 'an unknown data set'}: give the files by --dataset.")
+        if seed < 0:
+            raise UsageError(f"--seed must be at least 0, not {seed}.")
+        for override in overrides:
+            if override.label in ("evaluation.every", "evaluation.networks_on_the_way"):
+                raise UsageError(f"setting {override.label} has no effect: a file holds one set. Leave it out.")
         method = str(self.facts.get("method") or "")
         known = method in registry.names("methods")
         ipc = int(self.facts.get("ipc") or max(1, len(self.distilled) // len(self.distilled.class_names)))
@@ -141,8 +162,10 @@ class _SavedSet:
             preset=preset,
             evaluators=evaluators,
             overrides=overrides,
+            learned_lr=self.distilled.lr is not None,
         )
         self.method = method or "unknown"
+        self._named, self._has_ipc = dataset, not known or registry.load_method(method).uses_ipc
         self.dataset = session.dataset(named)
         self.test = _test_images(self.distilled, self.dataset, torch.device(session.execution.device))
 
@@ -162,9 +185,8 @@ class _SavedSet:
         key = content_key(identity)
         records = workspace.root / "evaluations" / f"{name.replace(':', '-')}-{key}"
         if force:
-            workspace.drop_row("evaluate", key)
             shutil.rmtree(records, ignore_errors=True)
-        if (row := workspace.row("evaluate", key)) is not None:
+        elif (row := workspace.row("evaluate", key)) is not None:
             return row
         self.session.execution.apply()
         evaluation = Evaluation(
@@ -199,12 +221,14 @@ class _SavedSet:
         made_from = self.facts.get("dataset_fingerprint")
         words = [f"dcbench evaluate {self.path.name}", f"--evaluator {name}", f"--preset {c.preset}"]
         words += [f"--seed {c.seed}"] if c.seed else []
+        words += [f"--dataset {shown_dataset(self._named)}"] if self._named else []
         words += [f"--set {o.label}={o.value}" for o in self.overrides]
         return {
             "cell": self.path.name,
             "method": self.method,
-            "ipc": c.ipc,
+            "ipc": c.ipc if self._has_ipc else None,
             "seed": self.facts.get("seed", c.seed),
+            "evaluation_seed": c.seed,
             "dataset": self.dataset.name,
             "dataset_fingerprint": self.dataset.fingerprint,
             "made_from": made_from,

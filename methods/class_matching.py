@@ -27,8 +27,9 @@ class ClassMatchingSettings(Settings):
     """Hyper-parameters of class-wise matching.
 
     ``iterations``: fresh networks. ``lr_images`` and ``momentum``: of the SGD on the images. ``real_batch``: real
-    images of a class in a step (all, where it has fewer). ``start``: from ``real`` images or ``noise``.
-    ``class_chunk``: classes that go through the network together (0: as many as make 4,096 real images).
+    images of every class in a step (as many as the smallest class has, where that is fewer). ``start``: from ``real``
+    images or ``noise``. ``class_chunk``: classes that go through the network together (0: as many as make 4,096 real
+    images).
     """
 
     iterations: int = 1000

@@ -12,7 +12,7 @@ from .class_matching import ClassMatching, ClassMatchingSettings
 
 @dataclass(frozen=True, kw_only=True)
 class DMSettings(ClassMatchingSettings):
-    """:class:`ClassMatchingSettings` with DM's published values (image learning rate 10 from IPC 100 on)."""
+    """:class:`ClassMatchingSettings` with DM's published values up to IPC 50 (from IPC 100 on: ``lr_images=10``)."""
 
     iterations: int = 20_000
     lr_images: float = 1.0

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
-from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.workspace import Workspace
 
 ENVIRONMENT = {"commit": "0123456789ab", "versions": {}}
@@ -19,6 +19,7 @@ ENVIRONMENT = {"commit": "0123456789ab", "versions": {}}
 def stage(root: Path, method: str, seed: int, values: list[float], **changes: Any) -> None:
     """Write the rows of one finished cell and evaluator."""
     options = {"evaluator": "convnet", "recipe": "published", "ipc": 1, "set": "", "version": 1, **changes}
+    extra = options.get("extra", {})
     key = f"{method}{seed}{options['ipc']}{options['version']}{options['set']}".replace(" ", "")
     mean = sum(values) / len(values)
     std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
@@ -47,18 +48,22 @@ def stage(root: Path, method: str, seed: int, values: list[float], **changes: An
         "peak_bytes": 2**20 * (1 + seed),
     }
     evaluate = {
+        "dataset_fingerprint": "f",
         "condense_key": key,
         "evaluator": options["evaluator"],
+        "evaluator_version": options.get("evaluator_version", 1),
         "recipe": options["recipe"],
-        "settings": {},
+        "settings": options.get("settings", {}),
         "networks": len(values),
+        "evaluated": [{"iteration": i, "test": [0.0]} for i in options.get("on_the_way", ())]
+        + [{"iteration": 9, "test": values}],
         "accuracy": {"last": accuracy, "best_on_validation": None, "best_on_test": accuracy},
         "diverged_networks": 0,
         "evaluate_seconds": 1.0,
     }
     workspace = Workspace(root)
     workspace.write_row("condense", key, {**shared, **condense})
-    workspace.write_row("evaluate", f"{key}{options['evaluator']}", {**shared, **evaluate})
+    workspace.write_row("evaluate", options.get("key", f"{key}{options['evaluator']}"), {**shared, **evaluate, **extra})
 
 
 def test_spreads_over_networks_and_over_seeds_stand_apart(tmp_path: Path) -> None:
@@ -119,6 +124,52 @@ def test_equal_settings_of_other_versions_are_kept_apart(tmp_path: Path) -> None
     assert len([line for line in lines if re.match(r"\| `dm` \([0-9a-f]{6}\) \|", line)]) == 2
 
 
+def test_other_schedules_versions_and_settings_of_an_evaluation_are_no_further_seeds(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5, 0.6], on_the_way=[3])
+    stage(tmp_path, "dm", 0, [0.5, 0.6], key="without")
+    stage(tmp_path, "dm", 0, [0.7, 0.8], key="new", evaluator_version=2)
+    stage(tmp_path, "dm", 0, [0.2, 0.3], key="wide", settings={"width": 4})
+    table = accuracies(Workspace(tmp_path), Wanted())
+    assert list(table["seeds"]) == [1, 1, 1, 1]
+    (line,) = (line for line in markdown(table).splitlines() if line.startswith("| `dm`"))
+    shown = [cell.strip() for cell in line.split("|")[2:-1]]
+    assert sorted(shown[:3]) == ["25.0 ± 5.0", "55.0 ± 5.0", "75.0 ± 5.0"]
+
+
+def test_a_file_of_a_cell_is_no_seed_of_it_and_its_evaluation_seeds_are_not_seeds_of_the_set(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5, 0.6])
+    for seed in (0, 1):
+        of_a_file = {"set": "digest", "cell": "distilled.safetensors", "evaluation_seed": seed}
+        stage(tmp_path, "dm", 0, [0.5, 0.7], key=f"file{seed}", extra=of_a_file)
+    table = accuracies(Workspace(tmp_path), Wanted())
+    assert list(table["seeds"]) == [1, 1, 1]
+    lines = [line.split("|")[1].strip() for line in markdown(table).splitlines() if line.startswith("| `dm`")]
+    assert lines == [
+        "`dm`",
+        "`dm` file=distilled.safetensors",
+        "`dm` evaluation_seed=1 file=distilled.safetensors",
+    ]
+
+
+def test_settings_with_a_decimal_point_are_shown(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5], set="lr_images=0.5 --set convnet.lr=0.1")
+    stage(tmp_path, "dm", 0, [0.7], set="lr_images=2.5 --set convnet.lr=0.1")
+    assert list(accuracies(Workspace(tmp_path), Wanted())["settings"]) == ["lr_images=0.5", "lr_images=2.5"]
+
+
+def test_a_statistic_that_nobody_has_is_empty(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5, 0.6])
+    stage(tmp_path, "random", 0, [0.5, 0.6])
+    shown = markdown(accuracies(Workspace(tmp_path), Wanted()), "best_on_validation")
+    assert "| `dm`     |         |" in shown
+
+
+def test_a_foreign_row_is_told(tmp_path: Path) -> None:
+    Workspace(tmp_path).write_row("evaluate", "foreign", {})
+    with pytest.raises(CorruptFileError, match=r"evaluate-foreign\.json is no row of dcbench"):
+        accuracies(Workspace(tmp_path), Wanted())
+
+
 def test_methods_are_lines_and_evaluators_columns_the_condensing_network_first(tmp_path: Path) -> None:
     stage(tmp_path, "dm", 0, [0.6, 0.6])
     stage(tmp_path, "dm", 0, [0.3, 0.3, 0.3], evaluator="alexnet", recipe="adam")
@@ -134,10 +185,10 @@ def test_methods_are_lines_and_evaluators_columns_the_condensing_network_first(t
 
 
 def test_two_recipes_of_an_evaluator_are_two_columns(tmp_path: Path) -> None:
-    stage(tmp_path, "dm", 0, [0.3], evaluator="vit", recipe="adam")
-    stage(tmp_path, "random", 0, [0.2], evaluator="vit", recipe="learned-lr")
+    stage(tmp_path, "dm", 0, [0.3], evaluator="vit", recipe="adam", settings={"recipe": "adam"})
+    stage(tmp_path, "random", 0, [0.2], evaluator="vit", recipe="learned-lr", settings={"recipe": "learned-lr"})
     shown = markdown(accuracies(Workspace(tmp_path), Wanted()))
-    assert "vit (adam) | vit (learned-lr)" in shown
+    assert "vit recipe=adam | vit recipe=learned-lr" in shown
     assert "| 30.0 |" in " ".join(shown.split())  # one network: no spread
 
 
@@ -161,11 +212,9 @@ def test_the_command_writes_both_files(tmp_path: Path) -> None:
     assert "| `dm`   | 55.0 ± 5.0 |" in result.stdout
     assert (tmp_path / "tables" / "accuracy.md").read_text(encoding="utf-8") in result.stdout
     head, line = (tmp_path / "tables" / "accuracy.csv").read_text(encoding="utf-8").splitlines()
-    assert head.startswith(
-        "dataset,ipc,preset,data,method,settings,condensation,protocol,evaluator,recipe,networks,seeds,last,"
-    )
+    assert head.startswith("dataset,ipc,preset,data,method,settings,condensation,protocol,evaluator,recipe,")
     assert line.startswith("digits,1,smoke,,dm,,")
-    assert ",smoke,convnet,published,2,1,0.55," in line
+    assert ",smoke,convnet,published,version=1,1,2,1,0.55," in line
     assert json.loads(next((tmp_path / "rows").glob("evaluate-*")).read_text())["method"] == "dm"
 
 

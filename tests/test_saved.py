@@ -1,15 +1,19 @@
 """`dcbench evaluate`: further evaluators on a finished cell, and any distilled set's file."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from dcbench_tesla.api import run
+from dcbench_tesla.cli import main
 from dcbench_tesla.config import Override
-from dcbench_tesla.errors import UsageError
+from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.evaluation import Evaluation
 from dcbench_tesla.runner import CellResult
 from dcbench_tesla.saved import evaluate_saved
@@ -35,9 +39,23 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def run_dm(out: Path) -> CellResult:
+    torch.set_num_threads(1)
+    return run("dm", "digits", 1, preset="smoke", settings=SETTINGS, out=out, device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "out"
+    run_dm(out)
+    return out
+
+
 @pytest.fixture
-def cell(tmp_path: Path) -> CellResult:
-    return run("dm", "digits", 1, preset="smoke", settings=SETTINGS, out=tmp_path / "out", device="cpu", quiet=True)
+def cell(made: Path, tmp_path: Path) -> CellResult:
+    """A finished cell in a folder of the test's own."""
+    shutil.copytree(made, tmp_path / "out")
+    return run_dm(tmp_path / "out")  # on record: nothing is done
 
 
 def evaluate(target: Any, evaluators: Any = (), **options: Any) -> dict[str, dict[str, Any]]:
@@ -115,6 +133,88 @@ def test_a_cell_of_other_images_is_told(tmp_path: Path) -> None:
     np.savez(path, **fixtures.npz_arrays(train_per_class=13))
     with pytest.raises(UsageError, match="was made from other images than"):
         evaluate(done.folder)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (Override("convnet", "epocs", 5), "unknown setting 'convnet.epocs'"),
+        (Override("convnet", "learned_lr", False), "the method learns no learning rate"),
+        (Override("evaluation", "netwoks", 2), "Did you mean 'evaluation.networks'"),
+    ],
+)
+def test_a_wrong_setting_is_not_dropped(cell: CellResult, override: Override, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate(cell.folder, overrides=[override])
+
+
+def test_a_baseline_is_evaluated_as_it_was(tmp_path: Path) -> None:
+    """Its evaluators are those of the method it stands beside, not those of the preset."""
+    out = tmp_path / "out"
+    words = [w for name, value in SETTINGS.items() for w in ("--set", f"{name}={value}")]
+    arguments = ["run", "--method", "dm", "--preset", "smoke", "--device", "cpu", "--out", str(out), *words]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    (folder,) = (out / "cells").glob("random-*")
+    (before,) = (row for row in map(read_json, (out / "rows").glob("evaluate-*")) if row["method"] == "random")
+    assert before["settings"]["width"] == 4
+    assert evaluate(folder) == {"convnet": before}
+    three = evaluate(folder, overrides=[Override("evaluation", "networks", "3")])["convnet"]
+    assert three["settings"] == before["settings"]
+    assert three["protocol"] == "smoke, data and evaluation as dm, changed: evaluation.networks"
+
+
+def test_a_folder_that_is_no_cell_does_not_stop_the_others(cell: CellResult, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(CorruptFileError, match="is no cell of dcbench"):
+        evaluate(foreign)
+    result = CliRunner().invoke(main, ["evaluate", str(foreign), str(cell.folder), "--device", "cpu"])
+    assert result.exit_code == 1
+    assert "is no cell of dcbench" in result.stderr
+    assert "1 of 2 sets could not be evaluated, see above; the others are done" in result.stderr
+    assert f"{cell.cell.name}: convnet: " in result.stdout
+
+
+def test_moved_images_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, **fixtures.npz_arrays(train_per_class=12))
+    settings = {"convnet.epochs": 1, "convnet.width": 4, "evaluation.networks": 1}
+    done = run("random", f"npz:{path}", 1, preset="smoke", settings=settings, out=tmp_path, device="cpu", quiet=True)
+    (tmp_path / "there").mkdir()
+    moved = path.rename(tmp_path / "there" / "mine.npz")
+    with pytest.raises(UsageError, match="say where they are: --dataset"):
+        evaluate(done.folder)
+    assert evaluate(done.folder, dataset=f"npz:{moved}") == done.rows
+    other = moved.rename(tmp_path / "there" / "yours.npz")
+    with pytest.raises(UsageError, match="under another name"):
+        evaluate(done.folder, dataset=f"npz:{other}")
+
+
+@pytest.mark.parametrize(
+    ("lr", "override", "message"),
+    [
+        (0.02, Override("convnet", "lr", 0.5), "the learned rate is taken"),
+        (None, Override("convnet", "learned_lr", False), "learns no learning rate"),
+        (None, Override("evaluation", "every", 2), "a file holds one set"),
+    ],
+)
+def test_what_has_no_effect_on_a_file_is_refused(
+    cell: CellResult, tmp_path: Path, lr: float | None, override: Override, message: str
+) -> None:
+    dataclasses.replace(cell.distilled, lr=lr).save(tmp_path / "set.safetensors")
+    with pytest.raises(UsageError, match=message):
+        evaluate(tmp_path / "set.safetensors", overrides=[override], preset="smoke", out=tmp_path)
+
+
+def test_interrupted_force_keeps_what_was_there(cell: CellResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Evaluation, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(cell.folder, force=True)
+    assert evaluate(cell.folder) == cell.rows
 
 
 def test_an_unfinished_cell_is_told(cell: CellResult) -> None:

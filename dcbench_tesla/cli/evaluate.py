@@ -4,7 +4,16 @@ from pathlib import Path
 
 import click
 
-from dcbench_tesla.cli.common import data_dir_option, device_option, options, out_option, preset_option, set_option
+from dcbench_tesla.cli.common import (
+    Failure,
+    data_dir_option,
+    device_option,
+    failure,
+    options,
+    out_option,
+    preset_option,
+    set_option,
+)
 
 
 @click.command()
@@ -14,7 +23,7 @@ from dcbench_tesla.cli.common import data_dir_option, device_option, options, ou
         "--evaluator",
         "evaluators",
         multiple=True,
-        help="A network to evaluate with.  [default: convnet; of a cell: those it was run with]",
+        help="A network to evaluate with.  [default: convnet; of a cell: those it was condensed with]",
     ),
     click.option("--dataset", help="The data set to test on.  [default: the one the set was made from]"),
     click.option("--seed", type=int, help="A seed, for files.  [default: 0]"),
@@ -39,8 +48,9 @@ def evaluate(
 ) -> None:
     """Train networks on finished cells or on files of distilled sets, and print their test accuracy.
 
-    A cell (its folder or its name) keeps its preset, seed and schedule; its images are not condensed again. A file is
-    tested with the settings of --preset. Rows are kept under --out, and what is on record is not done again.
+    A cell (its folder, or its name under --out) keeps its preset, seed and schedule; its images are not condensed
+    again, and its rows stand beside it. A file is tested with the settings of --preset, and its rows go to --out. What
+    is on record is not done again.
 
     \b
     Examples:
@@ -57,22 +67,35 @@ def evaluate(
     registry.check_names("evaluators", evaluators)
     overrides = [parse_set(text) for text in assignments]
     from dcbench_tesla.evaluation import Accuracy
+    from dcbench_tesla.progress import say
     from dcbench_tesla.saved import evaluate_saved
 
+    failures: list[Failure] = []
     for target in targets:
-        rows = evaluate_saved(
-            target,
-            evaluators,
-            overrides=overrides,
-            preset=preset,
-            seed=seed,
-            dataset=dataset,
-            out=out,
-            data_dir=data_dir,
-            device=device,
-            force=force,
-        )
+        try:
+            rows = evaluate_saved(
+                target,
+                evaluators,
+                overrides=overrides,
+                preset=preset,
+                seed=seed,
+                dataset=dataset,
+                out=out,
+                data_dir=data_dir,
+                device=device,
+                force=force,
+            )
+        except Exception as error:  # the others go on
+            shown = failure(error)
+            if shown is None or len(targets) == 1:
+                raise
+            failures.append(shown)
+            say(f"Error: {target}: {shown.format_message()}")
+            continue
         for name, row in rows.items():
             last = Accuracy(**row["accuracy"]["last"])
             of = f"{row['cell']}: " if len(targets) > 1 else ""
             click.echo(f"{of}{name}: {last} test accuracy over {len(last.values)} networks ({row['recipe']})")
+    if failures:
+        others = "; the others are done" if len(failures) < len(targets) else ""
+        raise Failure(f"{len(failures)} of {len(targets)} sets could not be evaluated, see above{others}.", 1)

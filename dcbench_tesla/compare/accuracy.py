@@ -12,13 +12,27 @@ from typing import Any
 
 import pandas as pd
 
-from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.evaluation import STATISTICS
 from dcbench_tesla.progress import duration
 from dcbench_tesla.store import content_key, read_json
 from dcbench_tesla.workspace import Workspace
 
 _SECTION = ["dataset", "ipc", "preset", "data"]
+_NEEDED = {
+    "condense": {"key", "identity", "method", "command", "protocol"},
+    "evaluate": {
+        "condense_key",
+        "method",
+        "dataset",
+        "ipc",
+        "evaluator",
+        "recipe",
+        "settings",
+        "accuracy",
+        "evaluated",
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +60,23 @@ class Wanted:
 def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     """Return one tidy row for every method, settings and evaluator, over all seeds that were run.
 
-    Accuracies are fractions of the test set. ``<statistic>`` is the mean over all networks of all seeds,
+    Accuracies are fractions of the test set. ``<statistic>`` is the mean over the seeds of the means over networks,
+    ``<statistic>_networks`` how many networks tested that set (fewer on the way than at the end),
     ``<statistic>_std_networks`` the spread over the networks of one seed (root mean square over seeds of population
-    standard deviations) and ``<statistic>_std_seeds`` the population standard deviation of the seeds' means, empty for
-    one seed. ``condense_seconds`` and ``peak_bytes`` are means over seeds, empty where they were not measured.
+    standard deviations; empty for one network) and ``<statistic>_std_seeds`` the population standard deviation of the
+    seeds' means, empty for one seed. ``condense_seconds`` and ``peak_bytes`` are means over seeds, empty where they
+    were not measured.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
+        CorruptFileError: a file among the rows is none.
     """
     condensed = {row["key"]: row for row in _rows(workspace, "condense")}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in filter(wanted.has, _rows(workspace, "evaluate")):
-        made = condensed.get(row["condense_key"])
-        groups[_group_key(row, made)].append({**row, "made": made})
+        of_a_file = "set" in row
+        row["made"] = None if of_a_file else condensed.get(row["condense_key"])
+        groups[_group_key(row)].append(row)
     if not groups:
         raise DcbenchError(
             f"no finished evaluation under {workspace.root} matches: dcbench list cells shows what is there, "
@@ -70,26 +88,32 @@ def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
 
 
 def _rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
-    return [read_json(path) for path in sorted(workspace.rows.glob(f"{stage}-*.json"))]
+    rows = [(path, read_json(path)) for path in sorted(workspace.rows.glob(f"{stage}-*.json"))]
+    for path, row in rows:
+        if not isinstance(row, dict) or not _NEEDED[stage] <= row.keys():
+            raise CorruptFileError(f"{path} is no row of dcbench. Delete it.")
+    return [row for _, row in rows]
 
 
-def _group_key(row: dict[str, Any], made: dict[str, Any] | None) -> tuple[Any, ...]:
+def _group_key(row: dict[str, Any]) -> tuple[Any, ...]:
     """What must be equal for two rows to differ by their seed only."""
-    return (_condensation(row, made), row["evaluator"], row["recipe"], row["networks"], content_key(row["settings"]))
+    schedule = [(e["iteration"], len(e["test"])) for e in row["evaluated"]]
+    how = [row["recipe"], row["settings"], row.get("evaluator_version", 1), row["dataset_fingerprint"], schedule]
+    return (_condensation(row), row["evaluator"], content_key(how))
 
 
-def _condensation(row: dict[str, Any], made: dict[str, Any] | None) -> str:
-    """What made the set but the seed; the set itself, where no condensation is on record."""
-    if made is None:
-        return str(row.get("set", row["condense_key"]))
-    return content_key({k: v for k, v in made["identity"].items() if k != "seed"})
+def _condensation(row: dict[str, Any]) -> str:
+    """What made the set but the seed; of a file, which may be anybody's, the set itself and the evaluation's seed."""
+    if row["made"] is None:
+        return content_key([row.get("set", row["condense_key"]), row.get("evaluation_seed", row["seed"])])
+    return content_key({k: v for k, v in row["made"]["identity"].items() if k != "seed"})
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the tidy row of one method and evaluator from those of its seeds."""
     first = rows[0]
     made = [row["made"] for row in rows if row["made"] is not None]
-    data, settings = _changed_settings(made[0]) if made else ("", "")
+    data, settings = _changed_settings(made[0]) if made else ("", _of_a_file(first))
     summary = {
         "dataset": first["dataset"],
         "ipc": first["ipc"],
@@ -97,20 +121,24 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "data": data,
         "method": first["method"],
         "settings": settings,
-        "condensation": _condensation(first, first["made"]),
+        "condensation": _condensation(first),
         "protocol": made[0]["protocol"] if made else first["protocol"],
         "evaluator": first["evaluator"],
         "recipe": first["recipe"],
+        "evaluator_settings": _as_text({**first["settings"], "version": first.get("evaluator_version", 1)}),
+        "evaluated_sets": len(first["evaluated"]),
         "networks": first["networks"],
         "seeds": len(rows),
     }
     for name in STATISTICS:
         found = [row["accuracy"][name] for row in rows if row["accuracy"][name]]
-        summary |= {name: None, f"{name}_std_networks": None, f"{name}_std_seeds": None}
+        summary |= dict.fromkeys((name, f"{name}_std_networks", f"{name}_std_seeds", f"{name}_networks"))
         if len(found) == len(rows):
             means = pd.Series([f["mean"] for f in found])
-            summary[name] = means.mean()
-            summary[f"{name}_std_networks"] = pd.Series([f["std"] ** 2 for f in found]).mean() ** 0.5
+            fewest = min(len(f["values"]) for f in found)
+            summary[name], summary[f"{name}_networks"] = means.mean(), fewest
+            if fewest > 1:
+                summary[f"{name}_std_networks"] = pd.Series([f["std"] ** 2 for f in found]).mean() ** 0.5
             summary[f"{name}_std_seeds"] = means.std(ddof=0) if len(found) > 1 else None
     return summary | {
         "diverged_networks": sum(row["diverged_networks"] for row in rows),
@@ -126,11 +154,21 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _changed_settings(made: dict[str, Any]) -> tuple[str, str]:
     """Return what a command changed of the data and of the method, as it was written."""
     given = sorted(re.findall(r"--set (\S+)", made["command"]))
-    data = [s for s in given if s.startswith("data.")]
-    own = [s for s in given if "." not in s or s.startswith(("network.", "experts."))]
+    sections = {text: text.partition("=")[0].rpartition(".")[0] for text in given}
+    data = [text for text, section in sections.items() if section == "data"]
+    own = [text for text, section in sections.items() if section in ("", "network", "experts")]
     # the command of a baseline is that of the method it stands beside
     is_its_own = f"--method {made['method']} " in f"{made['command']} "
     return " ".join(data), " ".join(own if is_its_own else ())
+
+
+def _of_a_file(row: dict[str, Any]) -> str:
+    seed = row.get("evaluation_seed", 0)
+    return _as_text({"file": row["cell"]} | ({"evaluation_seed": seed} if seed else {}))
+
+
+def _as_text(settings: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}".replace(" ", "_") for name, value in sorted(settings.items()))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -146,6 +184,8 @@ def markdown(table: pd.DataFrame, statistic: str = "last") -> str:
 
 def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> str:
     dataset, ipc, preset, data = key
+    # of several evaluations of one set by one recipe, the one that tested most sets on the way is shown
+    group = group.sort_values("evaluated_sets", kind="stable")
     group = group.assign(column=_columns(group), line=_lines(group))
     columns = list(dict.fromkeys(group.sort_values("evaluator", key=_convnet_first, kind="stable")["column"]))
     cells: dict[tuple[str, str], str] = {}
@@ -153,7 +193,7 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> str:
     for row in group.to_dict("records"):
         line = row["line"]
         cells[line, row["column"]] = _shown(row, statistic)
-        if row["column"] == columns[0]:
+        if row["column"] == columns[0] and not pd.isna(row[statistic]):
             order[line] = row[statistic]
         for name, show in _BESIDE.items():
             cells[line, name] = "" if pd.isna(row[name]) else show(row[name])
@@ -176,30 +216,34 @@ def _convnet_first(names: "pd.Series[str]") -> "pd.Series[str]":
 
 def _lines(group: pd.DataFrame) -> "pd.Series[str]":
     """The line of every row: its method, and of its settings those in which the method's lines differ."""
-    given = {method: [set(s.split()) for s in rows["settings"]] for method, rows in group.groupby("method")}
-    shared = {method: set.intersection(*settings) for method, settings in given.items()}
-    names = [
-        " ".join([f"`{method}`", *(s for s in settings.split() if s not in shared[method])])
-        for method, settings in zip(group["method"], group["settings"], strict=True)
-    ]
-    found = pd.Series(names, index=group.index)
+    found = _told_apart(group, "method", "settings", name="`{}`")
     made = group["condensation"].groupby(found).transform("nunique")  # by another version of a preset, or of a method
     return found.where(made == 1, found + " (" + group["condensation"].str[:6] + ")")
 
 
 def _columns(group: pd.DataFrame) -> "pd.Series[str]":
-    """The column of every row: its evaluator's name, with the recipe where there are several of them."""
-    recipes = group.groupby("evaluator")["recipe"].transform("nunique")
-    sizes = group.groupby(["evaluator", "recipe"])["networks"].transform("nunique")
-    named = group["evaluator"].where(recipes == 1, group["evaluator"] + " (" + group["recipe"] + ")")
+    """The column of every row: its evaluator, and of its settings those in which the evaluator's columns differ."""
+    named = _told_apart(group, "evaluator", "evaluator_settings")
+    sizes = group["networks"].groupby(named).transform("nunique")
     return named.where(sizes == 1, named + ", " + group["networks"].astype(str) + " networks")
+
+
+def _told_apart(group: pd.DataFrame, names: str, settings: str, *, name: str = "{}") -> "pd.Series[str]":
+    """Return every row's name, followed by the settings that not all rows of this name have."""
+    given = {key: [set(text.split()) for text in rows[settings]] for key, rows in group.groupby(names)}
+    shared = {key: set.intersection(*sets) for key, sets in given.items()}
+    told = [
+        " ".join([name.format(key), *(text for text in texts.split() if text not in shared[key])])
+        for key, texts in zip(group[names], group[settings], strict=True)
+    ]
+    return pd.Series(told, index=group.index)
 
 
 def _shown(row: Mapping[Any, Any], statistic: str) -> str:
     if pd.isna(row[statistic]):
         return ""
     shown = f"{100 * row[statistic]:.1f}"
-    if row["networks"] > 1:
+    if not pd.isna(row[f"{statistic}_std_networks"]):
         shown += f" ± {100 * row[f'{statistic}_std_networks']:.1f}"
     if row["seeds"] > 1:
         shown += f" ± {100 * row[f'{statistic}_std_seeds']:.1f} ({row['seeds']})"

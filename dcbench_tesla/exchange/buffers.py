@@ -78,7 +78,10 @@ def import_experts(
     final = workspace.experts / recipe.key
     settings = _settings(recipe, data)
     if (final / IMPORTED).is_file():
-        epochs = tuple(read_json(final / IMPORTED)["epochs"])
+        index = read_json(final / IMPORTED)
+        epochs = tuple(index["epochs"])
+        if name:  # the last name given is the one that finds them
+            write_index(final, recipe, name=name, epochs=epochs, files=index["files"])
         return ImportedExperts(key=recipe.key, folder=final, epochs=epochs, settings=settings, new=False)
     temporary = workspace.experts / f".import-{secrets.token_hex(4)}"
     try:

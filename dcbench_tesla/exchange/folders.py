@@ -272,6 +272,8 @@ def _read_authors(folder: Path) -> DistilledSet:
     tensors, meta = load_tensors(side)
     if meta.get("format") != _SIDE_FORMAT:
         raise CorruptFileError(f"{side} is not the side file of an export of dcbench. Export the set again.")
+    if not isinstance(meta.get("files"), dict):
+        raise CorruptFileError(f"{side} does not say which files it describes. Export the set again.")
     for name, digest in meta["files"].items():
         path = folder / name
         tensor = plain_tensor(load_torch(path), path, "the content")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla.data import load_dataset
-from dcbench_tesla.data.augmentation import Augmentation
+from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise, fit_zca
 from dcbench_tesla.distilled import DistilledSet
@@ -102,8 +102,17 @@ def import_set(path: Path, given: Given, data_dir: Path | None = None) -> tuple[
     ipc = len(images) // dataset.classes
     if given.ipc not in (None, ipc):
         raise UsageError(f"{path} holds {ipc} images for each of {dataset.classes} classes, not --ipc {given.ipc}.")
-    chosen = given.augmentation
-    augmentation = Augmentation(chosen) if chosen else Augmentation.for_dataset(dataset.flippable)
+    augmentation = Augmentation.for_dataset(dataset.flippable)
+    if given.augmentation is not None:
+        augmentation = Augmentation(given.augmentation)
+    elif given.method == "dc":
+        augmentation = Augmentation(NO_STRATEGY)
+        found.notes.append("DC's sets are trained without augmentation (--augmentation changes that)")
+    elif found.layout == _DC:
+        found.notes.append(
+            f"to be trained with augmentation {augmentation.strategy}; DC's sets are trained without "
+            "(--augmentation none)"
+        )
     distilled = DistilledSet(
         images=images[order].contiguous(),
         labels=labels[order].contiguous(),

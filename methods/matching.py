@@ -99,8 +99,23 @@ class MatchingSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactSettings(MatchingSettings):
-    """:class:`MatchingSettings`, and where the exact gradient keeps its T weight vectors (no part of the result).
+class TwoPassSettings(MatchingSettings):
+    """:class:`MatchingSettings`, and what pass 1 leaves for pass 2 (no part of the result).
+
+    ``keep_graphs``: K, of how many of the T steps the graph is kept, so that pass 2 need not build it again.
+    """
+
+    keep_graphs: int = field(default=0, metadata={"execution": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep_graphs < 0:
+            raise UsageError(f"keep_graphs must not be negative, but is {self.keep_graphs}; 0 keeps the least memory.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSettings(TwoPassSettings):
+    """:class:`TwoPassSettings`, and where the exact gradient keeps its T weight vectors (no part of the result).
 
     ``weights``: ``auto``, ``device``, ``host`` or ``restep``, see :mod:`dcbench_tesla.methods.trajectory`.
     """
@@ -129,9 +144,13 @@ class TrajectoryMatching(Condenser):
 
     @classmethod
     def probe(cls, settings: Any) -> tuple[Any, float]:
-        """Take two of the T steps: time is linear in T."""
+        """Take two of the T steps, and as large a share of kept graphs as two allow: time is linear in both."""
         steps = min(2, settings.steps)
-        return replace(settings, steps=steps), settings.steps / steps
+        few = replace(settings, steps=steps)
+        if isinstance(few, TwoPassSettings):
+            share = min(few.keep_graphs / settings.steps, 1)
+            few = replace(few, keep_graphs=round(steps * share))
+        return few, settings.steps / steps
 
     def setup(self, problem: Problem) -> None:
         """Start from real images, b and the labels as the settings say, and momentum at rest."""
@@ -200,6 +219,7 @@ class TrajectoryMatching(Condenser):
             self._values["student_lr"],
             self.mode,
             weights=getattr(s, "weights", "auto"),
+            keep=getattr(s, "keep_graphs", 0),
         )
         self._update("images", batches.image_gradient, s.lr_images)
         self._update("student_lr", result.lr, s.lr_student_lr)

@@ -1,6 +1,6 @@
 """TESLA: trajectory matching in constant memory, as its authors run it."""
 
-from .matching import TrajectoryMatching
+from .matching import TrajectoryMatching, TwoPassSettings
 
 
 class TESLA(TrajectoryMatching):
@@ -13,3 +13,4 @@ class TESLA(TrajectoryMatching):
     """
 
     mode = "frozen"
+    Settings = TwoPassSettings

@@ -25,6 +25,9 @@ exact     the adjoint of the recursion, one graph at a time        yes          
 * ``auto`` (the default): ``device`` where the T vectors fit in a tenth of the device's free memory, else ``host``.
   On a CPU device and host are the same memory, so it is ``device`` there.
 
+Memory that is free buys time: with ``keep=K``, pass 1 of ``exact`` and ``frozen`` builds the last K steps with their
+graphs, and pass 2 takes these instead of rebuilding them. ``exact`` with K = T does what ``unrolled`` does.
+
 Two forms: :func:`matching_gradient` takes sequences of T tensors and returns T gradients;
 :func:`stream_matching_gradient` asks a :class:`Steps` for step k's tensors when it needs them and hands the gradient
 over as soon as it is known, so that nothing of size T is kept but what the table says.
@@ -36,7 +39,7 @@ paper's text differs from it, is in ``docs/gradients.md``.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -123,6 +126,7 @@ def matching_gradient(
     mode: Mode = "exact",
     *,
     weights: Weights = "auto",
+    keep: int = 0,
 ) -> MatchingGradient:
     """Return L and its gradient with respect to every step's input, its labels and the student's learning rate.
 
@@ -135,10 +139,11 @@ def matching_gradient(
         lr: the student's learning rate b, a scalar.
         mode: ``unrolled``, ``frozen`` or ``exact``, see the module.
         weights: for ``exact`` only, where the w_k are kept: ``auto``, ``device``, ``host`` or ``restep``.
+        keep: for ``exact`` and ``frozen``, of how many steps the graphs are kept between the passes (more than T: T).
 
     Raises:
-        UsageError: an unknown mode or place, sequences of different length or empty, start and target that are not
-            vectors of one shape, or equal.
+        UsageError: an unknown mode or place, a ``keep`` that is negative or for ``unrolled``, sequences of different
+            length or empty, start and target that are not vectors of one shape, or equal.
 
     Example:
         >>> import torch
@@ -151,7 +156,7 @@ def matching_gradient(
     if len(inputs) != len(labels):
         raise UsageError(f"{len(inputs)} inputs but {len(labels)} labels: each matching step needs one of both.")
     steps = _Collected(inputs, labels)
-    streamed = stream_matching_gradient(loss, start, target, steps, lr, mode, weights=weights)
+    streamed = stream_matching_gradient(loss, start, target, steps, lr, mode, weights=weights, keep=keep)
     order = range(len(inputs))
     return MatchingGradient(
         loss=streamed.loss,
@@ -171,6 +176,7 @@ def stream_matching_gradient(
     mode: Mode = "exact",
     *,
     weights: Weights = "auto",
+    keep: int = 0,
 ) -> StreamedGradient:
     """Compute the same as :func:`matching_gradient`, one step's tensors at a time.
 
@@ -180,21 +186,25 @@ def stream_matching_gradient(
     Raises:
         UsageError: as :func:`matching_gradient`.
     """
-    _check(start, target, len(steps), mode, weights)
+    _check(start, target, len(steps), mode, weights, keep)
     start, target = start.detach(), target.detach()
     rate = torch.as_tensor(lr, dtype=start.dtype, device=start.device).detach()
     if mode == "unrolled":
         return _unrolled(loss, start, target, steps, rate)
     if mode == "frozen":
-        return _frozen(loss, start, target, steps, rate)
-    return _exact(loss, start, target, steps, rate, weights)
+        return _frozen(loss, start, target, steps, rate, keep)
+    return _exact(loss, start, target, steps, rate, weights, keep)
 
 
-def _check(start: Tensor, target: Tensor, count: int, mode: str, weights: str) -> None:
+def _check(start: Tensor, target: Tensor, count: int, mode: str, weights: str, keep: int) -> None:
     if mode not in get_args(Mode):
         raise unknown_name("mode", mode, get_args(Mode))
     if weights not in get_args(Weights):
         raise unknown_name("place for the weights", weights, get_args(Weights))
+    if keep < 0:
+        raise UsageError(f"keep must not be negative, but is {keep}.")
+    if keep and mode == "unrolled":
+        raise UsageError("mode unrolled keeps the graphs of all steps: give keep with mode exact or frozen only.")
     if start.ndim != 1 or start.shape != target.shape:
         shapes = f"{tuple(start.shape)} and {tuple(target.shape)}"
         raise UsageError(f"start and target must be vectors of one length, not {shapes}.")
@@ -235,17 +245,28 @@ def _unrolled(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Ten
     return StreamedGradient(value.detach(), rate_gradient, w.detach())
 
 
-def _frozen(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tensor) -> StreamedGradient:
-    """Run pass 2 forwards with the adjoint of the end, re-stepping w as it goes: nothing of size T is kept."""
+def _frozen(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tensor, keep: int) -> StreamedGradient:
+    """Run pass 2 forwards with the adjoint of the end, re-stepping w as it goes: nothing of size T is kept.
+
+    The adjoint is the same for every step, so that their order is free. Kept graphs come first: all of them are gone
+    before another is built. With the graphs of all steps kept nothing is re-stepped.
+    """
+    first = max(len(steps) - keep, 0)
     end = start
-    for k in range(len(steps)):
+    for k in range(first):
         end = _advance(loss, end, *steps.batch(k), rate)
+    kept, end = _keep(loss, end, steps, rate, first)
     distance = _distance(start, target)
     adjoint = 2 * (end - target) / distance
     rate_gradient = torch.zeros_like(rate)
+    for k in reversed(range(first, len(steps))):
+        back = _back_step(kept.pop(), adjoint, through_weights=False)
+        rate_gradient -= back.product
+        _hand_over(steps, k, back, rate)
+        del back
     w = start
-    for k in range(len(steps)):
-        back = _back_step(loss, w, *steps.batch(k), adjoint, through_weights=False)
+    for k in range(first):
+        back = _back_step(_build(loss, w, *steps.batch(k)), adjoint, through_weights=False)
         rate_gradient -= back.product
         _hand_over(steps, k, back, rate)
         w = w - rate * back.gradient
@@ -253,22 +274,24 @@ def _frozen(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tenso
     return StreamedGradient((end - target).square().sum() / distance, rate_gradient, end)
 
 
-def _exact(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tensor, weights: Weights) -> StreamedGradient:
+def _exact(
+    loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tensor, weights: Weights, keep: int
+) -> StreamedGradient:
     """Run the adjoint recursion ``a_k = a_{k+1} - b H_k a_{k+1}`` backwards over the trajectory."""
-    trajectory = _Trajectory(loss, start, steps, rate, weights)
+    trajectory = _Trajectory(loss, start, steps, rate, weights, keep)
     end = trajectory.end
     distance = _distance(start, target)
     adjoint = 2 * (end - target) / distance
     value = (end - target).square().sum() / distance
     rate_gradient = torch.zeros_like(rate)
-    for k, w in trajectory.backwards():
+    for k, built in trajectory.backwards():
         # the first step's start is a constant: nothing asks for the adjoint before it
-        back = _back_step(loss, w, *steps.batch(k), adjoint, through_weights=k > 0)
+        back = _back_step(built, adjoint, through_weights=k > 0)
         rate_gradient -= back.product
         _hand_over(steps, k, back, rate)
         if back.curvature is not None:
             adjoint = adjoint - rate * back.curvature
-        del back, w
+        del back, built  # or they live on while the next step's graph is built
     return StreamedGradient(value, rate_gradient, end)
 
 
@@ -285,6 +308,32 @@ def _leaves(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.detach().requires_grad_(), y.detach().requires_grad_(y.requires_grad)
 
 
+class _Built(NamedTuple):
+    """One step's gradient with its graph, which ends at the step's own leaves: no step's graph holds another's."""
+
+    weights: Tensor
+    inputs: Tensor
+    labels: Tensor
+    gradient: Tensor
+
+
+def _build(loss: Loss, w: Tensor, x: Tensor, y: Tensor) -> _Built:
+    w = w.detach().requires_grad_()
+    x, y = _leaves(x, y)
+    with torch.enable_grad():
+        (g,) = grad(loss(w, x, y), w, create_graph=True)
+    return _Built(w, x, y, g)
+
+
+def _keep(loss: Loss, w: Tensor, steps: Steps, rate: Tensor, first: int) -> tuple[list[_Built], Tensor]:
+    """Take the steps from ``first`` to the last, starting at ``w``; return their graphs and where they arrive."""
+    kept: list[_Built] = []
+    for k in range(first, len(steps)):
+        kept.append(_build(loss, w, *steps.batch(k)))
+        w = w - rate * kept[-1].gradient.detach()
+    return kept, w
+
+
 @dataclass(frozen=True)
 class _Back:
     """One step of pass 2: ``g``, ``s = g . a``, and the gradient of s with respect to w, x and y."""
@@ -296,12 +345,10 @@ class _Back:
     labels: Tensor | None
 
 
-def _back_step(loss: Loss, w: Tensor, x: Tensor, y: Tensor, adjoint: Tensor, *, through_weights: bool) -> _Back:
-    """Build step k's gradient with its graph and differentiate its product with the adjoint: one double backward."""
-    w = w.detach().requires_grad_()
-    x, y = _leaves(x, y)
+def _back_step(built: _Built, adjoint: Tensor, *, through_weights: bool) -> _Back:
+    """Differentiate the product of a step's gradient with the adjoint: one double backward, which uses the graph up."""
+    w, x, y, g = built
     with torch.enable_grad():
-        (g,) = grad(loss(w, x, y), w, create_graph=True)
         product = torch.dot(g, adjoint)
     wanted = [x] + [y] * y.requires_grad + [w] * through_weights
     # a loss that is linear in one of them has no second derivative there: materialised as zeros
@@ -316,33 +363,41 @@ def _hand_over(steps: Steps, k: int, back: _Back, rate: Tensor) -> None:
 
 
 class _Trajectory:
-    """Pass 1 of ``exact``: the students w_0 .. w_T, handed out backwards from where ``weights`` keeps them."""
+    """Pass 1 of ``exact``: the students w_0 .. w_T, and their steps handed out backwards.
 
-    def __init__(self, loss: Loss, start: Tensor, steps: Steps, rate: Tensor, weights: Weights) -> None:
+    The last ``keep`` steps stay built. The others are built again, at the w_k that ``weights`` keeps or re-steps.
+    """
+
+    def __init__(self, loss: Loss, start: Tensor, steps: Steps, rate: Tensor, weights: Weights, keep: int) -> None:
         self._loss, self._steps, self._rate = loss, steps, rate
-        place = _resolve(weights, start, len(steps))
+        self._first = max(len(steps) - keep, 0)  # of the steps that stay built
+        place = _resolve(weights, start, self._first)
         self._on_host = place == "host"
-        self._stride = math.ceil(math.sqrt(len(steps))) if place == "restep" else 1
+        self._stride = math.ceil(math.sqrt(self._first)) if place == "restep" and self._first else 1
         self._kept: dict[int, Tensor] = {}
         w = start
-        for k in range(len(steps)):
+        for k in range(self._first):
             if k % self._stride == 0:
                 self._kept[k] = _to_host(w) if self._on_host else w
             w = self._advance(k, w)
-        self.end = w
+        self._built, self.end = _keep(loss, w, steps, rate, self._first)
         self._device = w.device
 
     def _advance(self, k: int, w: Tensor) -> Tensor:
         return _advance(self._loss, w, *self._steps.batch(k), self._rate)
 
-    def backwards(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield ``(k, w_k)`` for k = T-1 .. 0, letting go of each vector as it is handed out."""
-        for first in reversed(range(0, len(self._steps), self._stride)):
+    def backwards(self) -> Iterator[tuple[int, _Built]]:
+        """Yield every ``k = T-1 .. 0`` and its step, built; what was kept for it is let go of as it is handed out."""
+        for k in reversed(range(self._first, len(self._steps))):
+            yield k, self._built.pop()
+        for first in reversed(range(0, self._first, self._stride)):
             segment = {first: self._kept.pop(first)}
-            for k in range(first, min(first + self._stride, len(self._steps)) - 1):
+            for k in range(first, min(first + self._stride, self._first) - 1):
                 segment[k + 1] = self._advance(k, segment[k])
             for k in sorted(segment, reverse=True):
-                yield k, segment.pop(k).to(self._device, non_blocking=True)
+                w = segment.pop(k).to(self._device, non_blocking=True)
+                yield k, _build(self._loss, w, *self._steps.batch(k))
+                del w
 
 
 def _resolve(weights: Weights, start: Tensor, count: int) -> Weights:

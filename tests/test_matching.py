@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,13 @@ from dcbench_tesla.config import resolve
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.experts import StoredExperts
 from dcbench_tesla.interface import IterationRecord, Problem
-from dcbench_tesla.methods.matching import ExactSettings, InnerBatches, MatchingSettings, TrajectoryMatching
+from dcbench_tesla.methods.matching import (
+    ExactSettings,
+    InnerBatches,
+    MatchingSettings,
+    TrajectoryMatching,
+    TwoPassSettings,
+)
 from dcbench_tesla.methods.mtt import MTT
 from dcbench_tesla.methods.tesla import TESLA
 from dcbench_tesla.methods.tesla_exact import TESLAExact
@@ -294,6 +301,51 @@ def test_where_weights_are_kept_changes_no_byte(problem: Problem) -> None:
     assert all(torch.equal(end, ends[0]) for end in ends)
 
 
+@pytest.mark.parametrize("method", ["tesla", "tesla-exact"])
+def test_kept_graphs_save_batches_and_change_rounding_only(
+    method: str, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    batch = InnerBatches.batch
+
+    def counted(self: InnerBatches, k: int) -> tuple[Tensor, Tensor]:
+        asked.append(k)
+        return batch(self, k)
+
+    monkeypatch.setattr(InnerBatches, "batch", counted)
+    moved = []
+    for keep, made in ((0, 10), (3, 7), (5, 5), (99, 5)):
+        condenser = start(problem, method, steps=5, iterations=1, keep_graphs=keep)
+        before = condenser.distilled().images
+        asked.clear()
+        run(condenser)
+        assert len(asked) == made
+        moved.append(condenser.distilled().images - before)
+    for other in moved[1:]:
+        assert float((other - moved[0]).norm() / moved[0].norm()) < 1e-2  # float32 and ReLU
+
+
+def test_the_unrolled_method_has_no_graphs_to_choose() -> None:
+    with pytest.raises(UsageError, match="unknown setting 'keep_graphs'"):
+        resolve("mtt", "digits", IPC, preset="smoke", overrides=overrides_from({"keep_graphs": 2}))
+
+
+@pytest.mark.parametrize("method", ["tesla", "tesla-exact"])
+def test_kept_graphs_are_part_of_no_key(method: str, tmp_path: Path) -> None:
+    session = Session(tmp_path, device="cpu", quiet=True)
+    keys = {
+        session.cell(resolve(method, "digits", IPC, preset="smoke", overrides=overrides_from(changes))).key
+        for changes in ({}, {"keep_graphs": 3})
+    }
+    assert len(keys) == 1
+
+
+def test_mtt_keeps_every_graph_and_has_nothing_to_choose() -> None:
+    assert "keep_graphs" not in {f.name for f in dataclasses.fields(MTT.Settings)}
+    assert issubclass(TESLA.Settings, TwoPassSettings)
+    assert issubclass(TESLAExact.Settings, TwoPassSettings)
+
+
 # ---------------------------------------------------------------------------------------------------------- batches
 
 
@@ -380,6 +432,7 @@ def test_gradients_are_pulled_back_through_the_augmentation(problem: Problem) ->
         ({"labels": "learnd"}, "Did you mean 'learned'"),
         ({"label_space": "logit"}, "Did you mean 'logits'"),
         ({"weights": "hots"}, "unknown place for the weights 'hots'.* Did you mean 'host'"),
+        ({"keep_graphs": -1}, "keep_graphs must not be negative, but is -1"),
     ],
 )
 def test_settings_are_checked(changes: dict[str, Any], words: str) -> None:
@@ -391,3 +444,9 @@ def test_probe_measures_few_steps() -> None:
     settings, factor = TESLA.probe(MatchingSettings(steps=30))
     assert (settings.steps, factor) == (2, 15)
     assert TESLA.probe(MatchingSettings(steps=1))[1] == 1
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0, 0), (3, 0), (15, 1), (28, 2), (30, 2), (99, 2)])
+def test_probe_keeps_the_share_of_graphs(keep: int, kept: int) -> None:
+    settings, factor = TESLA.probe(TwoPassSettings(steps=30, keep_graphs=keep))
+    assert (settings.steps, settings.keep_graphs, factor) == (2, kept, 15)

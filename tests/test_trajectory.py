@@ -1,4 +1,4 @@
-"""The matching engine against plain autograd, central differences and counted bytes: the four tests of its derivation.
+"""The matching engine against plain autograd, central differences and counted bytes: the tests of its derivation.
 
 References are written out here once more, in the simplest way: the whole pipeline from the synthetic images to the
 loss, kept as one graph.
@@ -7,6 +7,7 @@ loss, kept as one graph.
 import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcbench_tesla.data.augmentation import NO_STRATEGY, STRATEGY, Augmentation
 from dcbench_tesla.data.images import LabelledImages
@@ -36,6 +38,8 @@ from dcbench_tesla.seeds import generator
 CLASSES, SIDE, COUNT, BATCH = 4, 8, 7, 3  # 7 images in batches of 3, 3 and 1: an image comes back every third step
 ITERATION = 5
 MODES: tuple[Mode, ...] = ("unrolled", "frozen", "exact")
+TWO_PASSES: tuple[Mode, ...] = ("frozen", "exact")
+WAYS: list[tuple[Mode, int]] = [*((mode, 0) for mode in MODES), *((mode, 1) for mode in TWO_PASSES)]
 PLACES: tuple[Weights, ...] = ("device", "host", "restep")
 LEAVES = ("images", "labels", "lr")
 
@@ -59,11 +63,13 @@ def problem(strategy: str = NO_STRATEGY, *, side: int = SIDE, classes: int = CLA
     return Problem(task=task, train=train, ipc=1, seed=0, device=cpu, build_network=lambda: ConvNet(3, classes, side))
 
 
-def network(*, smooth: bool = False) -> FlatNetwork:
-    """A small ConvNet; ``smooth`` with softplus in place of ReLU."""
+def network(*, smooth: bool = False, normed: bool = True) -> FlatNetwork:
+    """A small ConvNet; ``smooth`` with softplus in place of ReLU; without its group norm where not ``normed``."""
 
     def build() -> nn.Module:
         net = ConvNet(3, CLASSES, SIDE, width=6)
+        if not normed:
+            net.features = nn.Sequential(*(m for m in net.features if not isinstance(m, nn.GroupNorm)))
         if smooth:
             net.features = nn.Sequential(*(nn.Softplus() if isinstance(m, nn.ReLU) else m for m in net.features))
         return net
@@ -135,13 +141,13 @@ def pipeline_gradients(
 
 
 def streamed(
-    net: FlatNetwork, problem: Problem, steps: int, lr: float, mode: Mode, weights: Weights = "auto"
+    net: FlatNetwork, problem: Problem, steps: int, lr: float, mode: Mode, weights: Weights = "auto", keep: int = 0
 ) -> dict[str, Tensor]:
     """The same from the engine, in the streaming form."""
     images, labels = synthetic()
     settings = MatchingSettings(steps=steps, batch_size=BATCH, labels="learned")
     batches = InnerBatches(problem, images, labels, settings, ITERATION)
-    result = stream_matching_gradient(net.loss, *segment(net), batches, lr, mode, weights=weights)
+    result = stream_matching_gradient(net.loss, *segment(net), batches, lr, mode, weights=weights, keep=keep)
     gradients = (batches.image_gradient, batches.label_gradient, result.lr)
     return dict(zip(LEAVES, gradients, strict=True)) | {"loss": result.loss}
 
@@ -246,7 +252,9 @@ def test_central_differences_agree_with_exact_and_not_with_frozen() -> None:
 
 
 @cache
-def peaks(mode: Mode, steps: int, weights: Weights = "device", device: str = "meta") -> tuple[int, int, int]:
+def peaks(
+    mode: Mode, steps: int, weights: Weights = "device", device: str = "meta", keep: int = 0
+) -> tuple[int, int, int]:
     """Peak bytes on the device and on the host of one iteration of ConvNet-D3, ten 32 x 32 images; and 4 P."""
     task = problem(STRATEGY, side=32, classes=10)
     net = FlatNetwork(task.build_network)
@@ -254,8 +262,11 @@ def peaks(mode: Mode, steps: int, weights: Weights = "device", device: str = "me
     images, labels = torch.zeros(10, 3, 32, 32, device=device), torch.arange(10, device=device)
     settings = MatchingSettings(steps=steps, batch_size=10)
     with LiveBytes(count=[start, target, images, labels]) as meter:
+        before = meter.live_bytes(device)
         batches = InnerBatches(task, images, labels, settings, ITERATION)
-        stream_matching_gradient(net.loss, start, target, batches, 0.01, mode, weights=weights)
+        result = stream_matching_gradient(net.loss, start, target, batches, 0.01, mode, weights=weights, keep=keep)
+        outcome = (result.loss, result.lr, result.end, batches.image_gradient, batches.label_gradient)
+        assert meter.live_bytes(device) - before == sum(tensor.nbytes for tensor in outcome)  # and no graph
     return meter.peak_bytes(device), meter.peak_bytes("cpu"), 4 * net.parameter_count
 
 
@@ -299,6 +310,99 @@ def test_unrolled_grows_by_a_graph_a_step() -> None:
     assert fourth - second >= 20 * peaks("unrolled", 2)[2]  # far more than the weights
 
 
+# --- 5. kept graphs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", TWO_PASSES)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_kept_graphs_change_the_result_by_rounding_at_most(mode: Mode, steps: int) -> None:
+    expected = streamed(network(), problem(STRATEGY), steps, 0.05, mode)
+    for keep in {1, 2, steps // 2, steps - 1, steps, steps + 3}:
+        for weights in PLACES if mode == "exact" else PLACES[:1]:
+            result = streamed(network(), problem(STRATEGY), steps, 0.05, mode, weights, keep)
+            for name, value in expected.items():
+                assert relative(result[name], value) <= 1e-14, (keep, weights, name)
+
+
+@pytest.mark.parametrize("mode", TWO_PASSES)
+def test_kept_graphs_change_no_bit_where_a_gradient_is_the_same_with_and_without_graph(mode: Mode) -> None:
+    """Group norm has two formulas for its gradient, one of them for when it is to be differentiated again."""
+    net, (inputs, labels) = network(normed=False), sequences(5)
+    plain, *others = (
+        matching_gradient(net.loss, *segment(net), inputs, labels, 0.05, mode, keep=keep) for keep in range(6)
+    )
+    for other in others:
+        assert torch.equal(other.end, plain.end)
+        assert torch.equal(torch.stack(other.inputs), torch.stack(plain.inputs))
+        for got, want in zip(other.labels, plain.labels, strict=True):
+            assert got is not None
+            assert want is not None
+            assert torch.equal(got, want)
+        # frozen takes the kept steps first, and so adds up in another order
+        assert relative(other.lr, plain.lr) <= (0 if mode == "exact" else 1e-15)
+
+
+@pytest.mark.parametrize("mode", TWO_PASSES)
+@pytest.mark.parametrize("keep", [0, 1, 4, 6, 7, 9])
+def test_a_kept_step_is_built_once(mode: Mode, keep: int) -> None:
+    steps, evaluations = Counted(7), 0
+
+    def loss(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        return quadratic(theta, x, y)
+
+    stream_matching_gradient(loss, torch.zeros(2), torch.ones(2), steps, 0.1, mode, weights="device", keep=keep)
+    kept = min(keep, 7)
+    assert evaluations == 14 - kept
+    assert [steps.asked.count(k) for k in range(7)] == [2] * (7 - kept) + [1] * kept  # the last ones
+    assert sorted(steps.taken) == list(range(7))
+
+
+class Convolutions(TorchDispatchMode):
+    """Count the convolutions that are computed, their backward passes among them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "convolution" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def convolutions(mode: Mode, keep: int = 0) -> int:
+    """How many convolutions an iteration of four steps takes."""
+    net, (inputs, labels) = network(), sequences(4)
+    with Convolutions() as counter:  # type: ignore[no-untyped-call]
+        matching_gradient(net.loss, *segment(net), inputs, labels, 0.05, mode, keep=keep)
+    return int(counter.count)
+
+
+def test_with_all_graphs_kept_exact_computes_what_unrolled_does() -> None:
+    none, *some, whole = (convolutions("exact", keep) for keep in range(5))
+    saved = 2  # a step: a network of one convolution goes forwards and backwards once less
+    assert whole == convolutions("unrolled")
+    assert [*some, whole] == [none - keep * saved for keep in (1, 2, 3, 4)]
+    assert convolutions("frozen", 4) == convolutions("frozen") - 4 * saved
+
+
+@pytest.mark.parametrize("mode", TWO_PASSES)
+def test_memory_is_linear_in_the_kept_graphs(mode: Mode) -> None:
+    by_keep = [peaks(mode, 6, keep=keep)[0] for keep in range(6)]
+    graph = (peaks("unrolled", 6)[0] - peaks("unrolled", 2)[0]) / 4
+    assert by_keep[1] <= by_keep[0]  # pass 2 begins with that graph anyway
+    for fewer, more in pairwise(by_keep[1:]):
+        assert more - fewer == pytest.approx(by_keep[2] - by_keep[1], rel=0.01)
+        assert 0.95 * graph <= more - fewer <= graph
+    assert peaks(mode, 6, keep=6) == peaks(mode, 6, keep=9)
+    assert by_keep[5] < peaks(mode, 6, keep=6)[0] <= peaks("unrolled", 6)[0]
+
+
+def test_kept_graphs_leave_fewer_weights_to_keep() -> None:
+    _, none, vector = peaks("exact", 6, "host")
+    _, some, _ = peaks("exact", 6, "host", keep=4)
+    assert (none - some) / 4 == pytest.approx(vector, rel=1e-3)
+
+
 # --- form --------------------------------------------------------------------------------------------------------
 
 
@@ -339,12 +443,14 @@ class Counted:
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
+        self.asked: list[int] = []
         self.taken: list[int] = []
 
     def __len__(self) -> int:
         return self.steps
 
     def batch(self, k: int) -> tuple[Tensor, Tensor]:
+        self.asked.append(k)
         return (k + 1) * torch.eye(2), torch.ones(2)
 
     def accumulate(self, k: int, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
@@ -403,6 +509,8 @@ def test_hard_labels_and_the_default_mode() -> None:
         ({"target": torch.zeros(2)}, "start and target are equal"),
         ({"target": torch.ones(3)}, r"vectors of one length, not \(2,\) and \(3,\)"),
         ({"start": torch.zeros(1, 2), "target": torch.ones(1, 2)}, "vectors of one length"),
+        ({"keep": -1}, "keep must not be negative, but is -1"),
+        ({"keep": 1, "mode": "unrolled"}, "give keep with mode exact or frozen only"),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_remedy(change: dict[str, Any], message: str) -> None:
@@ -410,35 +518,40 @@ def test_wrong_arguments_are_refused_with_the_remedy(change: dict[str, Any], mes
         matching_gradient(**small() | change)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_caller_without_grad_mode_gets_the_same(mode: Mode) -> None:
+@pytest.mark.parametrize(("mode", "keep"), WAYS)
+def test_a_caller_without_grad_mode_gets_the_same(mode: Mode, keep: int) -> None:
     start, target = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     inputs, labels = [torch.eye(3, dtype=torch.float64)] * 2, [torch.ones(3, dtype=torch.float64)] * 2
 
     def loss(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return ((x @ theta).sin() - y).square().sum()
 
-    expected = matching_gradient(loss, start, target, inputs, labels, 0.1, mode)
+    expected = matching_gradient(loss, start, target, inputs, labels, 0.1, mode, keep=keep)
     with torch.no_grad():
-        found = matching_gradient(loss, start, target, inputs, labels, 0.1, mode)
+        found = matching_gradient(loss, start, target, inputs, labels, 0.1, mode, keep=keep)
     assert torch.equal(torch.stack(found.inputs), torch.stack(expected.inputs))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_labels_that_do_not_enter_the_gradient_get_zeros(mode: Mode) -> None:
+@pytest.mark.parametrize(("mode", "keep"), WAYS)
+def test_labels_that_do_not_enter_the_gradient_get_zeros(mode: Mode, keep: int) -> None:
     start, target = torch.zeros(3), torch.ones(3)
     labels = [torch.ones(3, requires_grad=True)] * 2
     result = matching_gradient(
-        lambda theta, x, y: (x @ theta).exp().sum() + y.sum(), start, target, [torch.eye(3)] * 2, labels, 0.1, mode
+        lambda theta, x, y: (x @ theta).exp().sum() + y.sum(),
+        start,
+        target,
+        [torch.eye(3)] * 2,
+        labels,
+        0.1,
+        mode,
+        keep=keep,
     )
     assert all(g is not None and not g.any() for g in result.labels)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_it_runs_on_fake_tensors(mode: Mode) -> None:
+@pytest.mark.parametrize(("mode", "keep"), WAYS)
+def test_it_runs_on_fake_tensors(mode: Mode, keep: int) -> None:
     with FakeTensorMode():
         x, y = [torch.empty(4, 3)] * 2, [torch.empty(4)] * 2
-        result = matching_gradient(
-            lambda theta, x, y: (x @ theta - y).square().mean(), torch.empty(3), torch.empty(3), x, y, 0.1, mode
-        )
+        result = matching_gradient(quadratic, torch.empty(3), torch.empty(3), x, y, 0.1, mode, keep=keep)
     assert result.inputs[1].shape == (4, 3)

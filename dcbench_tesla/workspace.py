@@ -44,6 +44,11 @@ class Workspace:
         """Tables made from the rows: CSV and Markdown, to be committed with them."""
         return self.root / "tables"
 
+    @property
+    def figures(self) -> Path:
+        """Tidy CSV of comparisons and their plots, to be committed."""
+        return self.root / "figures"
+
     def check_writable(self) -> None:
         """Find out now, not after hours, whether results can be written.
 

@@ -17,6 +17,7 @@ from dcbench_tesla.data.augmentation import Augmentation, Draw
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings
 from dcbench_tesla.networks import ConvNet, seeded
+from dcbench_tesla.profilers import origin
 
 _STARTS = ("real", "noise")
 _ALL_AT_ONCE_IMAGES = 4096
@@ -77,13 +78,14 @@ class ClassMatching(Condenser):
         images = problem.train.inputs(problem.draw_real("start images")).clone()
         if self.settings.start == "noise":
             images = torch.randn(images.shape, generator=problem.generator("start noise")).to(problem.device)
-        self.images, self._velocity = images, torch.zeros_like(images)
+        with origin("optimiser"):
+            self.images, self._velocity = images, torch.zeros_like(images)
         smallest = min(len(members) for members in problem.train.members)
         self._real_count = min(self.settings.real_batch, smallest)  # the same for all, so that classes can be stacked
 
     def fresh_network(self, iteration: int) -> ConvNet:
         """Return the iteration's network, newly initialised, on the device."""
-        with seeded(self.problem.seed_for("network", iteration)):
+        with seeded(self.problem.seed_for("network", iteration)), origin("parameters"):
             return self.problem.build_network().to(self.problem.device)
 
     def chunks(self, *repetition: int) -> Iterator[Chunk]:
@@ -93,9 +95,10 @@ class ClassMatching(Condenser):
         for first in range(0, classes, size):
             members = range(first, min(first + size, classes))
             draws = [self._draw(*repetition, c) for c in members]
-            real = torch.stack(
-                [self.augmentation(self._real(*repetition, c), d) for c, d in zip(members, draws, strict=True)]
-            )
+            with origin("inputs"):
+                real = torch.stack(
+                    [self.augmentation(self._real(*repetition, c), d) for c, d in zip(members, draws, strict=True)]
+                )
             yield Chunk(first, len(members), real, draws)
 
     def _real(self, *repetition: int) -> Tensor:
@@ -114,14 +117,16 @@ class ClassMatching(Condenser):
 
     def synthetic(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Return a chunk's synthetic images, as a leaf, and augmented like the real ones, ``(count, IPC, C, H, W)``."""
-        leaf = self.images[self.rows_of(chunk)].clone().requires_grad_()
-        by_class = leaf.split(self._ipc)
-        return leaf, torch.stack([self.augmentation(x, d) for x, d in zip(by_class, chunk.draws, strict=True)])
+        with origin("inputs"):
+            leaf = self.images[self.rows_of(chunk)].clone().requires_grad_()
+            by_class = leaf.split(self._ipc)
+            return leaf, torch.stack([self.augmentation(x, d) for x, d in zip(by_class, chunk.draws, strict=True)])
 
     def step(self, gradient: Tensor) -> None:
         """Make one SGD step on the images: v <- momentum v + gradient, X <- X - lr v."""
         self._velocity.mul_(self.settings.momentum).add_(gradient)
-        self.images.sub_(self.settings.lr_images * self._velocity)
+        with origin("optimiser"):
+            self.images.sub_(self.settings.lr_images * self._velocity)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Images and their momentum."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla.interface import IterationRecord
+from dcbench_tesla.profilers import origin
 
 from .class_matching import ClassMatching, ClassMatchingSettings
 
@@ -37,7 +38,8 @@ class DM(ClassMatching):
     def iterate(self, iteration: int) -> IterationRecord:
         """Match the mean features of all classes under one fresh network, and step once."""
         network = self.fresh_network(iteration)
-        gradient, total = torch.zeros_like(self.images), 0.0
+        with origin("inputs"):
+            gradient, total = torch.zeros_like(self.images), 0.0
         for chunk in self.chunks(iteration):
             leaf, synthetic = self.synthetic(chunk)
             with torch.no_grad():

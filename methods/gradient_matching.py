@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, vmap
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import IterationRecord
 from dcbench_tesla.networks import ConvNet, cross_entropy
+from dcbench_tesla.profilers import origin
 
 from .class_matching import Chunk, ClassMatching, ClassMatchingSettings
 
@@ -81,7 +82,8 @@ class GradientMatching(ClassMatching):
         return IterationRecord(loss=total / (outer * self.problem.task.classes))
 
     def _match(self, network: ConvNet, *repetition: int) -> float:
-        gradient, total = torch.zeros_like(self.images), 0.0
+        with origin("inputs"):
+            gradient, total = torch.zeros_like(self.images), 0.0
         for chunk in self.chunks(*repetition):
             leaf, synthetic = self.synthetic(chunk)
             real = {name: g.detach() for name, g in self._class_gradients(network, chunk, chunk.real).items()}

@@ -28,6 +28,7 @@ from dcbench_tesla.interface import (
     Settings,
 )
 from dcbench_tesla.networks import FlatNetwork
+from dcbench_tesla.profilers import origin
 
 from .trajectory import Mode, Weights, stream_matching_gradient
 
@@ -162,7 +163,8 @@ class TrajectoryMatching(Condenser):
         self._values = {"images": images, "student_lr": torch.tensor(s.student_lr, device=problem.device)}
         if s.labels == "learned":
             self._values["labels"] = self._start_labels()
-        self._momentum = {name: torch.zeros_like(value) for name, value in self._values.items()}
+        with origin("optimiser"):
+            self._momentum = {name: torch.zeros_like(value) for name, value in self._values.items()}
         self._done, self._clamps = 0, 0
 
     @property
@@ -241,7 +243,8 @@ class TrajectoryMatching(Condenser):
     def _update(self, name: str, gradient: Tensor, lr: float) -> None:
         """SGD with momentum: v <- momentum v + gradient, value <- value - lr v."""
         velocity = self._momentum[name].mul_(self.settings.momentum).add_(gradient)
-        self._values[name].sub_(lr * velocity)
+        with origin("optimiser"):
+            self._values[name].sub_(lr * velocity)
 
     def _update_labels(self, gradient: Tensor) -> None:
         """Carry the gradient of the probabilities to the learned values; keep probabilities on the simplex."""
@@ -308,8 +311,9 @@ class InnerBatches:
         self._labels = labels.detach().requires_grad_(settings.labels == "learned")
         self._steps = settings.steps
         self._size = min(settings.batch_size or len(images), len(images))
-        self.image_gradient = torch.zeros_like(images)
-        self.label_gradient = torch.zeros_like(self._labels)
+        with origin("inputs"):
+            self.image_gradient = torch.zeros_like(images)
+            self.label_gradient = torch.zeros_like(self._labels)
 
     def __len__(self) -> int:
         return self._steps
@@ -328,10 +332,11 @@ class InnerBatches:
 
     def batch(self, k: int) -> tuple[Tensor, Tensor]:
         """Return step k's augmented images and labels."""
-        indices = self._indices(k)
-        with torch.no_grad():
+        with origin("inputs"), torch.no_grad():
+            indices = self._indices(k)
             images = self._augment(k, self._images[indices])
-        return images, self._labels[indices]
+        with origin("inputs"):
+            return images, self._labels[indices]
 
     def accumulate(self, k: int, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
         """Pull step k's gradient back through its augmentation and add it to the images' and the labels'."""

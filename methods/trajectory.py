@@ -46,6 +46,7 @@ from torch import Tensor
 from torch.autograd import grad
 
 from dcbench_tesla.errors import UsageError, unknown_name
+from dcbench_tesla.profilers import origin
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Mode = Literal["unrolled", "frozen", "exact"]
@@ -223,14 +224,16 @@ def _distance(start: Tensor, target: Tensor) -> Tensor:
 def _unrolled(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tensor) -> StreamedGradient:
     """Keep the graph of all T steps and go back through it once: the original MTT."""
     rate = rate.clone().requires_grad_()
-    w = start.clone().requires_grad_()
+    with origin("trajectory"):
+        w = start.clone().requires_grad_()
     leaves: list[Tensor] = []
     owners: list[tuple[int, bool]] = []  # which step a leaf belongs to, and whether it is its input
     for k in range(len(steps)):
         x, y = _leaves(*steps.batch(k))
         with torch.enable_grad():
             (g,) = grad(loss(w, x, y), w, create_graph=True)
-            w = w - rate * g
+            with origin("trajectory"):
+                w = w - rate * g
         leaves.append(x)
         owners.append((k, True))
         if y.requires_grad:
@@ -257,7 +260,8 @@ def _frozen(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tenso
         end = _advance(loss, end, *steps.batch(k), rate)
     kept, end = _keep(loss, end, steps, rate, first)
     distance = _distance(start, target)
-    adjoint = 2 * (end - target) / distance
+    with origin("trajectory"):
+        adjoint = 2 * (end - target) / distance
     rate_gradient = torch.zeros_like(rate)
     for k in reversed(range(first, len(steps))):
         back = _back_step(kept.pop(), adjoint, through_weights=False)
@@ -269,7 +273,8 @@ def _frozen(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tenso
         back = _back_step(_build(loss, w, *steps.batch(k)), adjoint, through_weights=False)
         rate_gradient -= back.product
         _hand_over(steps, k, back, rate)
-        w = w - rate * back.gradient
+        with origin("trajectory"):
+            w = w - rate * back.gradient
         del back  # or this step's vectors live on while the next one's graph is built
     return StreamedGradient((end - target).square().sum() / distance, rate_gradient, end)
 
@@ -281,7 +286,8 @@ def _exact(
     trajectory = _Trajectory(loss, start, steps, rate, weights, keep)
     end = trajectory.end
     distance = _distance(start, target)
-    adjoint = 2 * (end - target) / distance
+    with origin("trajectory"):
+        adjoint = 2 * (end - target) / distance
     value = (end - target).square().sum() / distance
     rate_gradient = torch.zeros_like(rate)
     for k, built in trajectory.backwards():
@@ -290,7 +296,8 @@ def _exact(
         rate_gradient -= back.product
         _hand_over(steps, k, back, rate)
         if back.curvature is not None:
-            adjoint = adjoint - rate * back.curvature
+            with origin("trajectory"):
+                adjoint = adjoint - rate * back.curvature
         del back, built  # or they live on while the next step's graph is built
     return StreamedGradient(value, rate_gradient, end)
 
@@ -300,7 +307,8 @@ def _advance(loss: Loss, w: Tensor, x: Tensor, y: Tensor, rate: Tensor) -> Tenso
     w = w.detach().requires_grad_()
     with torch.enable_grad():
         (g,) = grad(loss(w, x.detach(), y.detach()), w)
-    return w.detach() - rate * g
+    with origin("trajectory"):
+        return w.detach() - rate * g
 
 
 def _leaves(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -330,7 +338,8 @@ def _keep(loss: Loss, w: Tensor, steps: Steps, rate: Tensor, first: int) -> tupl
     kept: list[_Built] = []
     for k in range(first, len(steps)):
         kept.append(_build(loss, w, *steps.batch(k)))
-        w = w - rate * kept[-1].gradient.detach()
+        with origin("trajectory"):
+            w = w - rate * kept[-1].gradient.detach()
     return kept, w
 
 
@@ -359,7 +368,8 @@ def _back_step(built: _Built, adjoint: Tensor, *, through_weights: bool) -> _Bac
 
 
 def _hand_over(steps: Steps, k: int, back: _Back, rate: Tensor) -> None:
-    steps.accumulate(k, -rate * back.inputs, None if back.labels is None else -rate * back.labels)
+    with origin("inputs"):
+        steps.accumulate(k, -rate * back.inputs, None if back.labels is None else -rate * back.labels)
 
 
 class _Trajectory:
@@ -378,7 +388,8 @@ class _Trajectory:
         w = start
         for k in range(self._first):
             if k % self._stride == 0:
-                self._kept[k] = _to_host(w) if self._on_host else w
+                with origin("trajectory"):
+                    self._kept[k] = _to_host(w) if self._on_host else w
             w = self._advance(k, w)
         self._built, self.end = _keep(loss, w, steps, rate, self._first)
         self._device = w.device
@@ -395,7 +406,8 @@ class _Trajectory:
             for k in range(first, min(first + self._stride, self._first) - 1):
                 segment[k + 1] = self._advance(k, segment[k])
             for k in sorted(segment, reverse=True):
-                w = segment.pop(k).to(self._device, non_blocking=True)
+                with origin("trajectory"):
+                    w = segment.pop(k).to(self._device, non_blocking=True)
                 yield k, _build(self._loss, w, *self._steps.batch(k))
                 del w
 

@@ -63,6 +63,10 @@ COMMAND_LINE = {
     "check-evaluator": ["name"],
     "compare": [],
     "compare accuracy": ["--dataset", "--method", "--ipc", "--evaluator", "--preset", "--statistic", "--out"],
+    "compare memory": [
+        *("--method", "--dataset", "--steps", "--batch-size", "--ipc", "--against", "--width", "--depth", "--meter"),
+        *("--device", "--out"),
+    ],
     "import": [],
     "import set": [
         *("file", "--output", "--dataset", "--labels", "--hard-labels", "--index", "--lr", "--no-lr"),

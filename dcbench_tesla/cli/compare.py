@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from dcbench_tesla.cli.common import Group, options, out_option
+from dcbench_tesla.cli.common import Group, device_option, options, out_option
+from dcbench_tesla.errors import UsageError
 
 _STATISTICS = ("last", "best_on_validation", "best_on_test")
 
@@ -68,3 +69,91 @@ def accuracy(
     write_text(workspace.tables / "accuracy.csv", table.to_csv(index=False))
     write_text(workspace.tables / "accuracy.md", shown)
     say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
+
+
+@compare.command()
+@options(
+    click.option("--method", "methods", multiple=True, help="A method.  [default: mtt, tesla, tesla-exact, dm, dsa]"),
+    click.option("--dataset", "datasets", multiple=True, help="Whose shapes.  [default: cifar100]"),
+    click.option("--steps", "steps", multiple=True, type=int, help="Matching steps T.  [default: 1 5 10 20 30 50]"),
+    click.option("--batch-size", type=int, default=100, show_default=True, help="Synthetic images in a step."),
+    click.option("--ipc", "ipcs", multiple=True, type=int, help="Images per class.  [default: 1]"),
+    click.option(
+        "--against",
+        type=click.Choice(["steps", "ipc"]),
+        default="steps",
+        show_default=True,
+        help="What varies; ipc: 1 to 50 at T = 20, unless --ipc and --steps say otherwise.",
+    ),
+    click.option("--width", type=int, default=128, show_default=True, help="Filters of the ConvNet."),
+    click.option("--depth", type=int, default=0, show_default=True, help="Blocks of the ConvNet (0: by image size)."),
+    click.option(
+        "--meter",
+        default="auto",
+        show_default=True,
+        help="cuda (allocator), allocated (live tensors), predicted (nothing computed), auto (cuda, else predicted).",
+    ),
+    device_option,
+    out_option,
+)
+def memory(
+    methods: tuple[str, ...],
+    datasets: tuple[str, ...],
+    steps: tuple[int, ...],
+    batch_size: int,
+    ipcs: tuple[int, ...],
+    against: str,
+    width: int,
+    depth: int,
+    meter: str,
+    device: str,
+    out: Path,
+) -> None:
+    """Compare the peak memory of one iteration against matching steps T, or against IPC.
+
+    Shapes suffice: no data files are read, and with the meter `predicted` nothing is computed, so that any size can be
+    asked on any machine. Rows go to OUT/figures/memory.csv, where equal ones are replaced; the plot stands beside.
+
+    \b
+    Examples:
+      dcbench compare memory
+      dcbench compare memory --dataset imagenet1k-64 --steps 50
+      dcbench compare memory --method mtt --method tesla --steps 5 --steps 10 --meter allocated --width 32
+      dcbench compare memory --against ipc --dataset cifar10
+    """
+    from dcbench_tesla import registry
+    from dcbench_tesla.compare import memory as compared
+    from dcbench_tesla.compare.files import merge_csv, save_figure
+    from dcbench_tesla.compare.plots import memory_figure
+    from dcbench_tesla.progress import bar, say
+    from dcbench_tesla.table import aligned
+    from dcbench_tesla.workspace import Workspace
+
+    by_ipc = against == "ipc"
+    registry.check_names("methods", methods)
+    registry.check_names("datasets", datasets)
+    for name, values in (("steps", steps), ("ipc", ipcs), ("batch-size", (batch_size,)), ("width", (width,))):
+        if any(value < 1 for value in values):
+            raise UsageError(f"--{name} must be at least 1, not {min(values)}.")
+    Workspace(out).check_writable()
+    wanted = compared.points(
+        methods or compared.METHODS,
+        datasets or ("cifar100",),
+        steps=steps or ((20,) if by_ipc else compared.STEPS),
+        ipcs=ipcs or (compared.IPCS if by_ipc else (1,)),
+        batch_size=batch_size,
+        width=width,
+        depth=depth,
+    )
+    with bar("memory", len(wanted), unit="point") as shown:
+        table = compared.measure(wanted, meter, "cpu" if device == "auto" else device, done=shown.advance)
+    figures = Workspace(out).figures
+    merge_csv(figures / "memory.csv", table, compared.KEY)
+    column = "ipc" if by_ipc else "matching_steps"
+    for dataset, rows in table.groupby("dataset", sort=False):
+        click.echo(f"### Peak memory of one iteration, {dataset}, meter {rows['meter'].iloc[0]}\n")
+        head, *body = compared.pivot(rows, column)
+        click.echo("\n".join(aligned(head, body)) + "\n")
+        stem = figures / f"memory-{against}-{dataset}"
+        paths = save_figure(memory_figure(rows, column), stem)
+        say(f"written: {figures / 'memory.csv'}, {', '.join(str(p) for p in paths)}")

@@ -16,6 +16,7 @@ from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.evaluation import STATISTICS
 from dcbench_tesla.progress import duration
 from dcbench_tesla.store import content_key, read_json
+from dcbench_tesla.table import aligned
 from dcbench_tesla.workspace import Workspace
 
 _SECTION = ["dataset", "ipc", "preset", "data"]
@@ -206,7 +207,7 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> str:
     about = f"Test accuracy `{statistic}` in %: mean ± standard deviation over networks"
     about += " ± over seeds (how many)." if (group["seeds"] > 1).any() else "."
     return "\n".join(
-        [title, "", about, "", *_aligned([_TITLES.get(n, n) for n in head], body), "", *recipes, *changed, ""]
+        [title, "", about, "", *aligned([_TITLES.get(n, n) for n in head], body), "", *recipes, *changed, ""]
     )
 
 
@@ -256,17 +257,3 @@ def _megabytes(size: float) -> str:
 
 _BESIDE: dict[str, Callable[[float], str]] = {"condense_seconds": duration, "peak_bytes": _megabytes}
 _TITLES = {"condense_seconds": "condensation", "peak_bytes": "peak"}
-
-
-def _aligned(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table whose columns line up in a terminal."""
-    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        texts = (
-            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
-        )
-        return f"| {' | '.join(texts)} |"
-
-    rule = [f":{'-' * (w - 1)}" if i == 0 else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
-    return [line(head), f"| {' | '.join(rule)} |", *map(line, body)]

@@ -1,0 +1,58 @@
+"""Where comparisons are kept: tidy CSV files that grow row by row, and plots as PNG and SVG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.store import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """Write ``new`` into the CSV at ``path`` and return all it holds then: equal keys are replaced, others kept.
+
+    Raises:
+        CorruptFileError: the file there is another table.
+        DcbenchError: it cannot be written.
+    """
+    if path.exists():
+        try:
+            old = pd.read_csv(path).convert_dtypes()
+        except (ValueError, UnicodeDecodeError) as error:
+            raise CorruptFileError(f"{path} is no CSV ({error}). Move it away.") from error
+        if not set(key) <= set(old.columns):
+            raise CorruptFileError(
+                f"{path} is another table: it has no column {sorted(set(key) - set(old.columns))[0]}."
+            )
+        taken = set(_keys(new, key))
+        kept = old[[k not in taken for k in _keys(old, key)]]
+        new = pd.concat([kept, new.convert_dtypes()], ignore_index=True)
+    new = new.sort_values(list(key), ignore_index=True)
+    write_text(path, new.to_csv(index=False))
+    return new
+
+
+def _keys(table: pd.DataFrame, key: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return every row's key as text: a number and the number read back from a file are the same then."""
+    columns = table[list(key)].convert_dtypes().astype("string").fillna("")
+    return [tuple(row) for row in columns.itertuples(index=False)]
+
+
+def save_figure(figure: "Figure", stem: Path) -> list[Path]:
+    """Write a plot as ``stem.png`` and ``stem.svg``, atomically; return both.
+
+    Raises:
+        DcbenchError: they cannot be written.
+    """
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    for path in paths:
+        with atomic_path(path) as temporary:
+            # no date in it: the same figure is the same file
+            date = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+            figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=date, bbox_inches="tight")
+    return paths

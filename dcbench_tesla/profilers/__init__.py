@@ -1,0 +1,11 @@
+"""Meters and clocks for what a piece of a run needs.
+
+:class:`LiveBytes` counts the memory that tensors hold, and :func:`origin` tells it what they are for.
+:mod:`~dcbench_tesla.profilers.memory` has the three meters of a run's peak, :mod:`~dcbench_tesla.profilers.clocks`
+the clocks, and :mod:`~dcbench_tesla.profilers.workload` one iteration of any method, on shapes alone, to measure.
+"""
+
+from dcbench_tesla.profilers.live_bytes import LiveBytes
+from dcbench_tesla.profilers.origins import ORIGINS, Origin, origin
+
+__all__ = ["ORIGINS", "LiveBytes", "Origin", "origin"]

@@ -1,0 +1,134 @@
+"""`dcbench compare memory`: what its rows hold, how they are kept, and what the paper's claim comes to."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dcbench_tesla.cli import main
+from dcbench_tesla.compare.files import merge_csv
+from dcbench_tesla.compare.memory import KEY, MemoryPoint, measure, pivot, points
+from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.profilers.memory import memory_meter
+
+SMALL: dict[str, Any] = {"batch_size": 10, "width": 8}
+
+
+def test_points_vary_steps_only_where_there_are_steps() -> None:
+    found = points(["mtt", "dm"], ["digits"], steps=(1, 5), **SMALL)
+    assert [(p.method, p.matching_steps, p.batch_size) for p in found] == [
+        ("mtt", 1, 10),
+        ("mtt", 5, 10),
+        ("dm", None, None),
+    ]
+
+
+def test_unrolled_grows_and_the_others_are_flat() -> None:
+    """The unrolled graph grows linearly in T, TESLA's does not grow, the exact one by its weight vectors."""
+    table = measure(points(["mtt", "tesla", "tesla-exact"], ["cifar10"], steps=(2, 4, 6), **SMALL), "predicted")
+    peak = {method: list(rows["peak_bytes"]) for method, rows in table.groupby("method")}
+    first, second, third = peak["mtt"]
+    assert second - first > 0.3 * first
+    assert third - second == pytest.approx(second - first, rel=0.01)
+    assert max(peak["tesla"]) <= 1.01 * min(peak["tesla"])
+    parameters = sum(p.numel() for p in _convnet_parameters())
+    growth = peak["tesla-exact"][2] - peak["tesla-exact"][1]
+    assert growth == pytest.approx(2 * 4 * parameters, rel=0.1)
+    origins = [
+        name for name in table.columns if name.endswith("_bytes") and name not in ("peak_bytes", "reserved_bytes")
+    ]
+    assert list(table[origins].fillna(0).sum(axis=1)) == list(table["peak_bytes"])
+    assert set(table["hardware"]) == {"none: predicted"}
+    assert set(table["inputs"]) == {"synthetic"}
+
+
+def _convnet_parameters() -> list[torch.Tensor]:
+    from dcbench_tesla.networks import ConvNet
+
+    return list(ConvNet(3, 10, 32, 8, 0).parameters())
+
+
+def test_a_measured_point_has_a_process_of_its_own_and_agrees_with_one_here() -> None:
+    point = MemoryPoint(method="tesla", dataset="digits", matching_steps=2, ipc=1, **SMALL)
+    (row,) = measure([point], "allocated").to_dict("records")
+    assert row["peak_bytes"] == point.measure(memory_meter("allocated"))["peak_bytes"]
+    assert (row["meter"], row["status"]) == ("allocated", "ok")
+    assert row["hardware"] != "none: predicted"
+
+
+def test_a_second_run_replaces_equal_rows_and_keeps_the_others(tmp_path: Path) -> None:
+    def table(**changes: Any) -> pd.DataFrame:
+        row = {"method": "mtt", "dataset": "cifar100", "matching_steps": 5, "ipc": 1, "batch_size": 100, "width": 128}
+        row |= {"depth": 0, "meter": "predicted", "hardware": "none: predicted", "peak_bytes": 1}
+        return pd.DataFrame([{**row, **changes}])
+
+    path = tmp_path / "memory.csv"
+    merge_csv(path, table(), KEY)
+    merge_csv(path, table(method="dm", matching_steps=None, batch_size=None, peak_bytes=7), KEY)
+    merge_csv(path, table(matching_steps=10, peak_bytes=2), KEY)
+    merge_csv(path, table(peak_bytes=3), KEY)
+    merge_csv(path, table(method="dm", matching_steps=None, batch_size=None, peak_bytes=8), KEY)
+    merge_csv(path, table(hardware="a GPU", meter="cuda", peak_bytes=4), KEY)
+    found = pd.read_csv(path)
+    assert sorted(found["peak_bytes"]) == [2, 3, 4, 8]
+    assert path.read_text().splitlines()[0].startswith("method,dataset,matching_steps,ipc,batch_size")
+
+
+def test_a_foreign_table_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "memory.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(CorruptFileError, match="is another table"):
+        merge_csv(path, pd.DataFrame([dict.fromkeys(KEY, 1)]), KEY)
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_the_table_shows_flat_methods_in_every_line_and_where_memory_ran_out() -> None:
+    rows = [
+        {"method": "mtt", "matching_steps": 1, "peak_bytes": 2**20, "status": "ok"},
+        {"method": "mtt", "matching_steps": 5, "peak_bytes": 3 * 2**30, "status": "out of memory"},
+        {"method": "dm", "matching_steps": None, "peak_bytes": 2**21, "status": "ok"},
+    ]
+    table = pd.DataFrame(rows).astype({"matching_steps": "Int64"})
+    assert pivot(table, "matching_steps") == [
+        ["matching steps", "mtt", "dm"],
+        ["1", "1.0 MiB", "2.0 MiB"],
+        ["5", "out of memory (at 3.00 GiB)", "2.0 MiB"],
+    ]
+
+
+def test_the_command_writes_rows_and_plots(tmp_path: Path) -> None:
+    words = ["compare", "memory", "--method", "tesla", "--method", "dm", "--dataset", "digits", "--steps", "1"]
+    words += ["--steps", "2", "--width", "4", "--batch-size", "10", "--meter", "predicted", "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "| matching steps |" in result.stdout
+    figures = tmp_path / "figures"
+    assert {path.name for path in figures.iterdir()} == {
+        "memory.csv",
+        "memory-steps-digits.png",
+        "memory-steps-digits.svg",
+    }
+    assert (figures / "memory-steps-digits.png").read_bytes().startswith(b"\x89PNG")
+    before = (figures / "memory-steps-digits.svg").read_bytes()
+    assert CliRunner().invoke(main, words).exit_code == 0
+    assert len(pd.read_csv(figures / "memory.csv")) == 3
+    assert b"<svg" in before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "tesl"], "Did you mean 'tesla'"),
+        (["--dataset", "cifar1000"], "cifar100"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--meter", "predict"], "predicted"),
+        (["--method", "random"], "random has no iterations to measure"),
+    ],
+)
+def test_what_cannot_be_is_told(words: list[str], message: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["compare", "memory", "--steps", "1", "--out", str(tmp_path), *words])
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr

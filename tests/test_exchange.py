@@ -529,7 +529,14 @@ def test_file_of_dc(tmp_path: Path) -> None:
     path = tmp_path / "res_DM_digits.pt"
     torch.save(results_of_dc(), path)
     given = Given(dataset="digits", preprocessing="standardise")  # these methods learn no rate: none is asked for
-    found, (note,) = import_set(path, given)
+    found, (note, about_augmentation) = import_set(path, given)
+    assert "DC's sets are trained without (--augmentation none)" in about_augmentation
+    assert found.augmentation == "color_crop_cutout_scale_rotate"
+    of_dc, (_, told) = import_set(path, dataclasses.replace(given, method="dc"))
+    assert of_dc.augmentation == "none"
+    assert "trained without augmentation" in told
+    said, (_,) = import_set(path, dataclasses.replace(given, method="dc", augmentation="crop"))
+    assert said.augmentation == "crop"
     assert torch.equal(found.images, foreign_images() + 2)
     assert found.lr is None
     assert note == "res_DM_digits.pt holds 3 experiments; this is number 2 (--index)"
@@ -552,9 +559,8 @@ def test_numpy_scalars_of_either_numpy(numpy_1: bool, tmp_path: Path) -> None:
     path.write_bytes(content.replace(*(names if numpy_1 else reversed(names))))
     assert names[numpy_1] in path.read_bytes()
     assert modern == (int(np.__version__[0]) > 1)
-    found, notes = import_set(path, Given(dataset="digits", preprocessing="standardise"))
+    found, _ = import_set(path, Given(dataset="digits", preprocessing="standardise"))
     assert torch.equal(found.images, foreign_images())
-    assert notes == []
 
 
 @pytest.mark.parametrize(

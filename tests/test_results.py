@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
+from dcbench_tesla.workspace import Workspace
+
 ROOT = Path(__file__).parents[1]
 ROWS = sorted((ROOT / "results" / "rows").glob("*.json"))
 
@@ -45,13 +48,43 @@ def test_the_readme_shows_the_committed_accuracies() -> None:
         assert sheet.is_file()
 
 
+@pytest.mark.parametrize(("dataset", "ipc"), [("fashion-mnist", 10), ("npz:tinyimagenet32", 1)])
+def test_the_readme_shows_the_tables_of_the_rows(dataset: str, ipc: int) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = accuracies(Workspace(ROOT / "results"), Wanted(datasets=[dataset], ipcs=[ipc], presets=["quick"]))
+    lines = [line for line in markdown(table).splitlines() if line.startswith(("| ", "- "))]
+    assert len(lines) > 4
+    assert [line for line in lines if line not in text.splitlines()] == []
+
+
+def test_the_committed_tables_are_those_of_the_rows() -> None:
+    """`dcbench compare accuracy` makes them."""
+    table, folder = accuracies(Workspace(ROOT / "results"), Wanted()), ROOT / "results" / "tables"
+    assert (folder / "accuracy.csv").read_text(encoding="utf-8") == table.to_csv(index=False)
+    assert (folder / "accuracy.md").read_text(encoding="utf-8") == markdown(table)
+
+
+def test_the_whole_table_of_the_field_was_run() -> None:
+    """Nine methods at two IPC by `convnet`, and by three networks at IPC 10: none is left out because it did badly."""
+    found = {
+        (row["method"], row["ipc"], row["evaluator"], row["networks"])
+        for row in rows("evaluate")
+        if row["dataset"] == "fashion-mnist" and row["protocol"] == "quick"
+    }
+    methods = ("random", "herding", "k-center", "dc", "dsa", "dm", "mtt", "tesla", "tesla-exact")
+    for method in methods:
+        assert {(method, ipc, "convnet", 5) for ipc in (1, 10)} <= found
+        assert {(method, 10, name, 3) for name in ("resnet18", "vit")} <= found
+
+
 def test_every_evaluated_set_was_condensed_on_record() -> None:
     condensed = {row["key"] for row in rows("condense")}
     assert {row["condense_key"] for row in rows("evaluate")} <= condensed
 
 
-@pytest.mark.parametrize("method", ["tesla", "tesla-exact", "mtt", "random"])
-def test_the_program_recognises_what_is_committed(method: str) -> None:
+@pytest.mark.parametrize("ipc", [1, 10])
+@pytest.mark.parametrize("method", ["tesla", "tesla-exact", "mtt", "random", "dm", "dc", "dsa", "herding", "k-center"])
+def test_the_program_recognises_what_is_committed(method: str, ipc: int) -> None:
     """A key that changes makes every committed row an orphan, and the README's command starts over."""
     from dcbench_tesla import registry
     from dcbench_tesla.api import Session
@@ -60,5 +93,6 @@ def test_the_program_recognises_what_is_committed(method: str) -> None:
 
     if registry.load_source("fashion-mnist").find(default_data_dir()) is None:
         pytest.skip("Fashion-MNIST is not here (apt-get install dataset-fashion-mnist)")
-    config = resolve(method, "fashion-mnist", 1, preset="quick")
+    evaluators = ("convnet", "resnet18", "vit")[: 3 if ipc == 10 else 1]
+    config = resolve(method, "fashion-mnist", ipc, preset="quick", evaluators=evaluators)
     assert Session(ROOT / "results", device="cpu", quiet=True).cell(config).pending() == []

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -132,3 +133,16 @@ def test_what_cannot_be_is_told(words: list[str], message: str, tmp_path: Path) 
     result = CliRunner().invoke(main, ["compare", "memory", "--steps", "1", "--out", str(tmp_path), *words])
     assert result.exit_code == 2, result.output
     assert message in result.stderr
+
+
+def test_the_papers_claim_at_its_own_size() -> None:
+    """CIFAR-100, batch 100: unrolled linear in T, TESLA flat; ImageNet-1K: many times less (the paper: about 6)."""
+    table = measure(points(["mtt", "tesla"], ["cifar100"], steps=(1, 5, 10, 20, 50)), "predicted")
+    mtt = table[table["method"] == "mtt"]
+    steps, peak = (mtt[name].to_numpy(dtype=float) for name in ("matching_steps", "peak_bytes"))
+    assert np.corrcoef(steps, peak)[0, 1] ** 2 > 0.999
+    tesla = table[table["method"] == "tesla"].set_index("matching_steps")["peak_bytes"]
+    assert tesla[50] == pytest.approx(tesla[5], rel=0.01)
+    large = measure(points(["mtt", "tesla"], ["imagenet1k-64"], steps=(50,)), "predicted")
+    unrolled, streamed = large["peak_bytes"]
+    assert unrolled > 15 * streamed

@@ -25,6 +25,7 @@ from dcbench_tesla.data.splits import Indices, Splits, choose, cut
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import UsageError
+from dcbench_tesla.evaluation import network_count, records_name
 from dcbench_tesla.experts import ExpertRecipe, ExpertStore, ImportedStore, open_imported
 from dcbench_tesla.interface import Condenser, ExpertRequest, ExpertSource, Problem, Settings, Task
 from dcbench_tesla.networks import ConvNet, convnet_depth
@@ -176,9 +177,8 @@ class Cell:
         """Return which iterations' sets an evaluator tests, each with how many networks; the last one is last."""
         networks_on_the_way = self.config.evaluation.networks_on_the_way
         on_the_way = self.snapshots if registry.load_evaluator(evaluator).on_the_way else ()
-        own = int(getattr(self.config.evaluators[evaluator], "networks", 0))
-        last = (self.iterations, own or self.config.evaluation.networks)
-        return [(i, networks_on_the_way) for i in on_the_way] + [last]
+        at_the_end = network_count(self.config.evaluators[evaluator], self.config.evaluation)
+        return [(i, networks_on_the_way) for i in on_the_way] + [(self.iterations, at_the_end)]
 
     @property
     def snapshots(self) -> range:
@@ -212,7 +212,7 @@ class Cell:
 
     def records(self, evaluator: str) -> Path:
         """Return the folder of an evaluation's records, a file a distilled set."""
-        return self.folder / "evaluations" / f"{evaluator.replace(':', '-')}-{self.evaluation_key(evaluator)}"
+        return self.folder / "evaluations" / records_name(evaluator, self.evaluation_key(evaluator))
 
     def snapshot_path(self, iteration: int) -> Path:
         """Return where the distilled set of an iteration lies."""

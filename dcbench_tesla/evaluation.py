@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from dcbench_tesla import registry
+from dcbench_tesla.config import EvaluationSettings
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import DivergedError
-from dcbench_tesla.interface import DistilledSet, Evaluator
+from dcbench_tesla.interface import DistilledSet, Evaluator, Settings
 from dcbench_tesla.progress import Bar
 from dcbench_tesla.seeds import seed_for
 from dcbench_tesla.store import read_json, write_json
@@ -114,6 +115,16 @@ def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:
         "best_on_validation": Accuracy.of(chosen.test, chosen.iteration) if chosen else None,
         "best_on_test": Accuracy.of(best.test, best.iteration),
     }
+
+
+def network_count(settings: Settings, evaluation: EvaluationSettings) -> int:
+    """Return how many networks test the last set: as the evaluator's settings say, else those of the evaluation."""
+    return int(getattr(settings, "networks", 0)) or evaluation.networks
+
+
+def records_name(evaluator: str, key: str) -> str:
+    """Return the name of the folder of an evaluation's records; an evaluator's own may hold a colon."""
+    return f"{evaluator.replace(':', '-')}-{key}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def size(count: float) -> str:
+    """Return bytes for people: ``23.2 MiB``, ``1.84 GiB``."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
 def rate(units: float, seconds: float, unit: str) -> str:
     """Return a rate for people: ``12.3 it/s``, or ``4.1 s/it`` where that reads better."""
     if units <= 0 or seconds <= 0:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, UsageError
-from dcbench_tesla.evaluation import Evaluation
+from dcbench_tesla.evaluation import Evaluation, network_count, records_name
 from dcbench_tesla.progress import bar, say
 from dcbench_tesla.runner import run_cell
 from dcbench_tesla.store import content_key, read_json
@@ -172,7 +173,7 @@ class _SavedSet:
     def evaluate(self, name: str, *, force: bool) -> dict[str, Any]:
         """Train and test what is not on record, and return the row."""
         workspace, settings = self.session.workspace, self.config.evaluators[name]
-        networks = int(getattr(settings, "networks", 0)) or self.config.evaluation.networks
+        networks = network_count(settings, self.config.evaluation)
         identity = {
             "set": self._digest,
             "test": self.dataset.fingerprint,
@@ -183,7 +184,7 @@ class _SavedSet:
             "seed": self.config.seed,
         }
         key = content_key(identity)
-        records = workspace.root / "evaluations" / f"{name.replace(':', '-')}-{key}"
+        records = workspace.root / "evaluations" / records_name(name, key)
         if force:
             shutil.rmtree(records, ignore_errors=True)
         elif (row := workspace.row("evaluate", key)) is not None:
@@ -206,7 +207,7 @@ class _SavedSet:
         assert written is not None, "it was written just now"
         return written
 
-    @property
+    @cached_property
     def _digest(self) -> str:
         """What the set is, without its provenance: images, labels, rate, preprocessing and augmentation."""
         d, digest = self.distilled, hashlib.sha256()

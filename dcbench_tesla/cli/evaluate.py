@@ -1,6 +1,7 @@
 """`dcbench evaluate`: networks trained on distilled sets that are there."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -66,7 +67,6 @@ def evaluate(
         raise unknown_name("preset", preset, PRESETS)
     registry.check_names("evaluators", evaluators)
     overrides = [parse_set(text) for text in assignments]
-    from dcbench_tesla.evaluation import Accuracy
     from dcbench_tesla.progress import say
     from dcbench_tesla.saved import evaluate_saved
 
@@ -92,10 +92,17 @@ def evaluate(
             failures.append(shown)
             say(f"Error: {target}: {shown.format_message()}")
             continue
-        for name, row in rows.items():
-            last = Accuracy(**row["accuracy"]["last"])
-            of = f"{row['cell']}: " if len(targets) > 1 else ""
-            click.echo(f"{of}{name}: {last} test accuracy over {len(last.values)} networks ({row['recipe']})")
+        _show(rows, named=len(targets) > 1)
     if failures:
         others = "; the others are done" if len(failures) < len(targets) else ""
         raise Failure(f"{len(failures)} of {len(targets)} sets could not be evaluated, see above{others}.", 1)
+
+
+def _show(rows: dict[str, dict[str, Any]], *, named: bool) -> None:
+    """Print a line for every evaluator, with the set's name before it where there are several sets."""
+    from dcbench_tesla.evaluation import Accuracy
+
+    for name, row in rows.items():
+        last = Accuracy(**row["accuracy"]["last"])
+        of = f"{row['cell']}: " if named else ""
+        click.echo(f"{of}{name}: {last} test accuracy over {len(last.values)} networks ({row['recipe']})")

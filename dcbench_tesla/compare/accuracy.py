@@ -14,7 +14,7 @@ import pandas as pd
 
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.evaluation import STATISTICS
-from dcbench_tesla.progress import duration
+from dcbench_tesla.progress import duration, size
 from dcbench_tesla.store import content_key, read_json
 from dcbench_tesla.table import aligned
 from dcbench_tesla.workspace import Workspace
@@ -251,9 +251,5 @@ def _shown(row: Mapping[Any, Any], statistic: str) -> str:
     return shown
 
 
-def _megabytes(size: float) -> str:
-    return f"{size / 2**20:.1f} MiB"
-
-
-_BESIDE: dict[str, Callable[[float], str]] = {"condense_seconds": duration, "peak_bytes": _megabytes}
+_BESIDE: dict[str, Callable[[float], str]] = {"condense_seconds": duration, "peak_bytes": size}
 _TITLES = {"condense_seconds": "condensation", "peak_bytes": "peak"}

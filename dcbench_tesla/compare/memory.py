@@ -14,10 +14,11 @@ from typing import Any
 import pandas as pd
 
 from dcbench_tesla import registry
-from dcbench_tesla.environment import commit, environment
+from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.profilers.memory import MemoryMeter, memory_meter
 from dcbench_tesla.profilers.workload import Shape, workload
+from dcbench_tesla.progress import size
 
 METHODS = ("mtt", "tesla", "tesla-exact", "dm", "dsa")
 STEPS = (1, 5, 10, 20, 30, 50)
@@ -53,7 +54,7 @@ class MemoryPoint:
         )
         peak = meter.measure(prepare)
         found = {"peak_bytes": peak.peak_bytes, "reserved_bytes": peak.reserved_bytes, "status": peak.status}
-        return found | {f"{name}_bytes": size for name, size in peak.breakdown.items()}
+        return found | {f"{name}_bytes": held for name, held in peak.breakdown.items()}
 
 
 KEY = [*(f.name for f in fields(MemoryPoint)), "meter", "hardware"]
@@ -77,13 +78,12 @@ def points(
             known = {f.name for f in fields(registry.load_method(method).Settings)}
             for ipc in ipcs:
                 for count in steps if "steps" in known else (None,):
-                    size = batch_size if "batch_size" in known else None
                     point = MemoryPoint(
                         method=method,
                         dataset=dataset,
                         matching_steps=count,
                         ipc=ipc,
-                        batch_size=size,
+                        batch_size=batch_size if "batch_size" in known else None,
                         width=width,
                         depth=depth,
                     )
@@ -105,12 +105,17 @@ def measure(
     """
     meter = memory_meter(meter_name, device)
     here = environment(str(meter.device), 1)
-    where = "none: predicted" if meter.name == "predicted" else here["hardware"]
+    facts = {
+        "meter": meter.name,
+        "hardware": "none: predicted" if meter.name == "predicted" else here["hardware"],
+        "inputs": "synthetic",
+        "commit": here["commit"],
+        "torch": here["versions"]["torch"],
+    }
     rows = []
     for point in wanted:
         found = point.measure(meter) if meter.name == "predicted" else _in_fresh_process(point, meter)
-        facts = {"meter": meter.name, "hardware": where, "inputs": "synthetic", "commit": commit()}
-        rows.append({**asdict(point), **facts, "torch": here["versions"]["torch"], **found})
+        rows.append({**asdict(point), **facts, **found})
         done()
     table = pd.DataFrame(rows)
     return table.astype({name: "Int64" for name in table.columns if name.endswith("_bytes") or name in _INTEGERS})
@@ -132,11 +137,6 @@ def _in_fresh_process(point: MemoryPoint, meter: MemoryMeter) -> dict[str, Any]:
 
 def _measure_one(task: dict[str, Any]) -> dict[str, Any]:
     return MemoryPoint(**task["point"]).measure(memory_meter(task["meter"], task["device"]))
-
-
-def shown_size(size: float) -> str:
-    """Return bytes for people: ``23.2 MiB``, ``1.84 GiB``."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def pivot(table: pd.DataFrame, against: str) -> list[list[str]]:
@@ -162,11 +162,8 @@ def pivot(table: pd.DataFrame, against: str) -> list[list[str]]:
 
 
 def _shown(row: dict[Any, Any]) -> str:
-    return (
-        shown_size(row["peak_bytes"])
-        if row["status"] == "ok"
-        else f"{row['status']} (at {shown_size(row['peak_bytes'])})"
-    )
+    reached = size(row["peak_bytes"])
+    return reached if row["status"] == "ok" else f"{row['status']} (at {reached})"
 
 
 if __name__ == "__main__":

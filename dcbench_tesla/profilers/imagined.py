@@ -53,10 +53,7 @@ class ImaginedBytes(LiveBytes):
         try:
             key = (func, _key(args), _key(tuple(kwargs.items())))
             recipe = self._remembered.get(key)
-        except (
-            TypeError,
-            _RealError,
-        ):  # an argument that is no dictionary's key, or a real tensor, whose values matter
+        except (TypeError, _RealError):  # an argument is no dictionary's key, or a real tensor, whose values matter
             return _imagine(func, args, kwargs)
         if recipe is not None:
             return recipe.make()

@@ -189,6 +189,14 @@ class Condenser(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no iterations")
 
+    def gradients(self, iteration: int) -> tuple[IterationRecord, Mapping[str, Tensor]]:
+        """Return what iteration ``iteration`` would descend along, by the name of what is learned; change nothing.
+
+        Optional. With it ``dcbench compare gradient`` holds a method of trajectory matching against ``mtt``; it may be
+        asked with images and experts in float64, and then answers in float64.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not show its gradient")
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything iterations change, as named tensors; with it and the settings a run can be resumed."""
         return {}

@@ -160,7 +160,8 @@ class TrajectoryMatching(Condenser):
         self._network = FlatNetwork(problem.build_network)
         self._hard = problem.hard_labels().to(problem.device)
         images = problem.train.inputs(problem.draw_real("start images")).clone()
-        self._values = {"images": images, "student_lr": torch.tensor(s.student_lr, device=problem.device)}
+        student_lr = torch.tensor(s.student_lr, dtype=images.dtype, device=problem.device)
+        self._values = {"images": images, "student_lr": student_lr}
         if s.labels == "learned":
             self._values["labels"] = self._start_labels()
         with origin("optimiser"):
@@ -211,6 +212,19 @@ class TrajectoryMatching(Condenser):
     def iterate(self, iteration: int) -> IterationRecord:
         """Match one segment of one expert, and update images, b and learned labels."""
         s = self.settings
+        record, gradients = self.gradients(iteration)
+        self._update("images", gradients["images"], s.lr_images)
+        self._update("student_lr", gradients["student_lr"], s.lr_student_lr)
+        if s.labels == "learned":
+            self._update_labels(gradients["labels"])
+        self._clamp_student_lr()
+        self._done = iteration + 1
+        reached = {"student_lr": float(self._values["student_lr"]), "student_lr_clamps": self._clamps}
+        return replace(record, metrics={**reached, **record.metrics})
+
+    def gradients(self, iteration: int) -> tuple[IterationRecord, dict[str, Tensor]]:
+        """Return dL/dX ``(N, C, H, W)``, dL/db and, of learned labels, dL/dY ``(N, K)`` as they stand now."""
+        s = self.settings
         expert, epoch = self._draw_segment(iteration)
         batches = InnerBatches(self.problem, self._values["images"], self.labels(iteration), s, iteration)
         result = stream_matching_gradient(
@@ -223,22 +237,12 @@ class TrajectoryMatching(Condenser):
             weights=getattr(s, "weights", "auto"),
             keep=getattr(s, "keep_graphs", 0),
         )
-        self._update("images", batches.image_gradient, s.lr_images)
-        self._update("student_lr", result.lr, s.lr_student_lr)
+        found = {"images": batches.image_gradient, "student_lr": result.lr}
         if s.labels == "learned":
-            self._update_labels(batches.label_gradient)
-        self._clamp_student_lr()
-        self._done = iteration + 1
-        return IterationRecord(
-            loss=float(result.loss),
-            metrics={
-                "student_lr": float(self._values["student_lr"]),
-                "student_lr_clamps": self._clamps,
-                "image_gradient_norm": float(batches.image_gradient.norm()),
-                "expert": expert,
-                "start_epoch": epoch,
-            },
-        )
+            found["labels"] = batches.label_gradient
+        norm = float(batches.image_gradient.norm())
+        metrics = {"image_gradient_norm": norm, "expert": expert, "start_epoch": epoch}
+        return IterationRecord(loss=float(result.loss), metrics=metrics), found
 
     def _update(self, name: str, gradient: Tensor, lr: float) -> None:
         """SGD with momentum: v <- momentum v + gradient, value <- value - lr v."""

@@ -67,6 +67,10 @@ COMMAND_LINE = {
         *("--method", "--dataset", "--steps", "--batch-size", "--ipc", "--against", "--width", "--depth", "--meter"),
         *("--device", "--out"),
     ],
+    "compare gradient": [
+        *("--method", "--dataset", "--ipc", "--steps", "--student-lr", "--repetitions", "--preset", "--set"),
+        *("--device", "--data-dir", "--out"),
+    ],
     "import": [],
     "import set": [
         *("file", "--output", "--dataset", "--labels", "--hard-labels", "--index", "--lr", "--no-lr"),

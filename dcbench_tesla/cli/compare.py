@@ -1,10 +1,11 @@
 """`dcbench compare`: finished cells and methods side by side."""
 
+import re
 from pathlib import Path
 
 import click
 
-from dcbench_tesla.cli.common import Group, device_option, options, out_option
+from dcbench_tesla.cli.common import Group, data_dir_option, device_option, options, out_option, set_option
 from dcbench_tesla.errors import UsageError
 
 _STATISTICS = ("last", "best_on_validation", "best_on_test")
@@ -157,3 +158,93 @@ def memory(
         stem = figures / f"memory-{against}-{dataset}"
         paths = save_figure(memory_figure(rows, column), stem)
         say(f"written: {figures / 'memory.csv'}, {', '.join(str(p) for p in paths)}")
+
+
+@compare.command()
+@options(
+    click.option("--method", "methods", multiple=True, help="A method.  [default: tesla, tesla-exact]"),
+    click.option("--dataset", default="digits", show_default=True, help="A data set."),
+    click.option("--ipc", type=int, default=1, show_default=True, help="Images per class."),
+    click.option("--steps", "steps", multiple=True, type=int, help="Matching steps T.  [default: 1 2 5 10 20 50]"),
+    click.option(
+        "--student-lr",
+        "student_lrs",
+        multiple=True,
+        type=float,
+        help="The student's rate b.  [default: 0.01 0.02 0.05]",
+    ),
+    click.option(
+        "--repetitions", type=int, default=5, show_default=True, help="Iterations: experts, start epochs and batches."
+    ),
+    click.option(
+        "--preset", default="quick", show_default=True, help="Whose experts and settings: paper, quick, smoke."
+    ),
+    set_option,
+    device_option,
+    data_dir_option,
+    out_option,
+)
+def gradient(
+    methods: tuple[str, ...],
+    dataset: str,
+    ipc: int,
+    steps: tuple[int, ...],
+    student_lrs: tuple[float, ...],
+    repetitions: int,
+    preset: str,
+    assignments: tuple[str, ...],
+    device: str,
+    data_dir: Path | None,
+    out: Path,
+) -> None:
+    """Compare the gradients of trajectory matching with the exact one: mtt's, unrolled, in float64.
+
+    Takes real experts (trains those that are missing) and real images, and shows cosine, ratio of norms and relative
+    error against matching steps T and the student's rate b, for the images and for b. Rows go to
+    OUT/figures/gradient.csv, where equal ones are replaced; the plot stands beside.
+
+    \b
+    Examples:
+      dcbench compare gradient
+      dcbench compare gradient --dataset fashion-mnist --ipc 10 --steps 1 --steps 20
+      dcbench compare gradient --method tesla --student-lr 0.01 --set max_start_epoch=1
+    """
+    from dcbench_tesla import registry
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.compare import gradient as compared
+    from dcbench_tesla.compare.files import merge_csv, save_figure
+    from dcbench_tesla.compare.plots import gradient_figure
+    from dcbench_tesla.config import parse_set
+    from dcbench_tesla.data import check_dataset_name
+    from dcbench_tesla.progress import bar, say
+    from dcbench_tesla.runner import train_experts
+    from dcbench_tesla.table import aligned
+
+    registry.check_names("methods", methods)
+    check_dataset_name(dataset)
+    for name, values in (("steps", steps), ("ipc", (ipc,)), ("repetitions", (repetitions,))):
+        if any(value < 1 for value in values):
+            raise UsageError(f"--{name} must be at least 1, not {min(values)}.")
+    if any(not 0 < value < float("inf") for value in student_lrs):
+        raise UsageError(f"--student-lr must be positive, not {min(student_lrs):g}.")
+    wanted = compared.points(steps or compared.STEPS, student_lrs or compared.STUDENT_LRS, repetitions)
+    session = Session(out, data_dir=data_dir, device=device)
+    session.workspace.check_writable()
+    overrides = [parse_set(text) for text in assignments]
+    cells = compared.cells(session, methods or compared.METHODS, dataset, ipc, preset=preset, overrides=overrides)
+    reference = cells[compared.REFERENCE]
+    assert reference.request is not None, "trajectory matching requests experts"
+    if "experts" in reference.stages_from_scratch():
+        train_experts(reference, reference.expert_count, reference.request.epochs)
+    with bar("gradients", len(wanted), unit="point") as shown:
+        table = compared.measure(cells, wanted, done=shown.advance)
+    figures = session.workspace.figures
+    merge_csv(figures / "gradient.csv", table, compared.KEY)
+    for of, what in (("images", "the images"), ("student_lr", "the student's rate b")):
+        click.echo(
+            f"### Gradient of {what} against the unrolled one in float64: relative errors, medians of {repetitions}\n"
+        )
+        click.echo("\n".join(aligned(*compared.summary(table, of))) + "\n")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", reference.dataset.name)
+    paths = save_figure(gradient_figure(table, compared.REFERENCE), figures / f"gradient-{name}-ipc{ipc}")
+    say(f"written: {figures / 'gradient.csv'}, {', '.join(str(p) for p in paths)}")

@@ -1,11 +1,14 @@
 """The plots of comparisons, from their tidy rows."""
 
-from typing import TYPE_CHECKING
+from itertools import cycle
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # one colour a method in all plots, told apart by people who see colours differently (Okabe and Ito)
 _COLOURS = {
@@ -55,3 +58,71 @@ def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+_GRADIENT_PANELS = (
+    ("images", "cosine", "cosine with the exact gradient, images"),
+    ("images", "relative_error", "relative error, images"),
+    ("student_lr", "relative_error", "relative error, learned rate b"),
+)
+_LEAST_ERROR = 1e-17  # an error of zero has no place on a logarithmic axis
+
+
+def gradient_figure(table: pd.DataFrame, reference: str) -> "Figure":
+    """Draw how far gradients are from the exact one against T: a colour a method, a line style a student's rate b.
+
+    Lines are medians over iterations, bands their range. float64 is drawn full; of float32 only the errors, pale, with
+    that of the ``reference`` itself.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.5, 4.2), layout="constrained")
+    for axes, (of, value, title) in zip(figure.subplots(1, 3), _GRADIENT_PANELS, strict=True):
+        rows = table[table["of"] == of]
+        for (method, dtype), part in rows.groupby(["method", "dtype"], sort=False):
+            if value == "cosine" and dtype != "float64":
+                continue
+            _gradient_lines(axes, part, value, str(method), str(dtype))
+        axes.set_xscale("log")
+        ticks = sorted(rows["matching_steps"].unique())
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(_LABELS["matching_steps"])
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+        if value == "relative_error":
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=_LEAST_ERROR)
+    figure.legend(*_gradient_legend(table, reference), loc="outside lower center", ncols=4, fontsize=9)
+    first = table.iloc[0]
+    title = f"{first['dataset']}, IPC {first['ipc']}, ConvNet width {first['width']}, real experts"
+    figure.suptitle(f"{title}; against {reference} in float64", fontsize=10)
+    return figure
+
+
+_STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+_PALE = 0.35
+
+
+def _gradient_lines(axes: "Axes", rows: pd.DataFrame, value: str, method: str, dtype: str) -> None:
+    drawn, alpha = colour(method, [method]), 1.0 if dtype == "float64" else _PALE
+    for style, (_, of_rate) in zip(cycle(_STYLES), rows.groupby("student_lr"), strict=False):
+        by_steps = of_rate.groupby("matching_steps")[value]
+        median, low, high = by_steps.median(), by_steps.min(), by_steps.max()
+        if value == "relative_error":
+            median, low, high = (values.clip(lower=_LEAST_ERROR) for values in (median, low, high))
+        axes.plot(median.index, median, style, color=drawn, alpha=alpha, marker="o", markersize=3)
+        axes.fill_between(median.index, low, high, color=drawn, alpha=0.12 * alpha, linewidth=0)
+
+
+def _gradient_legend(table: pd.DataFrame, reference: str) -> tuple[list["Line2D"], list[str]]:
+    from matplotlib.lines import Line2D
+
+    entries = {}
+    for method, dtype in table[["method", "dtype"]].drop_duplicates().itertuples(index=False):
+        own = " itself" if method == reference else ""
+        alpha = 1.0 if dtype == "float64" else _PALE
+        entries[f"{method}{own}, {dtype}"] = Line2D([], [], color=colour(method, [method]), alpha=alpha, linewidth=3)
+    for style, rate in zip(cycle(_STYLES), sorted(table["student_lr"].unique()), strict=False):
+        entries[f"b = {rate:g}"] = Line2D([], [], color="black", linestyle=style)
+    return list(entries.values()), list(entries)

@@ -1,0 +1,242 @@
+"""How true the gradients of trajectory matching are (``dcbench compare gradient``).
+
+At the same images, experts, batches and augmentation, every method's gradient ``g`` of one iteration is held against
+the unrolled one in float64, ``g*``:
+
+    cosine = <g, g*> / (|g| |g*|),    norm ratio = |g| / |g*|,    relative error = |g - g*| / |g*|,
+
+for the images and for the student's learning rate b. What float32 costs is seen from the unrolled gradient itself, in
+float32 against float64: with ReLU, a rounding can flip a sign.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dcbench_tesla.api import Session, resolve_all
+from dcbench_tesla.cell import Cell
+from dcbench_tesla.config import Override
+from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.experts import StoredExperts
+from dcbench_tesla.interface import Condenser, ExpertSource, Problem
+
+METHODS = ("tesla", "tesla-exact")
+REFERENCE = "mtt"
+STEPS = (1, 2, 5, 10, 20, 50)
+STUDENT_LRS = (0.01, 0.02, 0.05)
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+LEARNED = ("images", "student_lr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientPoint:
+    """Where gradients are compared: T matching steps, the student's learning rate b, and the iteration's draws."""
+
+    matching_steps: int
+    student_lr: float
+    iteration: int
+
+
+KEY = [
+    *("method", "reference", "dtype", "of", "matching_steps", "student_lr", "iteration"),
+    *("dataset", "protocol", "ipc", "seed", "batch_size", "width", "depth", "meter", "hardware"),
+]
+"""The columns that tell one row from another."""
+
+
+def points(
+    steps: Sequence[int] = STEPS, student_lrs: Sequence[float] = STUDENT_LRS, repetitions: int = 5
+) -> list[GradientPoint]:
+    """Return the points of a comparison: each T and b at the first ``repetitions`` iterations' experts and draws."""
+    return [
+        GradientPoint(matching_steps=t, student_lr=b, iteration=i)
+        for b, t, i in product(student_lrs, steps, range(repetitions))
+    ]
+
+
+def cells(
+    session: Session,
+    methods: Sequence[str],
+    dataset: str,
+    ipc: int,
+    *,
+    preset: str,
+    overrides: Sequence[Override] = (),
+) -> dict[str, Cell]:
+    """Return a cell of every method, and of :data:`REFERENCE`, that differ in their method alone.
+
+    Raises:
+        UsageError: a method is no trajectory matching, or does not show its gradient; ``steps`` or ``student_lr`` is
+            overridden, which vary.
+    """
+    for label in (o.label for o in overrides):
+        if label in ("steps", "student_lr"):
+            raise UsageError(f"{label} varies here: give --{label.replace('_', '-')} in place of --set {label}.")
+    names = tuple(dict.fromkeys((REFERENCE, *methods)))
+    configs = resolve_all(names, (dataset,), (ipc,), (0,), preset=preset, overrides=overrides)
+    found = {config.method: session.cell(config, from_scratch=True) for config in configs}
+    for name, cell in found.items():
+        if cell.request is None or cell.method.gradients is Condenser.gradients:
+            raise UsageError(f"{name} shows no gradient of trajectory matching to compare; tesla and tesla-exact do.")
+    return found
+
+
+def measure(
+    cells: Mapping[str, Cell], wanted: Sequence[GradientPoint], *, done: Callable[[], None] = lambda: None
+) -> pd.DataFrame:
+    """Compare the gradients of ``cells``, by method, at every point; return tidy rows.
+
+    The cells differ in their method alone, and one of them is :data:`REFERENCE`. Their experts must be there.
+    ``done`` is called after each point.
+    """
+    reference = cells[REFERENCE]
+    reference.execution.apply()
+    assert reference.request is not None, "trajectory matching requests experts"
+    experts = StoredExperts(reference.expert_store, reference.expert_count, reference.device)
+    problems = {name: _as(reference.problem(experts), dtype) for name, dtype in DTYPES.items()}
+    facts = _facts(reference)
+    rows = []
+    for point in wanted:
+        rows += [{**facts, **asdict(point), **row} for row in _compare(cells, problems, point)]
+        done()
+    return pd.DataFrame(rows)[[*KEY, *(name for name in rows[0] if name not in KEY)]]
+
+
+def _facts(cell: Cell) -> dict[str, Any]:
+    c, settings = cell.config, cell.config.settings
+    images = c.ipc * cell.dataset.classes
+    environment = cell.environment
+    return {
+        "reference": REFERENCE,
+        "dataset": cell.dataset.name,
+        "protocol": c.condense_protocol,
+        "ipc": c.ipc,
+        "seed": c.seed,
+        "batch_size": min(settings.batch_size or images, images),
+        "width": cell.network_facts["width"],
+        "depth": cell.network_facts["depth"],
+        "meter": "autograd",
+        "hardware": environment["hardware"],
+        "dataset_fingerprint": cell.dataset.fingerprint,
+        "experts": cell.expert_store.recipe.key,
+        "commit": environment["commit"],
+        "torch": environment["versions"]["torch"],
+    }
+
+
+def _compare(
+    cells: Mapping[str, Cell], problems: Mapping[str, Problem], point: GradientPoint
+) -> Iterator[dict[str, Any]]:
+    where, true = _gradients(cells[REFERENCE], problems["float64"], point)
+    for (dtype, problem), (method, cell) in product(problems.items(), cells.items()):
+        if (dtype, method) == ("float64", REFERENCE):
+            continue
+        _, found = _gradients(cell, problem, point)
+        for name in LEARNED:
+            yield {"method": method, "dtype": dtype, "of": name, **compared(found[name], true[name]), **where}
+
+
+def _gradients(
+    cell: Cell, problem: Problem, point: GradientPoint
+) -> tuple[dict[str, float | int], Mapping[str, Tensor]]:
+    """Return the segment of the expert that was matched, with the loss, and the gradients there."""
+    b = point.student_lr
+    settings = cell.config.settings
+    least = min(settings.min_student_lr, b)
+    condenser = cell.method(replace(settings, steps=point.matching_steps, student_lr=b, min_student_lr=least))
+    condenser.setup(problem)
+    record, gradients = condenser.gradients(point.iteration)
+    where = {name: int(record.metrics[name]) for name in ("expert", "start_epoch")}
+    return {"matching_loss": record.loss, **where}, gradients
+
+
+def compared(gradient: Tensor, true: Tensor) -> dict[str, float]:
+    """Return ``cosine``, ``norm_ratio`` and ``relative_error`` of a gradient against the true one, of any one shape.
+
+    Example:
+        >>> compared(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0]))["norm_ratio"]
+        2.0
+    """
+    g, t = gradient.double().flatten(), true.double().flatten()
+    return {
+        "cosine": float(torch.dot(g, t) / (g.norm() * t.norm())),
+        "norm_ratio": float(g.norm() / t.norm()),
+        "relative_error": float((g - t).norm() / t.norm()),
+    }
+
+
+def summary(table: pd.DataFrame, of: str) -> tuple[list[str], list[list[str]]]:
+    """Return a table for people, head and lines: medians over iterations of the gradient of ``of``, by b and T."""
+    rows = table[table["of"] == of]
+    columns = [c for c in _columns(rows) if of == "images" or c[2] == "relative_error"]
+    keys = ["student_lr", "matching_steps"]
+    medians = rows.groupby([*keys, "method", "dtype"], sort=True)[list(_SHOWN)].median()
+    lines = []
+    for b, t in rows[keys].drop_duplicates().sort_values(keys).itertuples(index=False):
+        shown = [_SHOWN[value].format(medians.loc[(b, t, method, dtype), value]) for method, dtype, value in columns]
+        lines.append([f"{b:g}", str(t), *shown])
+    return ["student lr", "T", *(_title(*c) for c in columns)], lines
+
+
+_SHOWN = {"cosine": "{:.3f}", "norm_ratio": "{:.2f}", "relative_error": "{:.1e}"}
+
+
+def _columns(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Cosine and norm say something of what is not exact; of the rest the relative error does."""
+    methods = [m for m in dict.fromkeys(rows["method"]) if m != REFERENCE]
+    error = "relative_error"
+    cosines = [(m, "float64", value) for m in methods for value in ("cosine", "norm_ratio", error)]
+    exact = rows[rows["dtype"] == "float64"].groupby("method")[error].max() < _EXACT
+    kept = [c for c in cosines if c[2] == error or not exact[c[0]]]
+    return [*kept, *((m, "float32", error) for m in methods if exact[m]), (REFERENCE, "float32", error)]
+
+
+_EXACT = 1e-8
+
+
+def _title(method: str, dtype: str, value: str) -> str:
+    name = value.replace("_", " ")
+    return f"{method} {name}" if value != "relative_error" else f"{method} error, {dtype}"
+
+
+# ---- the same problem in another precision --------------------------------------------------------------------------
+
+
+def _as(problem: Problem, dtype: torch.dtype) -> Problem:
+    assert problem.experts is not None
+    return replace(problem, train=_CastImages(problem.train, dtype), experts=_CastExperts(problem.experts, dtype))
+
+
+class _CastImages(LabelledImages):
+    """Images whose inputs have another dtype: the float32 values, cast."""
+
+    def __init__(self, images: LabelledImages, dtype: torch.dtype) -> None:
+        super().__init__(
+            images.pixels,
+            images.labels,
+            classes=images.classes,
+            max_value=images.max_value,
+            preprocessing=images.preprocessing,
+            device=images.device,
+        )
+        self._images, self._dtype = images, dtype
+
+    def inputs(self, indices: Tensor) -> Tensor:
+        return self._images.inputs(indices).to(self._dtype)
+
+
+class _CastExperts:
+    def __init__(self, experts: ExpertSource, dtype: torch.dtype) -> None:
+        self._experts, self._dtype = experts, dtype
+
+    def __len__(self) -> int:
+        return len(self._experts)
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        return self._experts.snapshot(expert, epoch).to(self._dtype)

@@ -1,0 +1,156 @@
+"""`dcbench compare gradient`: how far each gradient of trajectory matching is from the unrolled one in float64."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from dcbench_tesla.api import Session, overrides_from
+from dcbench_tesla.cell import Cell
+from dcbench_tesla.cli import main
+from dcbench_tesla.compare import gradient
+from dcbench_tesla.experts import StoredExperts
+from dcbench_tesla.progress import Bar
+
+CHANGES: dict[str, Any] = {"data.train_images": 200, "network.width": 6, "experts.batch_size": 50}
+WORDS = [word for name, value in CHANGES.items() for word in ("--set", f"{name}={value}")]
+
+
+def made(out: Path, *methods: str) -> dict[str, Cell]:
+    torch.set_num_threads(1)
+    session = Session(out, device="cpu", quiet=True)
+    cells = gradient.cells(session, methods, "digits", 2, preset="smoke", overrides=overrides_from(CHANGES))
+    reference = cells["mtt"]
+    assert reference.request is not None
+    store = reference.expert_store
+    store.ensure(reference.expert_count, reference.request.epochs, reference.splits.train, Bar("", 0, 0, ""))
+    return cells
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    return made(tmp_path_factory.mktemp("gradient"), *gradient.METHODS)
+
+
+@pytest.fixture(scope="module")
+def table(cells: dict[str, Cell]) -> pd.DataFrame:
+    return gradient.measure(cells, gradient.points((1, 3, 8), (0.02, 0.1), 2))
+
+
+def chosen(
+    table: pd.DataFrame, method: str, dtype: str, value: str = "relative_error", **where: Any
+) -> "pd.Series[Any]":
+    rows = table[(table["method"] == method) & (table["dtype"] == dtype)]
+    for name, wanted in where.items():
+        rows = rows[rows[name] == wanted]
+    assert len(rows)
+    return rows[value]
+
+
+def test_hand_values() -> None:
+    found = gradient.compared(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 0.0]]))
+    assert found == pytest.approx({"cosine": 0.6, "norm_ratio": 5 / 3, "relative_error": 4 / 3})
+    assert gradient.compared(torch.tensor(-2.0), torch.tensor(1.0)) == {
+        "cosine": -1.0,
+        "norm_ratio": 2.0,
+        "relative_error": 3.0,
+    }
+
+
+def test_the_exact_gradient_is_the_unrolled_one_everywhere(table: pd.DataFrame) -> None:
+    assert chosen(table, "tesla-exact", "float64").max() < 1e-12
+    assert chosen(table, "tesla-exact", "float64", "cosine").min() == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.parametrize("of", gradient.LEARNED)
+def test_the_frozen_one_is_for_a_single_step_only_and_drifts(table: pd.DataFrame, of: str) -> None:
+    assert chosen(table, "tesla", "float64", of=of, matching_steps=1).max() < 1e-12
+    drift = [chosen(table, "tesla", "float64", of=of, matching_steps=t, student_lr=0.1).median() for t in (3, 8)]
+    assert 1e-3 < drift[0] < drift[1]
+    gentle = chosen(table, "tesla", "float64", of=of, matching_steps=8, student_lr=0.02).median()
+    assert gentle < drift[1]
+
+
+def test_float32_stands_beside_its_own_error(table: pd.DataFrame) -> None:
+    """The exact gradient in float32 is off by no other order than the unrolled one in float32."""
+    own = chosen(table, "mtt", "float32", of="images").median()
+    assert 1e-9 < own < 1e-3
+    assert chosen(table, "tesla-exact", "float32", of="images").median() < 10 * own
+
+
+def test_rows_tell_where_they_were_measured(table: pd.DataFrame) -> None:
+    assert len(table) == 12 * 5 * 2  # points, (method, dtype) but the reference itself, images and b
+    assert not table.duplicated(gradient.KEY).any()
+    assert set(table["batch_size"]) <= {20}
+    assert set(table["protocol"]) == {"smoke, changed: data.train_images, experts.batch_size, network.width"}
+    assert {"hardware", "meter", "dataset", "expert", "start_epoch", "experts", "commit"} <= set(table.columns)
+    assert len(table.groupby("iteration")[["expert", "start_epoch"]].nunique().query("expert > 1")) == 0
+
+
+@pytest.mark.parametrize("name", gradient.METHODS)
+def test_what_is_compared_is_what_an_iteration_descends_along(cells: dict[str, Cell], name: str) -> None:
+    cell = cells[name]
+    experts = StoredExperts(cell.expert_store, cell.expert_count, cell.device)
+    condenser = cell.method(cell.config.settings)
+    condenser.setup(cell.problem(experts))
+    before = {key: value.clone() for key, value in condenser.state_dict().items()}
+    _, found = condenser.gradients(0)
+    assert all(torch.equal(value, before[key]) for key, value in condenser.state_dict().items())
+    condenser.iterate(0)
+    expected = before["value.images"] - cell.config.settings.lr_images * found["images"]
+    assert torch.equal(condenser.state_dict()["value.images"], expected)
+
+
+def test_the_summary_shows_medians(table: pd.DataFrame) -> None:
+    head, body = gradient.summary(table, "images")
+    assert head[:5] == ["student lr", "T", "tesla cosine", "tesla norm ratio", "tesla error, float64"]
+    assert "tesla-exact cosine" not in head
+    assert [line[:2] for line in body] == [[b, t] for b in ("0.02", "0.1") for t in ("1", "3", "8")]
+    expected = chosen(table, "tesla", "float64", "norm_ratio", of="images", matching_steps=8, student_lr=0.1).median()
+    assert math.isclose(float(body[-1][3]), expected, abs_tol=0.005)
+    assert head[-1] == "mtt error, float32"
+
+
+def dcbench(*words: object) -> Result:
+    return CliRunner().invoke(main, ["compare", "gradient", *map(str, words)])
+
+
+def test_the_command_trains_experts_and_writes_rows_and_plots(tmp_path: Path) -> None:
+    words = ["--preset", "smoke", *WORDS, "--steps", 2, "--student-lr", 0.05, "--repetitions", 1, "--out", tmp_path]
+    for _ in range(2):
+        result = dcbench(*words)
+        assert result.exit_code == 0, result.output
+    assert "### Gradient of the images against the unrolled one" in result.stdout
+    figures = tmp_path / "figures"
+    assert sorted(path.name for path in figures.iterdir()) == [
+        "gradient-digits-ipc1.png",
+        "gradient-digits-ipc1.svg",
+        "gradient.csv",
+    ]
+    found = pd.read_csv(figures / "gradient.csv")
+    assert len(found) == 10  # the second run replaced those of the first
+    assert not list((tmp_path / "rows").glob("condense*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "tesl"], "Did you mean 'tesla'"),
+        (["--method", "dm"], "dm shows no gradient of trajectory matching"),
+        (["--dataset", "digit"], "Did you mean 'digits'"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--student-lr", "-1"], "--student-lr must be positive"),
+        (["--set", "steps=3"], "give --steps"),
+        (["--set", "nothing=3"], "nothing"),
+        (["--preset", "papers"], "Did you mean 'paper'"),
+    ],
+)
+def test_what_cannot_be_is_told(words: list[str], message: str, tmp_path: Path) -> None:
+    result = dcbench("--out", tmp_path, *words)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output

@@ -154,3 +154,25 @@ def test_what_cannot_be_is_told(words: list[str], message: str, tmp_path: Path) 
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    root = Path(__file__).parents[1]
+    rows = pd.read_csv(root / "results" / "figures" / "gradient.csv")
+    found = rows[(rows["dataset"] == "fashion-mnist") & (rows["ipc"] == 10)]
+
+    def median(value: str, steps: int, lr: float) -> float:
+        where = {"of": "images", "matching_steps": steps, "student_lr": lr}
+        return float(chosen(found, "tesla", "float64", value, **where).median())
+
+    cosines = [median("cosine", t, b) for t, b in ((5, 0.01), (20, 0.01), (50, 0.01), (20, 0.05))]
+    assert [f"{c:.2f}" for c in cosines] == ["0.94", "0.93", "0.83", "0.24"]
+    assert f"{median('norm_ratio', 50, 0.01):.1f}" == "1.5"
+    assert f"{chosen(found, 'tesla-exact', 'float64').max():.1e}" == "1.2e-13"
+    for steps, shown in ((20, "2.4e-04"), (50, "3.6e-02")):
+        for method in ("mtt", "tesla-exact"):
+            errors = chosen(found, method, "float32", of="images", matching_steps=steps)
+            assert f"{errors.median():.1e}" == shown
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert "0.94 at T = 5, 0.93 at T = 20 and 0.83 at T = 50" in readme
+    assert "1.2e-13 is its largest relative error" in readme

@@ -1,0 +1,1 @@
+"""Tables, figures and the report: from stored rows only."""

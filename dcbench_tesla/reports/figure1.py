@@ -1,0 +1,229 @@
+"""Figure 1: memory against matching steps, and memory and runtime at 50 of them, beside the ratios the paper states.
+
+Memory is measured by CUDA's allocator where there is a GPU, else predicted: nothing is computed. Runtimes are those on
+record, by hardware; what was not measured is empty.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from dcbench_tesla.compare.memory import pivot
+from dcbench_tesla.compare.plots import colour
+from dcbench_tesla.compare.points import COLUMNS, Point, points
+from dcbench_tesla.progress import size
+from dcbench_tesla.table import aligned
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel's title and the points it shows."""
+
+    title: str
+    points: list[Point]
+
+
+@cache
+def _declared() -> dict[str, Any]:
+    text = resources.files("dcbench_tesla.reports").joinpath("figure1.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def panel_a() -> Panel:
+    """Return Figure 1a: CIFAR-100's shapes, batch 100, by T."""
+    d = _declared()
+    return Panel(d["a"]["title"], _points([d["a"]["dataset"]], d["a"]["steps"]))
+
+
+def panel_b() -> Panel:
+    """Return Figure 1b: CIFAR-100's and ImageNet-1K's shapes, batch 100, T = 50."""
+    d = _declared()
+    return Panel(d["b"]["title"], _points(list(d["b"]["paper"]), [d["b"]["steps"]]))
+
+
+def _points(datasets: list[str], steps: list[int]) -> list[Point]:
+    d = _declared()
+    return points(d["methods"], datasets, steps=steps, batch_size=d["batch_size"], width=d["width"])
+
+
+def of_points(table: pd.DataFrame, wanted: list[Point]) -> pd.DataFrame:
+    """Return the rows of a comparison's table that are of these points, whatever measured them."""
+    if table.empty:
+        return table
+    names = COLUMNS
+    keys = {tuple(getattr(p, name) for name in names) for p in wanted}
+    found = [tuple(None if pd.isna(v) else v for v in row) in keys for row in table[names].itertuples(index=False)]
+    return table[found]
+
+
+def untimed(time: pd.DataFrame, hardware: str, threads: int) -> list[Point]:
+    """Return the points of Figure 1b that were not timed on this hardware, those that did not fit among them."""
+    wanted = panel_b().points
+    done = of_points(time, wanted)
+    if not done.empty:
+        done = done[(done["hardware"] == hardware) & (done["threads"] == threads) & (done["status"] == "ok")]
+    return [p for p in wanted if of_points(done, [p]).empty]
+
+
+def figure_b(memory: pd.DataFrame, time: pd.DataFrame) -> pd.DataFrame:
+    """Return Figure 1b's tidy rows: one for each data set, method and hardware that timed it.
+
+    ``memory_ratio``: mtt's peak over the method's. ``time_ratio``: the method's seconds over mtt's on the same
+    hardware with as many threads; empty where one of the two was not measured. ``paper_``: what the paper states.
+    """
+    wanted = panel_b().points
+    memory, time = of_points(memory, wanted), of_points(time, wanted)
+    machines = _machines(time)
+    rows = [
+        _row_b(point, memory, time, machine)
+        for machine in machines
+        for point in wanted
+        if len(memory[(memory["dataset"] == point.dataset) & (memory["method"] == point.method)])
+    ]
+    return pd.DataFrame(rows)
+
+
+_MACHINE = ("hardware", "threads")
+
+
+def _machines(time: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return on what times were measured; a single nothing where none were."""
+    if time.empty:
+        return [dict.fromkeys(_MACHINE)]
+    return time[list(_MACHINE)].drop_duplicates().to_dict("records")  # type: ignore[return-value]
+
+
+def _row_b(point: Point, memory: pd.DataFrame, time: pd.DataFrame, machine: dict[str, Any]) -> dict[str, Any]:
+    peak, of_mtt = (_peak(memory, point.dataset, method) for method in (point.method, "mtt"))
+    seconds, mtt_seconds = (_seconds(time, point.dataset, method, machine) for method in (point.method, "mtt"))
+    paper = _declared()["b"]["paper"][point.dataset] if point.method == "tesla" else {}
+    return {
+        "dataset": point.dataset,
+        "method": point.method,
+        "matching_steps": point.matching_steps,
+        "batch_size": point.batch_size,
+        "peak_bytes": peak,
+        "memory_ratio": _ratio(of_mtt, peak),
+        "paper_memory_ratio": paper.get("memory_ratio"),
+        "iteration_seconds": seconds,
+        "time_ratio": _ratio(seconds, mtt_seconds),
+        "paper_time_ratio": paper.get("time_ratio"),
+        "meter": memory["meter"].iloc[0],
+        "memory_hardware": memory["hardware"].iloc[0],
+        "time_hardware": machine["hardware"],
+        "time_threads": machine["threads"],
+        "paper_note": paper.get("note", ""),
+    }
+
+
+def _peak(memory: pd.DataFrame, dataset: str, method: str) -> float | None:
+    rows = memory[(memory["dataset"] == dataset) & (memory["method"] == method) & (memory["status"] == "ok")]
+    return float(rows["peak_bytes"].iloc[0]) if len(rows) else None
+
+
+def _seconds(time: pd.DataFrame, dataset: str, method: str, machine: dict[str, Any]) -> float | None:
+    if time.empty:
+        return None
+    rows = time[(time["dataset"] == dataset) & (time["method"] == method) & (time["status"] == "ok")]
+    for name, value in machine.items():
+        rows = rows[rows[name] == value]
+    return float(rows["iteration_seconds"].iloc[0]) if len(rows) else None
+
+
+def _ratio(over: float | None, under: float | None) -> float | None:
+    return over / under if over and under else None
+
+
+def markdown_a(memory: pd.DataFrame) -> str:
+    """Return Figure 1a for people: peak memory, matching steps down, methods across."""
+    rows = of_points(memory, panel_a().points)
+    head, *body = pivot(rows, "matching_steps")
+    first = rows.iloc[0]
+    where = f"{first['dataset']}, batch {first['batch_size']}, ConvNet width {first['width']}"
+    title = f"### {panel_a().title}, {where}, meter {first['meter']} ({first['hardware']})"
+    return "\n".join([title, "", *aligned(head, body)]) + "\n"
+
+
+def markdown_b(table: pd.DataFrame) -> str:
+    """Return Figure 1b for people: a line a data set, method and machine; ratios beside the paper's."""
+    head = ["data set", "method", "peak", "mtt / it", "paper", "seconds", "it / mtt", "paper"]
+    body = [
+        [
+            str(r["dataset"]),
+            f"`{r['method']}`",
+            size(r["peak_bytes"]) if r["peak_bytes"] else "",
+            _shown(r["memory_ratio"], "{:.1f}"),
+            _shown(r["paper_memory_ratio"], "about {:.0f}"),
+            _shown(r["iteration_seconds"], "{:.3g}"),
+            _shown(r["time_ratio"], "{:.2f}"),
+            _shown(r["paper_time_ratio"], "about {:.2f}"),
+        ]
+        for r in table.astype(object).where(table.notna(), None).to_dict("records")
+    ]
+    first = table.iloc[0]
+    machines = sorted({f"{h}, {t:.0f} threads" for h, t in zip(table["time_hardware"], table["time_threads"], strict=True) if h})
+    lines = [
+        f"### {panel_b().title}",
+        "",
+        *aligned(head, body),
+        "",
+        f"- peak: meter {first['meter']} ({first['memory_hardware']}), batch {first['batch_size']}, synthetic inputs",
+        f"- seconds: an iteration, {'; '.join(machines) or 'not measured here'}",
+        *(f"- paper, {name}: {paper['note']}" for name, paper in _declared()["b"]["paper"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def draw_b(table: pd.DataFrame) -> "Figure":
+    """Draw Figure 1b: a bar a method for each data set, peak memory left and seconds an iteration right.
+
+    What was not measured has the words in place of a bar. Of several machines the first is drawn.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    first = table.iloc[0]
+    table = table[table["time_hardware"].isna() | (table["time_hardware"] == first["time_hardware"])]
+    left.set_title(f"peak memory, meter {first['meter']}", fontsize=10)
+    left.set_ylabel("GiB")
+    _bars(left, table.assign(value=table["peak_bytes"] / 2**30), "{:.3g}")
+    right.set_title(f"seconds an iteration, {first['time_hardware'] or 'not measured'}", fontsize=10)
+    right.set_ylabel("s")
+    _bars(right, table.assign(value=table["iteration_seconds"]), "{:.3g}")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    steps, batch = first["matching_steps"], first["batch_size"]
+    figure.suptitle(f"{steps} matching steps, batch {batch}, ConvNet width {_declared()['width']}", fontsize=10)
+    return figure
+
+
+_BAR = 0.26
+
+
+def _bars(axes: "Axes", table: pd.DataFrame, form: str) -> None:
+    datasets, methods = list(dict.fromkeys(table["dataset"])), list(dict.fromkeys(table["method"]))
+    for i, method in enumerate(methods):
+        rows = table[table["method"] == method].set_index("dataset")["value"].reindex(datasets)
+        at = [x + (i - (len(methods) - 1) / 2) * _BAR for x in range(len(datasets))]
+        axes.bar(at, rows.astype(float).fillna(0), _BAR * 0.92, color=colour(method, methods), label=method)
+        for x, value in zip(at, rows, strict=True):
+            missing = pd.isna(value)
+            text = "not measured" if missing else form.format(value)
+            height = 0 if missing else float(value)
+            axes.text(x, height, text, ha="center", va="bottom", fontsize=8, rotation=90 if missing else 0)
+    axes.set_xticks(range(len(datasets)), datasets)
+    axes.grid(alpha=0.3, axis="y")
+    axes.margins(y=0.12)

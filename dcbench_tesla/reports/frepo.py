@@ -1,0 +1,63 @@
+"""One update of the images by FrePo, for what it holds in memory; the method itself is not here.
+
+FrePo (Zhou, Nezhadarya, Ba, NeurIPS 2022) regresses the labels of real images on the features of the synthetic ones:
+every update has all N of them in the network at once, with their graph, where trajectory matching has a batch.
+
+Shapes: N synthetic and M real images, K classes, F features.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla.networks import ConvNet
+from dcbench_tesla.profilers import origin
+from dcbench_tesla.profilers.memory import Prepare
+from dcbench_tesla.profilers.workload import Shape
+
+_RIDGE = 1e-6
+_REAL_BATCH = 1024
+
+
+def frepo_loss(features: Tensor, labels: Tensor, real_features: Tensor, real_labels: Tensor) -> Tensor:
+    """Return the mean of ``|phi_t phi_s^T (K_ss + r tr(K_ss)/N I)^-1 y_s - y_t|^2 / 2`` over the M real images.
+
+    ``features`` phi_s ``(N, F)``, ``labels`` y_s ``(N, K)``, ``real_features`` phi_t ``(M, F)``, ``real_labels`` y_t
+    ``(M, K)``; K_ss = phi_s phi_s^T, r = 1e-6.
+    """
+    kernel = features @ features.T
+    ridge = _RIDGE * kernel.trace() / len(kernel) * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    weights = torch.linalg.solve(kernel + ridge, labels)
+    predicted = real_features @ (features.T @ weights)
+    return (predicted - real_labels).square().sum(1).mean() / 2
+
+
+def frepo_workload(shape: Shape, *, ipc: int, width: int, depth: int = 0, device: torch.device) -> Prepare:
+    """Return what makes FrePo's images, labels and network on ``device`` and takes the gradient of its loss.
+
+    The network is the ConvNet of the other methods, for comparison; FrePo's own is wider.
+    """
+
+    def noise(count: int) -> Tensor:
+        return torch.rand(count, shape.channels, shape.side, shape.side, device=device)
+
+    def prepare() -> Callable[[], object]:
+        count = ipc * shape.classes
+        with origin("parameters"), torch.device(device):
+            features = ConvNet(shape.channels, shape.classes, shape.side, width, depth).features
+        with origin("inputs"):
+            images, labels = noise(count).requires_grad_(), torch.rand(count, shape.classes, device=device)
+            real, real_labels = noise(_REAL_BATCH), torch.rand(_REAL_BATCH, shape.classes, device=device)
+        labels.requires_grad_()
+
+        def run() -> object:
+            with torch.no_grad():
+                target = features(real)
+            with origin("graph"):
+                loss = frepo_loss(features(images), labels, target, real_labels)
+                return torch.autograd.grad(loss, [images, labels])
+
+        return run
+
+    return prepare

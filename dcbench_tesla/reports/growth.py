@@ -1,0 +1,114 @@
+"""How memory and time grow with matching steps, batch and IPC (TESLA Section 3.3): by formula, and predicted.
+
+T matching steps, B images a step, N synthetic images (IPC times classes), M real images a step, G bytes of one image's
+graph, P parameters, I values of an image. Memory besides the network itself.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from dcbench_tesla.compare.points import Point
+from dcbench_tesla.profilers.memory import MemoryMeter, memory_meter
+from dcbench_tesla.profilers.workload import Shape
+from dcbench_tesla.progress import size
+from dcbench_tesla.reports.frepo import frepo_workload
+from dcbench_tesla.table import aligned
+
+FREPO = "frepo"
+DATASETS = ("cifar100", "imagenet1k-64")
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The leading terms of a method's ``memory`` and ``time``."""
+
+    memory: str
+    time: str
+
+
+GROWTH = {
+    "mtt": Growth("T B G + N I", "T B"),
+    "tesla": Growth("B G + N I", "T B"),
+    "tesla-exact": Growth("B G + T P + N I", "T B"),
+    FREPO: Growth("N G + N^2", "N + M + N^3"),
+}
+
+_BASE = Point(method="", dataset="", matching_steps=20, ipc=10, batch_size=100)
+_DOUBLED = ("matching_steps", "batch_size", "ipc")
+_SHORT = {"matching_steps": "T", "batch_size": "B", "ipc": "IPC"}
+
+
+def _points(dataset: str, method: str) -> Iterator[Point]:
+    """Yield the base, then one point for every quantity, doubled."""
+    base = replace(_BASE, method=method, dataset=dataset)
+    if method == FREPO:
+        base = replace(base, matching_steps=None, batch_size=None)
+    yield base
+    for name in _DOUBLED:
+        if (value := getattr(base, name)) is not None:
+            yield replace(base, **{name: 2 * value})
+
+
+def count(datasets: Sequence[str] = DATASETS) -> int:
+    """Return how many points :func:`predict` predicts."""
+    return sum(len(list(_points(dataset, method))) for dataset in datasets for method in GROWTH)
+
+
+def predict(datasets: Sequence[str] = DATASETS, *, done: Callable[[], None] = lambda: None) -> pd.DataFrame:
+    """Predict the peak bytes of every method at a base point, and with T, B and IPC doubled; tidy rows."""
+    meter = memory_meter("predicted")
+    rows = []
+    for dataset in datasets:
+        for method, growth in GROWTH.items():
+            for point in _points(dataset, method):
+                rows.append(
+                    {
+                        "dataset": dataset,
+                        "method": method,
+                        "matching_steps": point.matching_steps,
+                        "batch_size": point.batch_size,
+                        "ipc": point.ipc,
+                        "width": point.width,
+                        "meter": meter.name,
+                        "peak_bytes": _peak(point, meter),
+                        "memory_grows_as": growth.memory,
+                        "time_grows_as": growth.time,
+                    }
+                )
+                done()
+    return pd.DataFrame(rows).astype({"matching_steps": "Int64", "batch_size": "Int64"})
+
+
+def _peak(point: Point, meter: MemoryMeter) -> int:
+    if point.method == FREPO:
+        shape = Shape.of(point.dataset)
+        workload = frepo_workload(shape, ipc=point.ipc, width=point.width, depth=point.depth, device=meter.device)
+        return meter.measure(workload).peak_bytes
+    return meter.measure(point.workload(meter.device)).peak_bytes
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return the table for people: formulas, bytes at the base, and how many times more with T, B, IPC doubled."""
+    parts = []
+    for dataset, rows in table.groupby("dataset", sort=False):
+        base = f"T = {_BASE.matching_steps}, B = {_BASE.batch_size}, IPC = {_BASE.ipc}"
+        head = ["method", "memory", "time", base, *(f"2 {_SHORT[name]}" for name in _DOUBLED)]
+        body = [_line(str(method), of_it) for method, of_it in rows.groupby("method", sort=False)]
+        title = f"### Section 3.3: growth of memory and time, {dataset}, ConvNet width {_BASE.width}, predicted bytes"
+        parts.append("\n".join([title, "", *aligned(head, body)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(method: str, rows: pd.DataFrame) -> list[str]:
+    base, *_ = rows.to_dict("records")
+    factors = {
+        name: row["peak_bytes"] / base["peak_bytes"]
+        for row in rows.to_dict("records")[1:]
+        for name in _DOUBLED
+        if not pd.isna(row[name]) and row[name] != base[name]
+    }
+    growth = GROWTH[method]
+    shown = [f"x {factors[name]:.2f}" if name in factors else "" for name in _DOUBLED]
+    return [f"`{method}`", growth.memory, growth.time, size(base["peak_bytes"]), *shown]

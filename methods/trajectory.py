@@ -46,7 +46,8 @@ from torch import Tensor
 from torch.autograd import grad
 
 from dcbench_tesla.errors import UsageError, unknown_name
-from dcbench_tesla.profilers import origin
+from dcbench_tesla.profilers import origin, phase
+from dcbench_tesla.profilers.free import free_bytes
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Mode = Literal["unrolled", "frozen", "exact"]
@@ -228,23 +229,25 @@ def _unrolled(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Ten
         w = start.clone().requires_grad_()
     leaves: list[Tensor] = []
     owners: list[tuple[int, bool]] = []  # which step a leaf belongs to, and whether it is its input
-    for k in range(len(steps)):
-        x, y = _leaves(*steps.batch(k))
+    with phase("pass 1"):
+        for k in range(len(steps)):
+            x, y = _leaves(*steps.batch(k))
+            with torch.enable_grad():
+                (g,) = grad(loss(w, x, y), w, create_graph=True)
+                with origin("trajectory"):
+                    w = w - rate * g
+            leaves.append(x)
+            owners.append((k, True))
+            if y.requires_grad:
+                leaves.append(y)
+                owners.append((k, False))
         with torch.enable_grad():
-            (g,) = grad(loss(w, x, y), w, create_graph=True)
-            with origin("trajectory"):
-                w = w - rate * g
-        leaves.append(x)
-        owners.append((k, True))
-        if y.requires_grad:
-            leaves.append(y)
-            owners.append((k, False))
-    with torch.enable_grad():
-        value = (w - target).square().sum() / _distance(start, target)
-    rate_gradient, *gradients = grad(value, [rate, *leaves], allow_unused=True, materialize_grads=True)
-    by_owner = dict(zip(owners, gradients, strict=True))
-    for k in range(len(steps)):
-        steps.accumulate(k, by_owner[k, True], by_owner.get((k, False)))
+            value = (w - target).square().sum() / _distance(start, target)
+    with phase("pass 2"):
+        rate_gradient, *gradients = grad(value, [rate, *leaves], allow_unused=True, materialize_grads=True)
+        by_owner = dict(zip(owners, gradients, strict=True))
+        for k in range(len(steps)):
+            steps.accumulate(k, by_owner[k, True], by_owner.get((k, False)))
     return StreamedGradient(value.detach(), rate_gradient, w.detach())
 
 
@@ -256,26 +259,28 @@ def _frozen(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tenso
     """
     first = max(len(steps) - keep, 0)
     end = start
-    for k in range(first):
-        end = _advance(loss, end, *steps.batch(k), rate)
-    kept, end = _keep(loss, end, steps, rate, first)
-    distance = _distance(start, target)
-    with origin("trajectory"):
-        adjoint = 2 * (end - target) / distance
-    rate_gradient = torch.zeros_like(rate)
-    for k in reversed(range(first, len(steps))):
-        back = _back_step(kept.pop(), adjoint, through_weights=False)
-        rate_gradient -= back.product
-        _hand_over(steps, k, back, rate)
-        del back
-    w = start
-    for k in range(first):
-        back = _back_step(_build(loss, w, *steps.batch(k)), adjoint, through_weights=False)
-        rate_gradient -= back.product
-        _hand_over(steps, k, back, rate)
+    with phase("pass 1"):
+        for k in range(first):
+            end = _advance(loss, end, *steps.batch(k), rate)
+        kept, end = _keep(loss, end, steps, rate, first)
+        distance = _distance(start, target)
         with origin("trajectory"):
-            w = w - rate * back.gradient
-        del back  # or this step's vectors live on while the next one's graph is built
+            adjoint = 2 * (end - target) / distance
+    with phase("pass 2"):
+        rate_gradient = torch.zeros_like(rate)
+        for k in reversed(range(first, len(steps))):
+            back = _back_step(kept.pop(), adjoint, through_weights=False)
+            rate_gradient -= back.product
+            _hand_over(steps, k, back, rate)
+            del back
+        w = start
+        for k in range(first):
+            back = _back_step(_build(loss, w, *steps.batch(k)), adjoint, through_weights=False)
+            rate_gradient -= back.product
+            _hand_over(steps, k, back, rate)
+            with origin("trajectory"):
+                w = w - rate * back.gradient
+            del back  # or this step's vectors live on while the next one's graph is built
     return StreamedGradient((end - target).square().sum() / distance, rate_gradient, end)
 
 
@@ -283,22 +288,24 @@ def _exact(
     loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tensor, weights: Weights, keep: int
 ) -> StreamedGradient:
     """Run the adjoint recursion ``a_k = a_{k+1} - b H_k a_{k+1}`` backwards over the trajectory."""
-    trajectory = _Trajectory(loss, start, steps, rate, weights, keep)
-    end = trajectory.end
-    distance = _distance(start, target)
-    with origin("trajectory"):
-        adjoint = 2 * (end - target) / distance
-    value = (end - target).square().sum() / distance
-    rate_gradient = torch.zeros_like(rate)
-    for k, built in trajectory.backwards():
-        # the first step's start is a constant: nothing asks for the adjoint before it
-        back = _back_step(built, adjoint, through_weights=k > 0)
-        rate_gradient -= back.product
-        _hand_over(steps, k, back, rate)
-        if back.curvature is not None:
-            with origin("trajectory"):
-                adjoint = adjoint - rate * back.curvature
-        del back, built  # or they live on while the next step's graph is built
+    with phase("pass 1"):
+        trajectory = _Trajectory(loss, start, steps, rate, weights, keep)
+        end = trajectory.end
+        distance = _distance(start, target)
+        with origin("trajectory"):
+            adjoint = 2 * (end - target) / distance
+        value = (end - target).square().sum() / distance
+    with phase("pass 2"):
+        rate_gradient = torch.zeros_like(rate)
+        for k, built in trajectory.backwards():
+            # the first step's start is a constant: nothing asks for the adjoint before it
+            back = _back_step(built, adjoint, through_weights=k > 0)
+            rate_gradient -= back.product
+            _hand_over(steps, k, back, rate)
+            if back.curvature is not None:
+                with origin("trajectory"):
+                    adjoint = adjoint - rate * back.curvature
+            del back, built  # or they live on while the next step's graph is built
     return StreamedGradient(value, rate_gradient, end)
 
 
@@ -417,9 +424,8 @@ def _resolve(weights: Weights, start: Tensor, count: int) -> Weights:
         return weights
     if start.device.type != "cuda":
         return "device"
-    free, _ = torch.cuda.mem_get_info(start.device)
     needed = count * start.numel() * start.element_size()
-    return "device" if needed <= _AUTO_SHARE_OF_FREE_MEMORY * free else "host"
+    return "device" if needed <= _AUTO_SHARE_OF_FREE_MEMORY * free_bytes(start.device) else "host"
 
 
 def _to_host(w: Tensor) -> Tensor:

@@ -64,7 +64,11 @@ COMMAND_LINE = {
     "compare": [],
     "compare accuracy": ["--dataset", "--method", "--ipc", "--evaluator", "--preset", "--statistic", "--out"],
     "compare memory": [
-        *("--method", "--dataset", "--steps", "--batch-size", "--ipc", "--against", "--width", "--depth", "--meter"),
+        *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--ipc", "--against", "--meter"),
+        *("--device", "--out"),
+    ],
+    "compare time": [
+        *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--ipc", "--repetitions"),
         *("--device", "--out"),
     ],
     "compare gradient": [

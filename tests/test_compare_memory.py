@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare.files import merge_csv
-from dcbench_tesla.compare.memory import KEY, MemoryPoint, measure, pivot, points
+from dcbench_tesla.compare.memory import KEY, measure, measure_here, pivot
+from dcbench_tesla.compare.points import Point, points
 from dcbench_tesla.errors import CorruptFileError
 from dcbench_tesla.profilers.memory import memory_meter
 
@@ -53,9 +54,9 @@ def _convnet_parameters() -> list[torch.Tensor]:
 
 
 def test_a_measured_point_has_a_process_of_its_own_and_agrees_with_one_here() -> None:
-    point = MemoryPoint(method="tesla", dataset="digits", matching_steps=2, ipc=1, **SMALL)
+    point = Point(method="tesla", dataset="digits", matching_steps=2, ipc=1, **SMALL)
     (row,) = measure([point], "allocated").to_dict("records")
-    assert row["peak_bytes"] == point.measure(memory_meter("allocated"))["peak_bytes"]
+    assert row["peak_bytes"] == measure_here(point, memory_meter("allocated"))["peak_bytes"]
     assert (row["meter"], row["status"]) == ("allocated", "ok")
     assert row["hardware"] != "none: predicted"
 

@@ -1,12 +1,19 @@
 """`dcbench compare`: finished cells and methods side by side."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dcbench_tesla.cli.common import Group, data_dir_option, device_option, options, out_option, set_option
 from dcbench_tesla.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dcbench_tesla.compare.points import Point
 
 _STATISTICS = ("last", "best_on_validation", "best_on_test")
 
@@ -16,8 +23,10 @@ def compare() -> None:
     """Put methods side by side.
 
     \b
-    Example:
+    Examples:
       dcbench compare accuracy --dataset fashion-mnist --ipc 10
+      dcbench compare memory
+      dcbench compare time --device cpu --width 32
     """
 
 
@@ -72,12 +81,56 @@ def accuracy(
     say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
 
 
+def _point_options(methods: str, steps: str) -> Callable[[Any], Any]:
+    """The options that say on which shapes methods are compared; ``methods`` and ``steps``: their defaults in words."""
+    return options(
+        click.option("--method", "methods", multiple=True, help=f"A method.  [default: {methods}]"),
+        click.option("--dataset", "datasets", multiple=True, help="Whose shapes.  [default: cifar100]"),
+        click.option("--steps", "steps", multiple=True, type=int, help=f"Matching steps T.  [default: {steps}]"),
+        click.option("--batch-size", type=int, default=100, show_default=True, help="Synthetic images in a step."),
+        click.option("--width", type=int, default=128, show_default=True, help="Filters of the ConvNet."),
+        click.option(
+            "--depth", type=int, default=0, show_default=True, help="Blocks of the ConvNet (0: by image size)."
+        ),
+    )
+
+
+def _points(
+    methods: tuple[str, ...],
+    datasets: tuple[str, ...],
+    steps: tuple[int, ...],
+    ipcs: tuple[int, ...],
+    batch_size: int,
+    width: int,
+    depth: int,
+) -> "list[Point]":
+    """Return the points that were asked for.
+
+    Raises:
+        UsageError: a name is unknown, or a number is too small.
+    """
+    from dcbench_tesla import registry
+    from dcbench_tesla.compare.points import points
+
+    registry.check_names("methods", methods)
+    registry.check_names("datasets", datasets)
+    for name, values in (("steps", steps), ("ipc", ipcs), ("batch-size", (batch_size,)), ("width", (width,))):
+        if min(values) < 1:
+            raise UsageError(f"--{name} must be at least 1, not {min(values)}.")
+    return points(methods, datasets, steps=steps, ipcs=ipcs, batch_size=batch_size, width=width, depth=depth)
+
+
+def _keep_figure(figure: "Figure", stem: Path, table: Path) -> None:
+    """Write a plot beside the table of its rows, and say so."""
+    from dcbench_tesla.compare.files import save_figure
+    from dcbench_tesla.progress import say
+
+    say(f"written: {', '.join(map(str, [table, *save_figure(figure, stem)]))}")
+
+
 @compare.command()
 @options(
-    click.option("--method", "methods", multiple=True, help="A method.  [default: mtt, tesla, tesla-exact, dm, dsa]"),
-    click.option("--dataset", "datasets", multiple=True, help="Whose shapes.  [default: cifar100]"),
-    click.option("--steps", "steps", multiple=True, type=int, help="Matching steps T.  [default: 1 5 10 20 30 50]"),
-    click.option("--batch-size", type=int, default=100, show_default=True, help="Synthetic images in a step."),
+    _point_options("mtt, tesla, tesla-exact, dm, dsa", "1 5 10 20 30 50"),
     click.option("--ipc", "ipcs", multiple=True, type=int, help="Images per class.  [default: 1]"),
     click.option(
         "--against",
@@ -86,8 +139,6 @@ def accuracy(
         show_default=True,
         help="What varies; ipc: 1 to 50 at T = 20, unless --ipc and --steps say otherwise.",
     ),
-    click.option("--width", type=int, default=128, show_default=True, help="Filters of the ConvNet."),
-    click.option("--depth", type=int, default=0, show_default=True, help="Blocks of the ConvNet (0: by image size)."),
     click.option(
         "--meter",
         default="auto",
@@ -102,10 +153,10 @@ def memory(
     datasets: tuple[str, ...],
     steps: tuple[int, ...],
     batch_size: int,
-    ipcs: tuple[int, ...],
-    against: str,
     width: int,
     depth: int,
+    ipcs: tuple[int, ...],
+    against: str,
     meter: str,
     device: str,
     out: Path,
@@ -122,30 +173,24 @@ def memory(
       dcbench compare memory --method mtt --method tesla --steps 5 --steps 10 --meter allocated --width 32
       dcbench compare memory --against ipc --dataset cifar10
     """
-    from dcbench_tesla import registry
     from dcbench_tesla.compare import memory as compared
-    from dcbench_tesla.compare.files import merge_csv, save_figure
+    from dcbench_tesla.compare.files import merge_csv
     from dcbench_tesla.compare.plots import memory_figure
-    from dcbench_tesla.progress import bar, say
+    from dcbench_tesla.progress import bar
     from dcbench_tesla.table import aligned
     from dcbench_tesla.workspace import Workspace
 
     by_ipc = against == "ipc"
-    registry.check_names("methods", methods)
-    registry.check_names("datasets", datasets)
-    for name, values in (("steps", steps), ("ipc", ipcs), ("batch-size", (batch_size,)), ("width", (width,))):
-        if any(value < 1 for value in values):
-            raise UsageError(f"--{name} must be at least 1, not {min(values)}.")
-    Workspace(out).check_writable()
-    wanted = compared.points(
+    wanted = _points(
         methods or compared.METHODS,
         datasets or ("cifar100",),
-        steps=steps or ((20,) if by_ipc else compared.STEPS),
-        ipcs=ipcs or (compared.IPCS if by_ipc else (1,)),
-        batch_size=batch_size,
-        width=width,
-        depth=depth,
+        steps or ((20,) if by_ipc else compared.STEPS),
+        ipcs or (compared.IPCS if by_ipc else (1,)),
+        batch_size,
+        width,
+        depth,
     )
+    Workspace(out).check_writable()
     with bar("memory", len(wanted), unit="point") as shown:
         table = compared.measure(wanted, meter, "cpu" if device == "auto" else device, done=shown.advance)
     figures = Workspace(out).figures
@@ -155,9 +200,70 @@ def memory(
         click.echo(f"### Peak memory of one iteration, {dataset}, meter {rows['meter'].iloc[0]}\n")
         head, *body = compared.pivot(rows, column)
         click.echo("\n".join(aligned(head, body)) + "\n")
-        stem = figures / f"memory-{against}-{dataset}"
-        paths = save_figure(memory_figure(rows, column), stem)
-        say(f"written: {figures / 'memory.csv'}, {', '.join(str(p) for p in paths)}")
+        _keep_figure(memory_figure(rows, column), figures / f"memory-{against}-{dataset}", figures / "memory.csv")
+
+
+@compare.command("time")
+@options(
+    _point_options("mtt, tesla, tesla-exact", "1 5 10; on a GPU also 20 30 50"),
+    click.option("--ipc", type=int, default=1, show_default=True, help="Images per class."),
+    click.option("--repetitions", type=int, help="Iterations that count.  [default: 3; on a GPU 10]"),
+    device_option,
+    out_option,
+)
+def time_(
+    methods: tuple[str, ...],
+    datasets: tuple[str, ...],
+    steps: tuple[int, ...],
+    batch_size: int,
+    width: int,
+    depth: int,
+    ipc: int,
+    repetitions: int | None,
+    device: str,
+    out: Path,
+) -> None:
+    """Compare the seconds of one iteration against matching steps T, and of its two passes.
+
+    Shapes suffice: no data files are read. Methods take turns, so that noise of the machine hits all of them alike;
+    what does not fit in memory is told and not run. Rows go to OUT/figures/time.csv, where equal ones are replaced; the
+    plot stands beside.
+
+    \b
+    Examples:
+      dcbench compare time
+      dcbench compare time --steps 1 --steps 5 --width 32 --device cpu
+      dcbench compare time --method tesla --method tesla-exact --dataset imagenet1k-64 --steps 2
+      dcbench compare time --repetitions 30 --steps 10
+    """
+    from dcbench_tesla.cell import Execution
+    from dcbench_tesla.compare import timing
+    from dcbench_tesla.compare.files import merge_csv
+    from dcbench_tesla.compare.plots import time_figure
+    from dcbench_tesla.progress import bar
+    from dcbench_tesla.workspace import Workspace
+
+    execution = Execution.resolve(device)
+    kind = "cuda" if execution.device.startswith("cuda") else "cpu"
+    repetitions = timing.REPETITIONS[kind] if repetitions is None else repetitions
+    wanted = _points(
+        methods or timing.METHODS,
+        datasets or ("cifar100",),
+        steps or timing.STEPS[kind],
+        (ipc,),
+        batch_size,
+        width,
+        depth,
+    )
+    Workspace(out).check_writable()
+    with bar("time", len(wanted) * (repetitions + 1), unit="run") as shown:
+        table = timing.measure(wanted, execution, repetitions=repetitions, done=shown.advance)
+    figures = Workspace(out).figures
+    merge_csv(figures / "time.csv", table, timing.KEY)
+    for dataset, rows in table.groupby("dataset", sort=False):
+        click.echo(timing.markdown(rows))
+        if (rows["status"] == "ok").any():
+            _keep_figure(time_figure(rows), figures / f"time-steps-{dataset}", figures / "time.csv")
 
 
 @compare.command()
@@ -212,11 +318,11 @@ def gradient(
     from dcbench_tesla import registry
     from dcbench_tesla.api import Session
     from dcbench_tesla.compare import gradient as compared
-    from dcbench_tesla.compare.files import merge_csv, save_figure
+    from dcbench_tesla.compare.files import merge_csv
     from dcbench_tesla.compare.plots import gradient_figure
     from dcbench_tesla.config import parse_set
     from dcbench_tesla.data import check_dataset_name
-    from dcbench_tesla.progress import bar, say
+    from dcbench_tesla.progress import bar
     from dcbench_tesla.runner import train_experts
     from dcbench_tesla.table import aligned
 
@@ -246,5 +352,5 @@ def gradient(
         )
         click.echo("\n".join(aligned(*compared.summary(table, of))) + "\n")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", reference.dataset.name)
-    paths = save_figure(gradient_figure(table, compared.REFERENCE), figures / f"gradient-{name}-ipc{ipc}")
-    say(f"written: {figures / 'gradient.csv'}, {', '.join(str(p) for p in paths)}")
+    stem = figures / f"gradient-{name}-ipc{ipc}"
+    _keep_figure(gradient_figure(table, compared.REFERENCE), stem, figures / "gradient.csv")

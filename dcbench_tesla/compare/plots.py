@@ -33,31 +33,62 @@ def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
 
     Points where memory ran out are crosses: at least so much was needed.
     """
+    first = table.iloc[0]
+    title = f"{first['dataset']}, ConvNet width {first['width']}, meter {first['meter']}"
+    figure, axes = _figure(against, "peak memory of one iteration, GiB", title)
+    for method, drawn in _drawn(table):
+        rows = table[table["method"] == method].sort_values(against)
+        peak = rows["peak_bytes"].astype(float) / 2**30
+        if rows[against].isna().all():
+            axes.axhline(peak.iloc[0], color=drawn, linestyle="--", label=method)
+            continue
+        x = rows[against].astype(float)
+        axes.plot(x, peak, marker="o", markersize=4, color=drawn, label=method)
+        failed = rows["status"] != "ok"
+        axes.plot(x[failed], peak[failed], marker="x", markersize=10, linestyle="", color=drawn)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def time_figure(table: pd.DataFrame) -> "Figure":
+    """Draw seconds of an iteration against matching steps: a line a method, a dashed one where it has no steps.
+
+    Bars are as long as the interquartile range. Points that were not run are left out.
+    """
+    first, ran = table.iloc[0], table[table["status"] == "ok"]
+    title = f"{first['dataset']}, ConvNet width {first['width']}\n{first['hardware']}, {first['meter']}"
+    figure, axes = _figure("matching_steps", "one iteration, seconds", title)
+    for method, drawn in _drawn(ran):
+        rows = ran[ran["method"] == method].sort_values("matching_steps")
+        if rows["matching_steps"].isna().all():
+            axes.axhline(rows["iteration_seconds"].iloc[0], color=drawn, linestyle="--", label=method)
+            continue
+        spread = rows["iteration_spread_seconds"] / 2
+        x, y = rows["matching_steps"].astype(float), rows["iteration_seconds"]
+        axes.errorbar(x, y, yerr=spread, marker="o", markersize=4, capsize=3, color=drawn, label=method)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def _figure(against: str, measured: str, title: str) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
+    axes.set_xlabel(_LABELS[against])
+    axes.set_ylabel(measured)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _drawn(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the methods of a table in its order, each with its colour."""
     methods = list(dict.fromkeys(table["method"]))
     others = [m for m in methods if m not in _COLOURS]
-    for method in methods:
-        rows = table[table["method"] == method]
-        drawn = colour(method, others)
-        if rows[against].isna().all():
-            axes.axhline(float(rows["peak_bytes"].iloc[0]) / 2**30, color=drawn, linestyle="--", label=method)
-            continue
-        rows = rows.sort_values(against)
-        x, y = rows[against].astype(float), rows["peak_bytes"].astype(float) / 2**30
-        axes.plot(x, y, marker="o", markersize=4, color=drawn, label=method)
-        failed = rows["status"] != "ok"
-        axes.plot(x[failed], y[failed], marker="x", markersize=10, linestyle="", color=drawn)
-    first = table.iloc[0]
-    axes.set_xlabel(_LABELS[against])
-    axes.set_ylabel("peak memory of one iteration, GiB")
-    axes.set_ylim(bottom=0)
-    axes.set_title(f"{first['dataset']}, ConvNet width {first['width']}, meter {first['meter']}", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+    return [(method, colour(method, others)) for method in methods]
 
 
 _GRADIENT_PANELS = (

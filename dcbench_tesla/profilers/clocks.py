@@ -1,11 +1,15 @@
-"""How long a run takes: repeated after a warm-up, by the device's own clock; median and spread."""
+"""How long a run takes: marks in a device's own time, and what several runs come to."""
 
 import statistics
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+
+ClockName = Literal["cuda events", "perf_counter"]
 
 
 @dataclass(frozen=True)
@@ -16,44 +20,77 @@ class Timing:
     spread_s: float
     repetitions: int
 
+    @classmethod
+    def of(cls, times_s: Sequence[float]) -> Self:
+        """Return what the seconds of so many runs come to.
 
-def time_repeatedly(
-    run: Callable[[], object], device: torch.device, *, warm_up: int = 1, repetitions: int = 5
-) -> Timing:
-    """Time ``run`` on ``device``: by CUDA events on a GPU, which its queue passes, else by ``time.perf_counter``.
-
-    Args:
-        run: what is timed; it must be repeatable.
-        device: where it computes.
-        warm_up: runs before, not counted: kernels are loaded and caches filled in them.
-        repetitions: runs that are counted.
-
-    Raises:
-        ValueError: fewer than no warm-up runs, or none that count.
-    """
-    if warm_up < 0 or repetitions < 1:
-        raise ValueError(f"warm_up must be at least 0 and repetitions at least 1, not {warm_up} and {repetitions}.")
-    once = _by_events if device.type == "cuda" else _by_counter
-    for _ in range(warm_up):
-        run()
-    times = [once(run, device) for _ in range(repetitions)]
-    quartiles = statistics.quantiles(times, n=4, method="inclusive") if repetitions > 1 else times * 3
-    return Timing(statistics.median(times), quartiles[2] - quartiles[0], repetitions)
+        Raises:
+            ValueError: there are none.
+        """
+        if not times_s:
+            raise ValueError("no run was timed: repetitions must be at least 1.")
+        quartiles = statistics.quantiles(times_s, n=4, method="inclusive") if len(times_s) > 1 else [0, 0, 0]
+        return cls(statistics.median(times_s), quartiles[2] - quartiles[0], len(times_s))
 
 
-def _by_counter(run: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+class Clock(ABC):
+    """Marks in a device's time, and the seconds between two of them."""
+
+    name: ClassVar[ClockName]
+
+    @abstractmethod
+    def mark(self) -> Any:
+        """Return a mark of now."""
+
+    @abstractmethod
+    def seconds(self, start: Any, end: Any) -> float:
+        """Return the seconds between two marks; :meth:`wait` before."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Wait until the device has done what it was told, and so has passed every mark."""
 
 
-def _by_events(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds between two marks in the GPU's queue, which is empty at the first."""
-    with torch.cuda.device(device):
-        torch.cuda.synchronize()
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1000  # from milliseconds
+class CounterClock(Clock):
+    """``time.perf_counter``, for devices that have done their work when the program goes on."""
+
+    name = "perf_counter"
+
+    def mark(self) -> float:
+        """See :meth:`Clock.mark`."""
+        return time.perf_counter()
+
+    def seconds(self, start: float, end: float) -> float:
+        """See :meth:`Clock.seconds`."""
+        return end - start
+
+    def wait(self) -> None:
+        """See :meth:`Clock.wait`: there is nothing to wait for."""
+
+
+class EventClock(Clock):
+    """CUDA events: marks in the queue of a GPU, which stand where its work is and not where the program is."""
+
+    name = "cuda events"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def mark(self) -> torch.cuda.Event:
+        """See :meth:`Clock.mark`; it costs the program microseconds, and waits for nothing."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """See :meth:`Clock.seconds`."""
+        return float(start.elapsed_time(end)) / 1000  # from milliseconds
+
+    def wait(self) -> None:
+        """See :meth:`Clock.wait`."""
+        torch.cuda.synchronize(self._device)
+
+
+def clock(device: torch.device) -> Clock:
+    """Return the clock of a device: CUDA events on a GPU, else ``time.perf_counter``."""
+    return EventClock(device) if device.type == "cuda" else CounterClock()

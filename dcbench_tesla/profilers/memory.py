@@ -55,7 +55,7 @@ class Peak:
 _NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-def _attempt(measured: Callable[[], object]) -> Status:
+def attempt(measured: Callable[[], object]) -> Status:
     """Do what is measured and say how it ended: a GPU's memory may end, everything else is an error."""
     try:
         measured()
@@ -95,7 +95,7 @@ class CudaMeter(MemoryMeter):
     def measure(self, prepare: Prepare) -> Peak:
         """See :meth:`MemoryMeter.measure`; running out of memory is a result."""
         self._start_over()
-        status = _attempt(lambda: self._run(prepare()))
+        status = attempt(lambda: self._run(prepare()))
         allocated, reserved = torch.cuda.max_memory_allocated(self.device), torch.cuda.max_memory_reserved(self.device)
         return Peak(self.name, allocated, reserved, status)
 
@@ -115,7 +115,7 @@ class CudaMeter(MemoryMeter):
 
 
 @contextmanager
-def _older_objects_kept() -> Iterator[None]:
+def older_objects_kept() -> Iterator[None]:
     """Let garbage collections in the block look at what was made in it alone: a hundred times faster than at all."""
     if gc.get_freeze_count():  # somebody else's, who would miss it
         yield
@@ -140,8 +140,8 @@ class _TensorMeter(MemoryMeter):
 
     def measure(self, prepare: Prepare) -> Peak:
         """See :meth:`MemoryMeter.measure`; a GPU's running out of memory is a result."""
-        with _older_objects_kept(), self._live_bytes() as live:
-            status = _attempt(lambda: self._run(prepare(), live))
+        with older_objects_kept(), self._live_bytes() as live:
+            status = attempt(lambda: self._run(prepare(), live))
         breakdown = MappingProxyType(live.breakdown(self.device))
         return Peak(self.name, live.peak_bytes(self.device), None, status, breakdown)
 

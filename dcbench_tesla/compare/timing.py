@@ -1,0 +1,191 @@
+"""Seconds of one iteration against matching steps (``dcbench compare time``).
+
+No data files are needed: images are noise and experts random, which changes no time. Machines are noisy, and only what
+was measured side by side can be compared: methods on the same shapes with the same T take turns, each once and then
+each once more, so that a drift of the machine hits all of them alike.
+"""
+
+import gc
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dcbench_tesla.cell import Execution
+from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Point, pivot
+from dcbench_tesla.environment import environment
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.profilers.clocks import Timing, clock
+from dcbench_tesla.profilers.free import free_bytes
+from dcbench_tesla.profilers.memory import MemoryMeter, attempt, memory_meter, older_objects_kept
+from dcbench_tesla.profilers.phases import Phase, PhaseClock
+from dcbench_tesla.progress import size
+from dcbench_tesla.table import aligned
+
+METHODS = ("mtt", "tesla", "tesla-exact")
+STEPS = {"cpu": (1, 5, 10), "cuda": (1, 5, 10, 20, 30, 50)}
+"""Matching steps that end in reasonable time, by device type."""
+REPETITIONS = {"cpu": 3, "cuda": 10}
+
+KEY = [*COLUMNS, "meter", "hardware", "threads"]
+"""The columns that tell one row from another."""
+
+_SECONDS = ("iteration_seconds", "iteration_spread_seconds", "step_seconds", "pass1_seconds", "pass2_seconds")
+_WARM_UP_STEPS = 2  # as many as there are kinds: the first one asks for no adjoint before it
+
+
+def measure(
+    wanted: Iterable[Point], execution: Execution, *, repetitions: int, done: Callable[[], None] = lambda: None
+) -> pd.DataFrame:
+    """Time every point and return tidy rows, in seconds.
+
+    A row has the median and the interquartile range of ``repetitions`` iterations, and the medians of their passes. A
+    point that needs more memory than is free is not run: it is a row without seconds whose status says so; likewise
+    where a GPU's memory ended. ``done`` is called ``repetitions + 1`` times a point, the warm-up being one.
+
+    Raises:
+        UsageError: an unknown method or data set, a point that cannot be, or fewer repetitions than one.
+    """
+    if repetitions < 1:
+        raise UsageError(f"repetitions must be at least 1, not {repetitions}.")
+    execution.apply()
+    meter = memory_meter("predicted")  # one for all points: it remembers what it has worked out
+    device = torch.device(execution.device)
+    here = environment(execution.device, execution.threads)
+    where = {"meter": clock(device).name, "hardware": here["hardware"], "threads": here["threads"]}
+    origin = {"inputs": "synthetic", "commit": here["commit"], "torch": here["versions"]["torch"]}
+    rows = []
+    with older_objects_kept():
+        for group in _groups(wanted):
+            timed = [_Timed(point, device, meter) for point in group]
+            for turn in (_Timed.warm_up, *[_Timed.repeat] * repetitions):
+                for one in timed:
+                    turn(one)
+                    done()
+            rows += [{**asdict(one.point), **where, **one.found(), **origin} for one in timed]
+    return pd.DataFrame(rows).astype({**COLUMN_TYPES, **dict.fromkeys(_SECONDS, "float64")})
+
+
+def _groups(wanted: Iterable[Point]) -> list[list[Point]]:
+    """Return the points by what they share: everything but the method."""
+    groups: dict[Point, list[Point]] = {}
+    for point in wanted:
+        groups.setdefault(replace(point, method=""), []).append(point)
+    return list(groups.values())
+
+
+class _Timed:
+    """A point, and what its runs took; it runs only where it fits."""
+
+    def __init__(self, point: Point, device: torch.device, meter: MemoryMeter) -> None:
+        self.point, self._device = point, device
+        self._laps: list[PhaseClock] = []
+        self._status = _room(point, device, meter)
+
+    def warm_up(self) -> None:
+        """Load kernels: they are those of every step."""
+        steps = self.point.matching_steps
+        self._run(replace(self.point, matching_steps=None if steps is None else min(steps, _WARM_UP_STEPS)))
+
+    def repeat(self) -> None:
+        """Run once more, and note the time."""
+        self._run(self.point, self._laps.append)
+
+    def _run(self, point: Point, note: Callable[[PhaseClock], None] = lambda lap: None) -> None:
+        if self._status == "ok":
+            self._status = attempt(lambda: note(_lap(point, self._device)))
+
+    def found(self) -> dict[str, Any]:
+        """Return the measured columns of the row."""
+        laps = self._laps if self._status == "ok" else []
+        found: dict[str, Any] = dict.fromkeys(_SECONDS)
+        if laps:
+            whole = Timing.of([lap.total_s for lap in laps])
+            found |= {"iteration_seconds": whole.median_s, "iteration_spread_seconds": whole.spread_s}
+            found |= {"pass1_seconds": _median(laps, "pass 1"), "pass2_seconds": _median(laps, "pass 2")}
+            if self.point.matching_steps is not None:
+                found["step_seconds"] = whole.median_s / self.point.matching_steps
+        return found | {"repetitions": len(laps), "status": self._status}
+
+
+def _room(point: Point, device: torch.device, meter: MemoryMeter) -> str:
+    """Return ``ok``, or why a point cannot be run: a process that takes more than there is would be killed."""
+    needed, free = meter.measure(point.workload(meter.device)).peak_bytes, free_bytes(device)
+    return "ok" if needed <= free else f"not run: needs {size(needed)}, {size(free)} are free"
+
+
+def _lap(point: Point, device: torch.device) -> PhaseClock:
+    """Run a point's iteration once, from its start: the same work every time, and nothing lives on between two runs."""
+    run = point.workload(device)()
+    gc.collect()
+    with PhaseClock(device) as lap:
+        run()
+    return lap
+
+
+def _median(laps: list[PhaseClock], name: Phase) -> float | None:
+    """Return the median seconds of a pass, ``None`` where the method marks none."""
+    seconds = [lap.phases_s[name] for lap in laps if name in lap.phases_s]
+    return Timing.of(seconds).median_s if seconds else None
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return rows on the same shapes for people: seconds of an iteration, and of its passes where methods have them.
+
+    The seconds of ``mtt``, or else of the first method, are what the others' are set in relation to.
+    """
+    first, base = table.iloc[0], _base(table)
+    parts = [
+        f"### Seconds of one iteration, {first['dataset']}",
+        f"{first['hardware']}, threads: {first['threads']}, by {first['meter']}. Median ± half of the interquartile "
+        f"range; in brackets, as a multiple of {base}.",
+        _lines(seconds_table(table, base)),
+    ]
+    if len(with_passes := table.dropna(subset=["pass1_seconds", "pass2_seconds"])):
+        parts += ["Seconds of a matching step in pass 1 + in pass 2:", _lines(passes_table(with_passes))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _base(table: pd.DataFrame) -> str:
+    return "mtt" if "mtt" in set(table["method"]) else str(table["method"].iloc[0])
+
+
+def _lines(table: list[list[str]]) -> str:
+    head, *body = table
+    return "\n".join(aligned(head, body))
+
+
+def seconds_table(table: pd.DataFrame, base: str) -> list[list[str]]:
+    """Return the lines of a table: seconds of an iteration, and how many times those of the method ``base`` they are.
+
+    Only what took turns is compared: a method without matching steps is shown in every line, but without a ratio.
+    """
+    of_base = table[table["method"] == base].dropna(subset="matching_steps").set_index("matching_steps")
+    ratio = table["iteration_seconds"] / table["matching_steps"].map(of_base["iteration_seconds"])
+    return pivot(table.assign(ratio=ratio), "matching_steps", _seconds_shown)
+
+
+def _seconds_shown(row: Mapping[Any, Any]) -> str:
+    if row["status"] != "ok":
+        return str(row["status"])
+    ratio = "" if pd.isna(row["ratio"]) else f" ({row['ratio']:.2f}x)"
+    median, spread = _digits(row["iteration_seconds"], row["iteration_spread_seconds"] / 2)
+    return f"{median} ± {spread}{ratio}"
+
+
+def passes_table(table: pd.DataFrame) -> list[list[str]]:
+    """Return the lines of a table: seconds a matching step of pass 1 + of pass 2."""
+    return pivot(table, "matching_steps", _passes_shown)
+
+
+def _passes_shown(row: Mapping[Any, Any]) -> str:
+    return " + ".join(_digits(*(row[name] / row["matching_steps"] for name in ("pass1_seconds", "pass2_seconds"))))
+
+
+def _digits(*seconds: float) -> list[str]:
+    """Return seconds with as many decimals as give the first of them three digits."""
+    decimals = max(0, 2 - math.floor(math.log10(seconds[0]))) if seconds[0] else 0
+    return [f"{s:.{decimals}f}" for s in seconds]

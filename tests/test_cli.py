@@ -75,6 +75,8 @@ COMMAND_LINE = {
         *("--method", "--dataset", "--ipc", "--steps", "--student-lr", "--repetitions", "--preset", "--set"),
         *("--device", "--data-dir", "--out"),
     ],
+    "reproduce": [],
+    "reproduce figure1": ["--run", "--device", "--out"],
     "import": [],
     "import set": [
         *("file", "--output", "--dataset", "--labels", "--hard-labels", "--index", "--lr", "--no-lr"),

@@ -6,6 +6,7 @@ from dcbench_tesla.cli.common import Group
 from dcbench_tesla.cli.compare import compare
 from dcbench_tesla.cli.evaluate import evaluate
 from dcbench_tesla.cli.exchange import export, import_
+from dcbench_tesla.cli.reproduce import reproduce
 from dcbench_tesla.cli.run import experts, run
 from dcbench_tesla.cli.show import check_evaluator, check_method, env, info, list_
 
@@ -25,5 +26,18 @@ def main() -> None:
     """
 
 
-for _command in (run, experts, evaluate, compare, import_, export, list_, info, env, check_method, check_evaluator):
+for _command in (
+    run,
+    experts,
+    evaluate,
+    compare,
+    reproduce,
+    import_,
+    export,
+    list_,
+    info,
+    env,
+    check_method,
+    check_evaluator,
+):
     main.add_command(_command)

@@ -244,12 +244,11 @@ def time_(
     from dcbench_tesla.workspace import Workspace
 
     execution = Execution.resolve(device)
-    kind = "cuda" if execution.device.startswith("cuda") else "cpu"
-    repetitions = timing.REPETITIONS[kind] if repetitions is None else repetitions
+    repetitions = timing.repetitions(execution) if repetitions is None else repetitions
     wanted = _points(
         methods or timing.METHODS,
         datasets or ("cifar100",),
-        steps or timing.STEPS[kind],
+        steps or timing.steps(execution),
         (ipc,),
         batch_size,
         width,

@@ -21,20 +21,30 @@ def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame
         DcbenchError: it cannot be written.
     """
     if path.exists():
-        try:
-            old = pd.read_csv(path).convert_dtypes()
-        except (ValueError, UnicodeDecodeError) as error:
-            raise CorruptFileError(f"{path} is no CSV ({error}). Move it away.") from error
-        if not set(key) <= set(old.columns):
-            raise CorruptFileError(
-                f"{path} is another table: it has no column {sorted(set(key) - set(old.columns))[0]}."
-            )
+        old = read_csv(path, key)
         taken = set(_keys(new, key))
         kept = old[[k not in taken for k in _keys(old, key)]]
         new = pd.concat([kept, new.convert_dtypes()], ignore_index=True)
     new = new.sort_values(list(key), ignore_index=True)
     write_text(path, new.to_csv(index=False))
     return new
+
+
+def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
+    """Return the comparison at ``path``, whose rows ``key`` tells apart; an empty one where there is none.
+
+    Raises:
+        CorruptFileError: the file there is another table, or none.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=list(key))
+    try:
+        table = pd.read_csv(path).convert_dtypes()
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CorruptFileError(f"{path} is no CSV ({error}). Move it away.") from error
+    if lacking := sorted(set(key) - set(table.columns)):
+        raise CorruptFileError(f"{path} is another table: it has no column {lacking[0]}.")
+    return table
 
 
 def _keys(table: pd.DataFrame, key: Sequence[str]) -> list[tuple[str, ...]]:

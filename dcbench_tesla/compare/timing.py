@@ -26,15 +26,24 @@ from dcbench_tesla.progress import size
 from dcbench_tesla.table import aligned
 
 METHODS = ("mtt", "tesla", "tesla-exact")
-STEPS = {"cpu": (1, 5, 10), "cuda": (1, 5, 10, 20, 30, 50)}
-"""Matching steps that end in reasonable time, by device type."""
-REPETITIONS = {"cpu": 3, "cuda": 10}
+_STEPS = {"cpu": (1, 5, 10), "cuda": (1, 5, 10, 20, 30, 50)}
+_REPETITIONS = {"cpu": 3, "cuda": 10}
 
 KEY = [*COLUMNS, "meter", "hardware", "threads"]
 """The columns that tell one row from another."""
 
 _SECONDS = ("iteration_seconds", "iteration_spread_seconds", "step_seconds", "pass1_seconds", "pass2_seconds")
 _WARM_UP_STEPS = 2  # as many as there are kinds: the first one asks for no adjoint before it
+
+
+def steps(execution: Execution) -> tuple[int, ...]:
+    """Return the matching steps that end in reasonable time on a device."""
+    return _STEPS[torch.device(execution.device).type]
+
+
+def repetitions(execution: Execution) -> int:
+    """Return how often a point is run by default."""
+    return _REPETITIONS[torch.device(execution.device).type]
 
 
 def measure(

@@ -101,6 +101,12 @@ def _machines(time: pd.DataFrame) -> list[dict[str, Any]]:
     return time[list(_MACHINE)].drop_duplicates().to_dict("records")  # type: ignore[return-value]
 
 
+def _machines_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the machines that a table of Figure 1b has times of."""
+    timed = table.dropna(subset=["time_hardware"]).drop_duplicates(["time_hardware", "time_threads"])
+    return [{"hardware": r["time_hardware"], "threads": int(r["time_threads"])} for r in timed.to_dict("records")]
+
+
 def _row_b(point: Point, memory: pd.DataFrame, time: pd.DataFrame, machine: dict[str, Any]) -> dict[str, Any]:
     peak, of_mtt = (_peak(memory, point.dataset, method) for method in (point.method, "mtt"))
     seconds, mtt_seconds = (_seconds(time, point.dataset, method, machine) for method in (point.method, "mtt"))
@@ -169,7 +175,7 @@ def markdown_b(table: pd.DataFrame) -> str:
         for r in table.astype(object).where(table.notna(), None).to_dict("records")
     ]
     first = table.iloc[0]
-    machines = sorted({f"{h}, {t:.0f} threads" for h, t in zip(table["time_hardware"], table["time_threads"], strict=True) if h})
+    machines = [f"{m['hardware']}, {m['threads']} threads" for m in _machines_of(table)]
     lines = [
         f"### {panel_b().title}",
         "",

@@ -30,7 +30,8 @@ def frepo_loss(features: Tensor, labels: Tensor, real_features: Tensor, real_lab
     ridge = _RIDGE * kernel.trace() / len(kernel) * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
     weights = torch.linalg.solve(kernel + ridge, labels)
     predicted = real_features @ (features.T @ weights)
-    return (predicted - real_labels).square().sum(1).mean() / 2
+    loss: Tensor = (predicted - real_labels).square().sum(1).mean() / 2
+    return loss
 
 
 def frepo_workload(shape: Shape, *, ipc: int, width: int, depth: int = 0, device: torch.device) -> Prepare:

@@ -98,7 +98,14 @@ def markdown(table: pd.DataFrame) -> str:
         body = [_line(str(method), of_it) for method, of_it in rows.groupby("method", sort=False)]
         title = f"### Section 3.3: growth of memory and time, {dataset}, ConvNet width {_BASE.width}, predicted bytes"
         parts.append("\n".join([title, "", *aligned(head, body)]))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, _SYMBOLS]) + "\n"
+
+
+_SYMBOLS = (
+    "T matching steps, B images a step, N = IPC times classes synthetic images, M real images a step (1024 of FrePo), "
+    "G bytes of one image's graph, P parameters, I values of an image. Last columns: how many times more bytes with "
+    "T, B or IPC doubled. FrePo here has the ConvNet of the others; its own is wider."
+)
 
 
 def _line(method: str, rows: pd.DataFrame) -> list[str]:

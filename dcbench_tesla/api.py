@@ -6,11 +6,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dcbench_tesla.budget import fitted, parse_size
 from dcbench_tesla.cell import Cell, Execution
 from dcbench_tesla.config import SECTIONS, CellConfig, Override, resolve
 from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
+from dcbench_tesla.profilers.memory import PredictedMeter
 from dcbench_tesla.runner import CellResult, run_cell
 from dcbench_tesla.workspace import Workspace
 
@@ -150,6 +152,7 @@ def run(
     out: Path | str = "results",
     data_dir: Path | None = None,
     device: str = "auto",
+    memory_budget: str | int | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> CellResult:
@@ -169,14 +172,20 @@ def run(
         out: where results go.
         data_dir: where data sets lie; default ``$DCBENCH_DATA`` or the platform's cache folder.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
+        memory_budget: bytes, or a size such as ``"40GiB"``: what is predicted to need more is not begun, and graphs are
+            kept as far as it goes (``keep_graphs``).
         force: start over.
         quiet: show no progress.
 
     Raises:
-        UsageError: it cannot be done as asked.
+        UsageError: it cannot be done as asked, or not within the budget; says what can.
         DcbenchError: it failed on the way; running again goes on where it was.
     """
     overrides = overrides_from(settings or {})
     config = resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
     session = Session(out, data_dir=data_dir, device=device, quiet=quiet)
-    return run_cell(session.cell(config, from_scratch=force), force=force)
+    cell = session.cell(config, from_scratch=force)
+    if memory_budget is not None:
+        stages = cell.stages_from_scratch() if force else cell.pending()
+        cell = fitted(cell, parse_size(str(memory_budget)), PredictedMeter(), stages)
+    return run_cell(cell, force=force)

@@ -4,9 +4,10 @@ A *key* hashes what defines a result and nothing else: the method and its versio
 fingerprint, IPC, seed, network, and the key of the experts. Device, threads and paths are recorded, not hashed.
 """
 
+import copy
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.config import CellConfig, DataSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.images import prepared_bytes
 from dcbench_tesla.data.preprocessing import Preprocessing, check_zca_size, fit_standardise, fit_zca
 from dcbench_tesla.data.splits import Indices, Splits, choose, cut
 from dcbench_tesla.distilled import DistilledSet
@@ -105,17 +107,27 @@ class Cell:
         self.execution = execution if from_scratch else self._begun_with(execution)
         self.device = torch.device(self.execution.device)
         self._shared_splits = {} if shared_splits is None else shared_splits
+        self.memory_facts: Mapping[str, int] = {}  # columns for its row, once it is planned within a budget
+
+    def planned(self, changes: Mapping[str, Any], memory_facts: Mapping[str, int]) -> "Cell":
+        """Return this cell with ``changes`` of its method's execution settings, and what its row is to say of memory.
+
+        What is computed stays the same, and so does the key.
+        """
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, settings=dataclasses.replace(self.config.settings, **changes))
+        other.memory_facts = memory_facts
+        return other
 
     def _check_ipc(self) -> None:
         if not self.method.uses_ipc:
             return
         if self.config.ipc < 1:
             raise UsageError(f"IPC (images per class) must be at least 1, not {self.config.ipc}.")
-        smallest = int(torch.bincount(self._train_labels, minlength=self.dataset.classes).min())
-        if self.config.ipc > smallest:
+        if self.config.ipc > self.smallest_class:
             raise UsageError(
-                f"IPC {self.config.ipc} is more than the {smallest} training images of {self.dataset.name}'s smallest "
-                "class: choose a smaller --ipc."
+                f"IPC {self.config.ipc} is more than the {self.smallest_class} training images of "
+                f"{self.dataset.name}'s smallest class: choose a smaller --ipc."
             )
 
     # ---- what defines the result -----------------------------------------------------------------------------------
@@ -241,6 +253,21 @@ class Cell:
     @property
     def _train_labels(self) -> Tensor:
         return torch.from_numpy(self.dataset.y_train)[self._indices.train]
+
+    @property
+    def train_images(self) -> int:
+        """How many training images experts and matching see."""
+        return len(self._indices.train)
+
+    @cached_property
+    def smallest_class(self) -> int:
+        """How many of them the smallest class has."""
+        return int(torch.bincount(self._train_labels, minlength=self.dataset.classes).min())
+
+    @property
+    def prepared_bytes(self) -> int:
+        """What they take on the device, preprocessed; 0 where they are too many to lie there."""
+        return prepared_bytes(self.train_images * self.dataset.channels * self.dataset.side**2)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

@@ -27,6 +27,7 @@ from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise
 from dcbench_tesla.interface import Condenser, DistilledSet, Evaluator, Problem, Settings, Task
 from dcbench_tesla.networks import ConvNet, flatten_parameters, seeded
+from dcbench_tesla.profilers import LiveBytes
 
 _CLASSES, _PER_CLASS, _IPC, _ITERATIONS = 3, 12, 2, 3
 
@@ -105,9 +106,10 @@ class _Suite:
         """The method's settings under preset ``smoke``; resolved by the checks, which report what breaks here."""
         return resolve(self.name, "digits", _IPC, preset="smoke").settings
 
-    def _start(self, seed: int = 0) -> Condenser:
-        wants = self.method.expert_request(self.settings) is not None
-        condenser = self.method(self.settings)
+    def _start(self, seed: int = 0, settings: Any = None) -> Condenser:
+        settings = settings or self.settings
+        wants = self.method.expert_request(settings) is not None
+        condenser = self.method(settings)
         condenser.setup(tiny_problem(wants, seed))
         return condenser
 
@@ -182,10 +184,17 @@ class _Suite:
         settings, factor = self.method.probe(self.settings)
         _require(isinstance(settings, self.method.Settings), "probe returns settings of another kind")
         _require(factor > 0, f"probe's factor is {factor}")
-        condenser = self.method(settings)
-        condenser.setup(tiny_problem(self.method.expert_request(settings) is not None))
+        condenser = self._start(settings=settings)
         for _ in range(2 if condenser.iterations else 0):  # an estimate warms up on the iteration it then times
             condenser.iterate(0)
+
+    def check_memory_probe(self) -> None:
+        """its probe for predicting memory gives settings of its own kind, with the same peak"""
+        settings = self.method.memory_probe(self.settings, _IPC)
+        _require(isinstance(settings, self.method.Settings), "memory_probe returns settings of another kind")
+        if settings != self.settings:
+            whole, probed = _peak(self._start()), _peak(self._start(settings=settings))
+            _require(abs(probed - whole) <= 0.05 * whole, f"its peak is {probed} bytes in place of {whole}")
 
     def check_notes(self) -> None:
         """its notes are sentences, and its settings without effect are settings"""
@@ -195,6 +204,13 @@ class _Suite:
         fields = {f.name for f in dataclasses.fields(self.method.Settings)}
         strangers = set(self.settings.inert()) - fields
         _require(not strangers, f"inert() names no settings of the method: {', '.join(strangers)}")
+
+
+def _peak(condenser: Condenser) -> int:
+    """The peak of the first iteration, with the condenser's state."""
+    with LiveBytes(condenser.state_dict().values()) as meter:
+        condenser.iterate(0)
+    return meter.peak_bytes("cpu")
 
 
 _EVALUATED = 3  # seed of the networks that are looked at

@@ -178,6 +178,11 @@ class Condenser(ABC):
         """Return settings an iteration of which takes ``1 / factor`` of the time, and the factor: for estimates."""
         return settings, 1.0
 
+    @classmethod
+    def memory_probe(cls, settings: Any, ipc: int) -> Any:
+        """Return settings whose iteration needs the same memory at its peak, but is shorter: for predictions."""
+        return settings
+
     @abstractmethod
     def setup(self, problem: Problem) -> None:
         """Take the problem and make the state before iteration 0; a resumed run then calls ``load_state_dict``."""

@@ -206,6 +206,7 @@ def _condense(cell: Cell) -> None:
         "iterations": cell.iterations,
         "condense_seconds": round(loop.seconds, 3),
         "peak_bytes": loop.peak_bytes,
+        **cell.memory_facts,
         "learned_lr": final.lr,
         "distilled_images": len(final),
         "final_loss": loop.last_loss,

@@ -1,7 +1,8 @@
 """What ``dc`` and ``dsa`` share: matching the gradients of real and synthetic images along a network's training."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,12 @@ def published_loops(ipc: int) -> tuple[int, int]:
     return _PUBLISHED_LOOPS[min(_PUBLISHED_LOOPS, key=lambda known: (abs(known - ipc), known))]
 
 
+def _loops(settings: GradientMatchingSettings, ipc: int) -> tuple[int, int]:
+    """The (outer, inner) loops of an iteration."""
+    outer, inner = published_loops(ipc)
+    return settings.outer or outer, settings.inner or inner
+
+
 def gradient_distance(real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor]) -> Tensor:
     """Return ``sum over classes, layers and outputs of 1 - <g_r, g_s> / (|g_r| |g_s| + 1e-6)`` (DC eq. 10), a scalar.
 
@@ -64,16 +71,16 @@ class GradientMatching(ClassMatching):
     Settings = GradientMatchingSettings
     settings: GradientMatchingSettings
 
-    @property
-    def loops(self) -> tuple[int, int]:
-        """The (outer, inner) loops of an iteration."""
-        outer, inner = published_loops(self.problem.ipc)
-        return self.settings.outer or outer, self.settings.inner or inner
+    @classmethod
+    def memory_probe(cls, settings: Any, ipc: int) -> Any:
+        """Take two rounds with one epoch of training between them: the others need what these do."""
+        outer, inner = _loops(settings, ipc)
+        return replace(settings, outer=min(2, outer), inner=min(1, inner))
 
     def iterate(self, iteration: int) -> IterationRecord:
         """Along one fresh network's training on the synthetic images, match gradients and step once a round."""
         network = self.fresh_network(iteration)
-        outer, inner = self.loops
+        outer, inner = _loops(self.settings, self.problem.ipc)
         total = 0.0
         for round_ in range(outer):
             total += self._match(network, iteration, round_)

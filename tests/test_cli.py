@@ -36,6 +36,7 @@ COMMAND_LINE = {
         "--device",
         "--data-dir",
         "--out",
+        "--memory-budget",
         "--force",
         "--no-baseline",
         "--dry-run",

@@ -156,6 +156,15 @@ def test_what_cannot_be_is_told(words: list[str], message: str, tmp_path: Path) 
     assert "Traceback" not in result.output
 
 
+def test_what_does_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gradient, "free_bytes", lambda device: 2**20)
+    result = dcbench("--preset", "smoke", *WORDS, "--steps", 20, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "20 steps, unrolled in float64, need" in result.stderr
+    assert "--set network.width" in result.stderr
+    assert not (tmp_path / "experts").exists()
+
+
 def test_the_readme_says_what_was_measured() -> None:
     root = Path(__file__).parents[1]
     rows = pd.read_csv(root / "results" / "figures" / "gradient.csv")

@@ -83,6 +83,7 @@ RECORDS = "every iteration reports a finite loss and plain numbers"
 SETTINGS = "its settings are a frozen, keyword-only dataclass of plain values"
 CLASS = "it is a documented Condenser with a version"
 PROBE = "its probe for estimates gives settings of its own kind that run"
+MEMORY_PROBE = "its probe for predicting memory gives settings of its own kind, with the same peak"
 
 # what is overridden, and the points that catch it
 BROKEN: dict[str, tuple[str, set[str]]] = {
@@ -192,6 +193,26 @@ BROKEN: dict[str, tuple[str, set[str]]] = {
         return {"rate": 0.1}, 1.0
 """,
         {PROBE},
+    ),
+    "odd-memory-probe": (
+        """
+    @classmethod
+    def memory_probe(cls, settings, ipc):
+        return {"rate": 0.1}
+""",
+        {MEMORY_PROBE},
+    ),
+    "smaller-memory-probe": (
+        """
+    @classmethod
+    def memory_probe(cls, settings, ipc):
+        return replace(settings, iterations=1)
+
+    def iterate(self, iteration):
+        copies = [self.images.clone() for _ in range(self.settings.iterations)]
+        return super().iterate(iteration)
+""",
+        {MEMORY_PROBE},
     ),
     "no-version": (
         """

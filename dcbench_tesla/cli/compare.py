@@ -339,6 +339,7 @@ def gradient(
     cells = compared.cells(session, methods or compared.METHODS, dataset, ipc, preset=preset, overrides=overrides)
     reference = cells[compared.REFERENCE]
     assert reference.request is not None, "trajectory matching requests experts"
+    compared.check_room(reference, steps or compared.STEPS)
     if "experts" in reference.stages_from_scratch():
         train_experts(reference, reference.expert_count, reference.request.epochs)
     with bar("gradients", len(wanted), unit="point") as shown:

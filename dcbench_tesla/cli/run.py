@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     device_option,
     data_dir_option,
     out_option,
+    click.option(
+        "--memory-budget",
+        metavar="SIZE",
+        help="Begin nothing that is predicted to need more, 40GiB for instance; what is left over buys time.",
+    ),
     click.option("--force", is_flag=True, help="Start over, even what is done."),
     click.option("--no-baseline", is_flag=True, help="Leave out the matching random selection."),
     click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
@@ -54,6 +59,7 @@ def run(
     device: str,
     data_dir: Path | None,
     out: Path,
+    memory_budget: str | None,
     force: bool,
     no_baseline: bool,
     dry_run: bool,
@@ -64,7 +70,7 @@ def run(
     Examples:
       dcbench run --method tesla --dataset digits --ipc 1 --preset smoke
       dcbench run --method tesla --method random --dataset fashion-mnist --ipc 1 --ipc 10 --preset quick
-      dcbench run --method tesla-exact --dataset cifar10 --ipc 10 --device cuda
+      dcbench run --method tesla-exact --dataset cifar10 --ipc 10 --device cuda --memory-budget 40GiB
       dcbench run --method mtt --dataset npz:my_images.npz --set steps=20 --set data.zca=true
       dcbench run --config experiment.toml
 
@@ -88,19 +94,26 @@ def run(
     }
     configs = _resolve(options, assignments, config_file)
     from dcbench_tesla.api import Session
+    from dcbench_tesla.budget import parse_size
 
     if out == Path():
         raise UsageError("--out is empty: name a folder.")
+    budget = None if memory_budget is None else parse_size(memory_budget)
     session = Session(out, data_dir=data_dir, device=device)
     if not dry_run:
         session.workspace.check_writable()
     cells = [session.cell(config, from_scratch=force) for config in configs]
+    refused: list[Failure] = []
+    if budget is not None:
+        cells, refused = _within_budget(cells, budget, force=force)
     baselines = {} if no_baseline else session.baselines(cells)
-    if dry_run:
-        for cell in _distinct([*cells, *baselines.values()]):
-            _show_plan(cell)
+    if not dry_run:
+        _run_cells(cells, baselines, refused, force=force)
         return
-    _run_cells(cells, baselines, force=force)
+    shown = _distinct([*cells, *baselines.values()])
+    for cell in shown:
+        _show_plan(cell)
+    _end_with(refused, len(shown) + len(refused))
 
 
 def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file: Path | None) -> "list[CellConfig]":
@@ -169,29 +182,57 @@ def _show_plan(cell: "Cell") -> None:
     click.echo(json.dumps(cell.config.as_dict(), indent=1, sort_keys=True))
 
 
-def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", *, force: bool) -> None:
+def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[list[Cell], list[Failure]]":
+    """Predict what every cell needs and say so; return those that fit, as they are to be run, and the others' failures.
+
+    Nothing of a cell that does not fit is computed, nor a baseline for it alone.
+    """
+    from dcbench_tesla.budget import fitted
+    from dcbench_tesla.profilers.memory import PredictedMeter
+    from dcbench_tesla.progress import say
+
+    say("predicting how much memory is needed ...")
+    meter, fitting, refused = PredictedMeter(), [], []
+    cells = _distinct(cells)
+    for cell in cells:
+        try:
+            stages = cell.stages_from_scratch() if force else cell.pending()
+            fitting.append(fitted(cell, budget, meter, stages))
+        except Exception as error:
+            refused.append(_cellfailure(cell, error))
+            if len(cells) > 1:
+                say(f"Error: {cell.name}: {refused[-1].format_message()}")
+    return fitting, refused
+
+
+def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", refused: "list[Failure]", *, force: bool) -> None:
     """Run every cell; one that fails does not stop the others. Then show all, each beside its baseline."""
     from dcbench_tesla.progress import say
     from dcbench_tesla.runner import run_cell
 
     everything = _distinct([*cells, *baselines.values()])
+    total = len(everything) + len(refused)
     forced = {cell.key for cell in cells} if force else set()
     _tell_estimates(everything, forced)
     results: dict[str, CellResult] = {}
-    failures: list[Failure] = []
+    failures = list(refused)
     for cell in everything:
         try:
             results[cell.key] = run_cell(cell, force=cell.key in forced)
         except Exception as error:
             failures.append(_cellfailure(cell, error))
-            if len(everything) > 1:
+            if total > 1:
                 say(f"Error: {cell.name}: {failures[-1].format_message()}")
     _show_results([results[cell.key] for cell in everything if cell.key in results], baselines)
-    if failures and len(everything) == 1:
+    _end_with(failures, total, "; the others are done" if results else "")
+
+
+def _end_with(failures: list[Failure], total: int, others: str = "") -> None:
+    """Raise what failed, if anything did: the failure itself where it is that of the only cell."""
+    if failures and total == 1:
         raise failures[0]
     if failures:
-        others = "; the others are done" if results else ""
-        raise Failure(f"{len(failures)} of {len(everything)} cells failed, see above{others}.", 1)
+        raise Failure(f"{len(failures)} of {total} cells failed, see above{others}.", 1)
 
 
 def _cellfailure(cell: "Cell", error: Exception) -> Failure:

@@ -19,12 +19,16 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla.api import Session, resolve_all
+from dcbench_tesla.budget import predicted_peak
 from dcbench_tesla.cell import Cell
 from dcbench_tesla.config import Override
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.experts import StoredExperts
 from dcbench_tesla.interface import Condenser, ExpertSource, Problem
+from dcbench_tesla.profilers.free import free_bytes
+from dcbench_tesla.profilers.memory import PredictedMeter
+from dcbench_tesla.progress import size
 
 METHODS = ("tesla", "tesla-exact")
 REFERENCE = "mtt"
@@ -85,6 +89,22 @@ def cells(
         if cell.request is None or cell.method.gradients is Condenser.gradients:
             raise UsageError(f"{name} shows no gradient of trajectory matching to compare; tesla and tesla-exact do.")
     return found
+
+
+def check_room(reference: Cell, steps: Sequence[int]) -> None:
+    """Predict what the unrolled gradient needs in float64, twice the bytes of float32, before anything is computed.
+
+    Raises:
+        UsageError: more than is free on the device.
+    """
+    longest = max(steps)
+    needed = 2 * predicted_peak(reference, PredictedMeter(), steps=longest)
+    free = free_bytes(reference.device)
+    if needed > free:
+        raise UsageError(
+            f"{longest} steps, unrolled in float64, need {size(needed)} (predicted), and {size(free)} are free: "
+            "give fewer --steps, or a narrower network (--set network.width=32)."
+        )
 
 
 def measure(

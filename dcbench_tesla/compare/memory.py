@@ -60,7 +60,7 @@ def measure(
 
 def measure_here(point: Point, meter: MemoryMeter) -> dict[str, Any]:
     """Measure in this process; return ``peak_bytes``, ``reserved_bytes``, ``status`` and bytes by origin."""
-    peak = meter.measure(point.workload(meter.device))
+    peak = meter.measure(point.workload(meter.device, shortened=True))
     found = {"peak_bytes": peak.peak_bytes, "reserved_bytes": peak.reserved_bytes, "status": peak.status}
     return found | {f"{name}_bytes": held for name, held in peak.breakdown.items()}
 

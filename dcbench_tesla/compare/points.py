@@ -28,8 +28,8 @@ class Point:
     width: int = 128
     depth: int = 0
 
-    def workload(self, device: torch.device) -> Prepare:
-        """Return what makes the iteration ready on ``device`` and then runs it.
+    def workload(self, device: torch.device, *, shortened: bool = False) -> Prepare:
+        """Return what makes the iteration ready on ``device`` and then runs it; ``shortened``: for its memory alone.
 
         Raises:
             UsageError: the point cannot be, see :func:`~dcbench_tesla.profilers.workload.workload`.
@@ -43,6 +43,7 @@ class Point:
             width=self.width,
             depth=self.depth,
             device=device,
+            shortened=shortened,
         )
 
 

@@ -122,7 +122,7 @@ class _Timed:
 
 def _room(point: Point, device: torch.device, meter: MemoryMeter) -> str:
     """Return ``ok``, or why a point cannot be run: a process that takes more than there is would be killed."""
-    needed, free = meter.measure(point.workload(meter.device)).peak_bytes, free_bytes(device)
+    needed, free = meter.measure(point.workload(meter.device, shortened=True)).peak_bytes, free_bytes(device)
     return "ok" if needed <= free else f"not run: needs {size(needed)}, {size(free)} are free"
 
 

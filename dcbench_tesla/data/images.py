@@ -11,6 +11,12 @@ _PREPARE_AT_ONCE_BYTES = 6 * 2**30
 _CHUNK = 1024
 
 
+def prepared_bytes(pixels: int) -> int:
+    """Return what so many preprocessed pixels take on the device: nothing where they are made batch by batch."""
+    needed = 4 * pixels
+    return needed if needed <= _PREPARE_AT_ONCE_BYTES else 0
+
+
 class LabelledImages:
     """N images with labels, served as preprocessed float32 batches.
 
@@ -44,7 +50,7 @@ class LabelledImages:
 
     def inputs(self, indices: Tensor) -> Tensor:
         """Return the network inputs ``(len(indices), C, H, W)``, float32 on the device."""
-        if self._prepared is None and self.pixels.numel() * 4 <= _PREPARE_AT_ONCE_BYTES:
+        if self._prepared is None and prepared_bytes(self.pixels.numel()):
             self._prepared = torch.empty(self.pixels.shape, device=self.device)
             for i in range(0, len(self), _CHUNK):
                 self._prepared[i : i + _CHUNK] = self._prepare(self.pixels[i : i + _CHUNK])

@@ -1,4 +1,4 @@
-"""One iteration of any method on shapes alone: no data files, no trained experts, nothing to wait for.
+"""One iteration of any method, or of training experts, on shapes alone: no data files, nothing to wait for.
 
 The images are noise and the experts random. Neither memory nor time depends on their values; whoever shows results
 says that the inputs were synthetic.
@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from dcbench_tesla import registry
+from dcbench_tesla.config import ExpertSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import UsageError, unknown_name
+from dcbench_tesla.experts import train_epoch
 from dcbench_tesla.interface import Condenser, Problem, Task
 from dcbench_tesla.networks import ConvNet, flatten_parameters, seeded
 from dcbench_tesla.profilers.memory import Prepare
@@ -28,6 +30,7 @@ from dcbench_tesla.profilers.origins import origin
 _REAL_PER_CLASS = 256  # the real batch of a class in the published settings
 _EXPERTS = 2
 _MOVE_PER_EPOCH = 0.001  # how far a stand-in expert moves an epoch, relative to where it is
+_AUGMENTATION = Augmentation()
 _MEAN, _STD = 0.5, 0.25  # of uniform noise, nearly
 
 
@@ -62,6 +65,9 @@ def workload(
     depth: int = 0,
     device: torch.device | str,
     settings: Mapping[str, Any] | None = None,
+    augmentation: Augmentation = _AUGMENTATION,
+    per_class: int | None = None,
+    shortened: bool = False,
 ) -> Prepare:
     """Return what makes a condenser ready and then runs its iteration 0, any number of times.
 
@@ -78,6 +84,10 @@ def workload(
         depth: of the ConvNet, 0 for the one that fits the images.
         device: where the tensors are; the meter's.
         settings: further settings of the method, by name.
+        augmentation: of matching.
+        per_class: training images of every class; ``None``: enough for the method's real batch.
+        shortened: take the shorter iteration of the same peak memory that the method knows
+            (:meth:`~dcbench_tesla.interface.Condenser.memory_probe`).
 
     Raises:
         UsageError: the method is unknown, has no iterations, or has no such settings; or no ConvNet fits the images.
@@ -88,7 +98,10 @@ def workload(
         raise UsageError(f"{method} has no iterations to measure.")
     if ipc < 1:
         raise UsageError(f"ipc must be at least 1, not {ipc}.")
-    problem = _problem(kind, chosen, shape, ipc, _network(shape, width, depth), torch.device(device))
+    if shortened:
+        chosen = kind.memory_probe(chosen, ipc)
+    train = _Noise(shape, per_class or _real_per_class(chosen, ipc), torch.device(device))
+    problem = _problem(kind, chosen, shape, ipc, _network(shape, width, depth), train, augmentation)
 
     def prepare() -> Callable[[], object]:
         condenser = kind(chosen)
@@ -98,6 +111,36 @@ def workload(
         def run() -> object:
             with origin("graph"):
                 return condenser.iterate(0)
+
+        return run
+
+    return prepare
+
+
+def expert_workload(
+    shape: Shape,
+    settings: ExpertSettings,
+    *,
+    width: int = 128,
+    depth: int = 0,
+    device: torch.device | str,
+    augmentation: Augmentation = _AUGMENTATION,
+) -> Prepare:
+    """Return what makes an expert's network and then trains it for an epoch of one batch, as :func:`workload` does.
+
+    The arguments are those of :func:`workload`; ``settings`` say how many images a batch has.
+    """
+    device = torch.device(device)
+    train = _Noise(dataclasses.replace(shape, classes=1), settings.batch_size, device)  # of whatever class
+    build = _network(shape, width, depth)
+
+    def prepare() -> Callable[[], object]:
+        with seeded(0), origin("parameters"):
+            network = build().to(device)
+
+        def run() -> object:
+            with origin("graph"):
+                return train_epoch(network, train, settings, augmentation, 0, 0)
 
         return run
 
@@ -127,14 +170,21 @@ def _network(shape: Shape, width: int, depth: int) -> Callable[[], ConvNet]:
     return build_or_sketch
 
 
+def _real_per_class(settings: Any, ipc: int) -> int:
+    return max(ipc, int(getattr(settings, "real_batch", _REAL_PER_CLASS)))
+
+
 def _problem(
-    kind: type[Condenser], settings: Any, shape: Shape, ipc: int, build: Callable[[], ConvNet], device: torch.device
+    kind: type[Condenser],
+    settings: Any,
+    shape: Shape,
+    ipc: int,
+    build: Callable[[], ConvNet],
+    train: LabelledImages,
+    augmentation: Augmentation,
 ) -> Problem:
-    statistics = torch.full((shape.channels,), _MEAN), torch.full((shape.channels,), _STD)
-    preprocessing = Preprocessing("standardise", *statistics)
-    per_class = max(ipc, int(getattr(settings, "real_batch", _REAL_PER_CLASS)))
     with seeded(0):
-        experts = _StandIns(flatten_parameters(build()), device)
+        experts = _StandIns(flatten_parameters(build()), train.device)
     return Problem(
         task=Task(
             dataset=shape.name,
@@ -142,13 +192,13 @@ def _problem(
             channels=shape.channels,
             side=shape.side,
             class_names=tuple(map(str, range(shape.classes))),
-            preprocessing=preprocessing,
-            augmentation=Augmentation(),
+            preprocessing=train.preprocessing,
+            augmentation=augmentation,
         ),
-        train=_Noise(shape, per_class, preprocessing, device),
+        train=train,
         ipc=ipc,
         seed=0,
-        device=device,
+        device=train.device,
         build_network=build,
         experts=experts if kind.expert_request(settings) is not None else None,
     )
@@ -161,7 +211,8 @@ class _Noise(LabelledImages):
     fits, is no part of a method's memory.
     """
 
-    def __init__(self, shape: Shape, per_class: int, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(self, shape: Shape, per_class: int, device: torch.device) -> None:
+        statistics = torch.full((shape.channels,), _MEAN), torch.full((shape.channels,), _STD)
         count, area = per_class * shape.classes, shape.side**2
         size = (count, shape.channels, shape.side, shape.side)
         strides = (1, area, shape.side, 1)
@@ -172,7 +223,7 @@ class _Noise(LabelledImages):
             torch.arange(shape.classes).repeat_interleave(per_class),
             classes=shape.classes,
             max_value=255,
-            preprocessing=preprocessing,
+            preprocessing=Preprocessing("standardise", *statistics),
             device=device,
         )
         values = (strip.float() / 255 - _MEAN) / _STD

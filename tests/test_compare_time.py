@@ -60,7 +60,7 @@ class Played:
         self.bytes = 1000
         self._seconds = seconds
         monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
-        monkeypatch.setattr(Point, "workload", lambda point, device: self._workload(point, device))
+        monkeypatch.setattr(Point, "workload", lambda point, device, shortened=False: self._workload(point, device))
 
     def _workload(self, point: Point, device: torch.device) -> Callable[[], Callable[[], object]]:
         def run() -> None:
@@ -91,6 +91,17 @@ def test_methods_on_the_same_shapes_take_turns(monkeypatch: pytest.MonkeyPatch) 
     long = [Ran("mtt", 5), Ran("tesla", 5)]
     assert played.ran == [*short * 3, *warm_up, *long * 2, *[Ran("dm", None)] * 3]
     assert len(calls) == len(wanted) * 3
+
+
+def test_what_cannot_be_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "PhaseClock", None)
+    wanted = points(["mtt", "random"], ["digits"], steps=(1,), **SMALL)
+    with pytest.raises(UsageError, match="random has no iterations to measure"):
+        measure(wanted, CPU, repetitions=1)
+
+
+def test_a_point_that_is_asked_for_twice_is_one() -> None:
+    assert len(points(["mtt", "mtt"], ["digits"], steps=(1, 1), **SMALL)) == 1
 
 
 def test_medians_spreads_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,8 @@ def time_figure(table: pd.DataFrame) -> "Figure":
     Bars are as long as the interquartile range. Points that were not run are left out.
     """
     first, ran = table.iloc[0], table[table["status"] == "ok"]
-    title = f"{first['dataset']}, ConvNet width {first['width']}\n{first['hardware']}, {first['meter']}"
+    where = f"{first['hardware']}, threads: {first['threads']}, {first['meter']}"
+    title = f"{first['dataset']}, ConvNet width {first['width']}\n{where}"
     figure, axes = _figure("matching_steps", "one iteration, seconds", title)
     for method, drawn in _drawn(ran):
         rows = ran[ran["method"] == method].sort_values("matching_steps")

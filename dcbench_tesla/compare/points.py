@@ -64,7 +64,7 @@ def points(
     width: int = 128,
     depth: int = 0,
 ) -> list[Point]:
-    """Return the points of a comparison; a method without matching steps has one where the others have many."""
+    """Return the points of a comparison, each once; a method without matching steps has one where others have many."""
     found = []
     for dataset in datasets:
         for method in methods:
@@ -81,7 +81,7 @@ def points(
                         depth=depth,
                     )
                     found.append(point)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def pivot(table: pd.DataFrame, against: str, shown: Callable[[Mapping[Any, Any]], str]) -> list[list[str]]:

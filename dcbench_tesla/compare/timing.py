@@ -68,8 +68,9 @@ def measure(
     origin = {"inputs": "synthetic", "commit": here["commit"], "torch": here["versions"]["torch"]}
     rows = []
     with older_objects_kept():
-        for group in _groups(wanted):
-            timed = [_Timed(point, device, meter) for point in group]
+        # all of them before the first one runs: what cannot be is told now and not after hours
+        groups = [[_Timed(point, device, meter) for point in group] for group in _groups(wanted)]
+        for timed in groups:
             for turn in (_Timed.warm_up, *[_Timed.repeat] * repetitions):
                 for one in timed:
                     turn(one)
@@ -91,11 +92,17 @@ class _Timed:
 
     def __init__(self, point: Point, device: torch.device, meter: MemoryMeter) -> None:
         self.point, self._device = point, device
+        self._needed_bytes = meter.measure(point.workload(meter.device, shortened=True)).peak_bytes
         self._laps: list[PhaseClock] = []
-        self._status = _room(point, device, meter)
+        self._status = "ok"
 
     def warm_up(self) -> None:
-        """Load kernels: they are those of every step."""
+        """Load kernels, which are those of every step; where memory would not do, decide to run nothing.
+
+        A process that takes more main memory than there is would be killed.
+        """
+        if self._needed_bytes > (free := free_bytes(self._device)):
+            self._status = f"not run: needs {size(self._needed_bytes)}, {size(free)} are free"
         steps = self.point.matching_steps
         self._run(replace(self.point, matching_steps=None if steps is None else min(steps, _WARM_UP_STEPS)))
 
@@ -118,12 +125,6 @@ class _Timed:
             if self.point.matching_steps is not None:
                 found["step_seconds"] = whole.median_s / self.point.matching_steps
         return found | {"repetitions": len(laps), "status": self._status}
-
-
-def _room(point: Point, device: torch.device, meter: MemoryMeter) -> str:
-    """Return ``ok``, or why a point cannot be run: a process that takes more than there is would be killed."""
-    needed, free = meter.measure(point.workload(meter.device, shortened=True)).peak_bytes, free_bytes(device)
-    return "ok" if needed <= free else f"not run: needs {size(needed)}, {size(free)} are free"
 
 
 def _lap(point: Point, device: torch.device) -> PhaseClock:

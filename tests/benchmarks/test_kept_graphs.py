@@ -3,7 +3,7 @@
     uv run pytest tests/benchmarks
 
 Plain ``pytest`` leaves this folder out: times are measured here, and a busy machine can spoil them. It takes a minute
-or two on two cores. The methods take turns; what counts is the median of their ratios, kept by ``--benchmark-json``.
+or two on two cores. The methods take turns; the median of their ratios counts, and ``--benchmark-json`` keeps it.
 """
 
 import gc

@@ -30,6 +30,7 @@ from dcbench_tesla.errors import UsageError
 from dcbench_tesla.evaluation import network_count, records_name
 from dcbench_tesla.experts import ExpertRecipe, ExpertStore, ImportedStore, open_imported
 from dcbench_tesla.interface import Condenser, ExpertRequest, ExpertSource, Problem, Settings, Task
+from dcbench_tesla.malloc import keep_freed_memory
 from dcbench_tesla.networks import ConvNet, convnet_depth
 from dcbench_tesla.progress import say
 from dcbench_tesla.store import content_key, load_tensors, read_json, save_tensors, write_json
@@ -71,6 +72,8 @@ class Execution:
         Bilinear warps have no deterministic gradient on a GPU, so equal bytes are promised on a CPU only.
         """
         torch.set_num_threads(self.threads)
+        if torch.device(self.device).type == "cpu":
+            keep_freed_memory()
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False

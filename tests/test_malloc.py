@@ -1,0 +1,32 @@
+"""Freed memory is kept for the next tensor: pages are not asked of the system again and again."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dcbench_tesla.malloc import keep_freed_memory
+
+FAULTS = """
+import resource, sys, torch
+from dcbench_tesla.malloc import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+torch.set_num_threads(1)
+for _ in range(30):  # until the heap has found its size
+    torch.ones(16 * 2**20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(16 * 2**20)  # 64 MiB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="needs glibc")
+def test_pages_are_not_asked_for_again() -> None:
+    assert page_faults("keep") < 0.1 * page_faults("leave")

@@ -78,6 +78,7 @@ COMMAND_LINE = {
     ],
     "reproduce": [],
     "reproduce figure1": ["--run", "--device", "--out"],
+    "report": ["--out", "--output"],
     "import": [],
     "import set": [
         *("file", "--output", "--dataset", "--labels", "--hard-labels", "--index", "--lr", "--no-lr"),

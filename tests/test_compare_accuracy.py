@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from dcbench_tesla.cli import main
-from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
+from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves, markdown
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.workspace import Workspace
 
@@ -64,6 +64,23 @@ def stage(root: Path, method: str, seed: int, values: list[float], **changes: An
     workspace = Workspace(root)
     workspace.write_row("condense", key, {**shared, **condense})
     workspace.write_row("evaluate", options.get("key", f"{key}{options['evaluator']}"), {**shared, **evaluate, **extra})
+
+
+def test_a_curve_has_a_point_for_every_set_on_the_way(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.50, 0.60], on_the_way=(3, 6))
+    stage(tmp_path, "dm", 1, [0.70, 0.72], on_the_way=(3, 6))
+    stage(tmp_path, "random", 0, [0.2])
+    points = curves(Workspace(tmp_path), Wanted())
+    dm = points[points["method"] == "dm"]
+    assert list(dm["iteration"]) == [3, 6, 9]
+    assert list(dm["test"]) == pytest.approx([0, 0, 0.63])
+    assert list(dm["test_networks"]) == [1, 1, 2]
+    assert dm["test_std_networks"].isna().tolist() == [True, True, False]
+    assert dm["test_std_networks"].iloc[-1] == pytest.approx(((0.05**2 + 0.01**2) / 2) ** 0.5)
+    assert dm["test_std_seeds"].iloc[-1] == pytest.approx(0.08)
+    assert list(points[points["method"] == "random"]["iteration"]) == [9]
+    with pytest.raises(DcbenchError, match="no finished evaluation"):
+        curves(Workspace(tmp_path), Wanted(methods=["mtt"]))
 
 
 def test_spreads_over_networks_and_over_seeds_stand_apart(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_wheel_holds_everything_inside_the_package(wheel: zipfile.ZipFile) -> No
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"dcbench_tesla"}
     expected = ["methods/tesla.py", "methods/__init__.py", "evaluators/convnet.py", "data/sources.py", "py.typed"]
     expected += [f"presets/{preset}.toml" for preset in ("paper", "quick", "smoke")]
+    expected += [f"reports/html/{name}" for name in ("page.html.j2", "style.css", "page.js")]
+    expected += [f"reports/html/vendor/{name}" for name in ("chart.umd.min.js", "LICENSE-chart.js.md")]
     assert {f"dcbench_tesla/{name}" for name in expected} <= set(names)
     sources = {str(p.relative_to(ROOT)) for p in (ROOT / "dcbench_tesla").rglob("*.py")}
     sources |= {f"dcbench_tesla/{p.relative_to(ROOT)}" for name in LINKED for p in (ROOT / name).glob("*.py")}

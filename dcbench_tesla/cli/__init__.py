@@ -6,6 +6,7 @@ from dcbench_tesla.cli.common import Group
 from dcbench_tesla.cli.compare import compare
 from dcbench_tesla.cli.evaluate import evaluate
 from dcbench_tesla.cli.exchange import export, import_
+from dcbench_tesla.cli.report import report
 from dcbench_tesla.cli.reproduce import reproduce
 from dcbench_tesla.cli.run import experts, run
 from dcbench_tesla.cli.show import check_evaluator, check_method, env, info, list_
@@ -21,6 +22,7 @@ def main() -> None:
       dcbench run --method tesla --dataset digits --ipc 1 --preset smoke
       dcbench run --method tesla --method mtt --dataset fashion-mnist --preset quick
       dcbench compare accuracy
+      dcbench report
       dcbench list methods
       dcbench info tesla
     """
@@ -32,6 +34,7 @@ for _command in (
     evaluate,
     compare,
     reproduce,
+    report,
     import_,
     export,
     list_,

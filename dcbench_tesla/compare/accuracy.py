@@ -5,10 +5,11 @@ over the networks trained on one distilled set, as the papers print it, and over
 """
 
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -21,7 +22,8 @@ from dcbench_tesla.workspace import Workspace
 
 _SECTION = ["dataset", "ipc", "preset", "data"]
 _NEEDED = {
-    "condense": {"key", "identity", "method", "command", "protocol"},
+    "experts": {"key", "dataset"},
+    "condense": {"key", "identity", "method", "dataset", "ipc", "seed", "preset", "command", "protocol", "environment"},
     "evaluate": {
         "condense_key",
         "method",
@@ -72,23 +74,60 @@ def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
         DcbenchError: no finished evaluation is among the wanted ones.
         CorruptFileError: a file among the rows is none.
     """
-    condensed = {row["key"]: row for row in _rows(workspace, "condense")}
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in filter(wanted.has, _rows(workspace, "evaluate")):
-        of_a_file = "set" in row
-        row["made"] = None if of_a_file else condensed.get(row["condense_key"])
-        groups[_group_key(row)].append(row)
+    table = pd.DataFrame([summary(rows) for rows in _found(workspace, wanted)])
+    table["ipc"] = table["ipc"].astype("Int64")
+    return table.sort_values([*_SECTION, "evaluator", "recipe", "last", "method", "condensation"], ignore_index=True)
+
+
+def curves(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
+    """Return the rows of :func:`accuracies`, one for every distilled set that was evaluated on the way.
+
+    Adds ``iteration``, ``test`` (mean over seeds of the means over networks) and, spread and counted as there,
+    ``test_std_networks``, ``test_std_seeds`` and ``test_networks``.
+
+    Raises:
+        DcbenchError: no finished evaluation is among the wanted ones.
+        CorruptFileError: a file among the rows is none.
+    """
+    table = pd.DataFrame([point for rows in _found(workspace, wanted) for point in _curve(rows)])
+    table["ipc"] = table["ipc"].astype("Int64")
+    by = [*_SECTION, "evaluator", "recipe", "method", "condensation", "iteration"]
+    return table.sort_values(by, ignore_index=True)
+
+
+def _found(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any]]]:
+    groups = evaluations(workspace, wanted)
     if not groups:
         raise DcbenchError(
             f"no finished evaluation under {workspace.root} matches: dcbench list cells shows what is there, "
             "dcbench run and dcbench evaluate add to it."
         )
-    table = pd.DataFrame([_summary(rows) for rows in groups.values()])
-    table["ipc"] = table["ipc"].astype("Int64")
-    return table.sort_values([*_SECTION, "evaluator", "recipe", "last", "method", "condensation"], ignore_index=True)
+    return groups
 
 
-def _rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
+def evaluations(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any]]]:
+    """Return the rows of the wanted evaluations, those that differ by their seed only together.
+
+    Each has the row of its condensation under ``made``: ``None`` for a set that came as a file.
+
+    Raises:
+        CorruptFileError: a file among the rows is none.
+    """
+    condensed = {row["key"]: row for row in stage_rows(workspace, "condense")}
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in filter(wanted.has, stage_rows(workspace, "evaluate")):
+        of_a_file = "set" in row
+        row["made"] = None if of_a_file else condensed.get(row["condense_key"])
+        groups[_group_key(row)].append(row)
+    return list(groups.values())
+
+
+def stage_rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
+    """Return the rows of all finished stages of a kind (``experts``, ``condense``, ``evaluate``), in order of files.
+
+    Raises:
+        CorruptFileError: a file among them is no such row.
+    """
     rows = [(path, read_json(path)) for path in sorted(workspace.rows.glob(f"{stage}-*.json"))]
     for path, row in rows:
         if not isinstance(row, dict) or not _NEEDED[stage] <= row.keys():
@@ -96,26 +135,26 @@ def _rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
     return [row for _, row in rows]
 
 
-def _group_key(row: dict[str, Any]) -> tuple[Any, ...]:
+def _group_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What must be equal for two rows to differ by their seed only."""
     schedule = [(e["iteration"], len(e["test"])) for e in row["evaluated"]]
     how = [row["recipe"], row["settings"], row.get("evaluator_version", 1), row["dataset_fingerprint"], schedule]
     return (_condensation(row), row["evaluator"], content_key(how))
 
 
-def _condensation(row: dict[str, Any]) -> str:
+def _condensation(row: Mapping[str, Any]) -> str:
     """What made the set but the seed; of a file, which may be anybody's, the set itself and the evaluation's seed."""
     if row["made"] is None:
         return content_key([row.get("set", row["condense_key"]), row.get("evaluation_seed", row["seed"])])
     return content_key({k: v for k, v in row["made"]["identity"].items() if k != "seed"})
 
 
-def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the tidy row of one method and evaluator from those of its seeds."""
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the tidy row of one method, settings and evaluator from the rows of its seeds (:func:`evaluations`)."""
     first = rows[0]
     made = [row["made"] for row in rows if row["made"] is not None]
     data, settings = _changed_settings(made[0]) if made else ("", _of_a_file(first))
-    summary = {
+    columns = {
         "dataset": first["dataset"],
         "ipc": first["ipc"],
         "preset": first["preset"],
@@ -132,16 +171,9 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seeds": len(rows),
     }
     for name in STATISTICS:
-        found = [row["accuracy"][name] for row in rows if row["accuracy"][name]]
-        summary |= dict.fromkeys((name, f"{name}_std_networks", f"{name}_std_seeds", f"{name}_networks"))
-        if len(found) == len(rows):
-            means = pd.Series([f["mean"] for f in found])
-            fewest = min(len(f["values"]) for f in found)
-            summary[name], summary[f"{name}_networks"] = means.mean(), fewest
-            if fewest > 1:
-                summary[f"{name}_std_networks"] = pd.Series([f["std"] ** 2 for f in found]).mean() ** 0.5
-            summary[f"{name}_std_seeds"] = means.std(ddof=0) if len(found) > 1 else None
-    return summary | {
+        found = [row["accuracy"][name]["values"] for row in rows if row["accuracy"][name]]
+        columns |= _over_seeds(name, found if len(found) == len(rows) else [])
+    return columns | {
         "diverged_networks": sum(row["diverged_networks"] for row in rows),
         "condense_seconds": _mean(row.get("condense_seconds") for row in made),
         "peak_bytes": _mean(row.get("peak_bytes") for row in made),
@@ -152,7 +184,31 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _changed_settings(made: dict[str, Any]) -> tuple[str, str]:
+def _over_seeds(name: str, values: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return mean, spreads and count of one set's accuracies: ``values[seed][network]``, none where not measured."""
+    columns: dict[str, Any] = dict.fromkeys((name, f"{name}_std_networks", f"{name}_std_seeds", f"{name}_networks"))
+    if not values:
+        return columns
+    means = pd.Series([statistics.fmean(v) for v in values])
+    fewest = min(map(len, values))
+    columns[name], columns[f"{name}_networks"] = means.mean(), fewest
+    if fewest > 1:
+        columns[f"{name}_std_networks"] = pd.Series([statistics.pstdev(v) ** 2 for v in values]).mean() ** 0.5
+    columns[f"{name}_std_seeds"] = means.std(ddof=0) if len(values) > 1 else None
+    return columns
+
+
+def _curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the points of one method and evaluator: its seeds were evaluated at the same iterations."""
+    shared = summary(rows)
+    at_iteration = zip(*(row["evaluated"] for row in rows), strict=True)
+    return [
+        {**shared, "iteration": of_seeds[0]["iteration"], **_over_seeds("test", [e["test"] for e in of_seeds])}
+        for of_seeds in at_iteration
+    ]
+
+
+def _changed_settings(made: Mapping[str, Any]) -> tuple[str, str]:
     """Return what a command changed of the data and of the method, as it was written."""
     given = sorted(re.findall(r"--set (\S+)", made["command"]))
     sections = {text: text.partition("=")[0].rpartition(".")[0] for text in given}
@@ -163,12 +219,12 @@ def _changed_settings(made: dict[str, Any]) -> tuple[str, str]:
     return " ".join(data), " ".join(own if is_its_own else ())
 
 
-def _of_a_file(row: dict[str, Any]) -> str:
+def _of_a_file(row: Mapping[str, Any]) -> str:
     seed = row.get("evaluation_seed", 0)
     return _as_text({"file": row["cell"]} | ({"evaluation_seed": seed} if seed else {}))
 
 
-def _as_text(settings: dict[str, Any]) -> str:
+def _as_text(settings: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}".replace(" ", "_") for name, value in sorted(settings.items()))
 
 
@@ -177,38 +233,85 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+class Cell(NamedTuple):
+    """A cell of a table for people: its text, and the number in it, ``None`` where there is none."""
+
+    text: str
+    number: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """The table of one data set, IPC, preset and its changes of the data: methods down, evaluators across.
+
+    ``notes``: the recipe behind every column, and what a line's protocol changes. ``rows``: what the table shows, with
+    ``line`` and ``column``, the names of methods and of evaluators in it.
+    """
+
+    title: str
+    about: str
+    head: Sequence[str]
+    body: Sequence[Sequence[Cell]]
+    notes: Sequence[str]
+    rows: pd.DataFrame
+
+
 def markdown(table: pd.DataFrame, statistic: str = "last") -> str:
     """Return ``table`` (of :func:`accuracies`) as Markdown: a section for every data set, IPC and preset."""
-    groups = table.groupby(_SECTION, dropna=False, sort=True)
-    return "\n".join(_section(key, group, statistic) for key, group in groups)
+    return "\n".join(map(_as_markdown, sections(table, statistic)))
 
 
-def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> str:
+def _as_markdown(section: Section) -> str:
+    texts = [[cell.text for cell in line] for line in section.body]
+    notes = [f"- {note}" for note in section.notes]
+    return "\n".join([f"### {section.title}", "", section.about, "", *aligned(section.head, texts), "", *notes, ""])
+
+
+def sections(table: pd.DataFrame, statistic: str = "last") -> list[Section]:
+    """Return the tables for people of ``table`` (of :func:`accuracies`), lines in order of ``statistic``."""
+    groups = labelled(table).groupby(_SECTION, dropna=False, sort=True)
+    return [_section(key, group, statistic) for key, group in groups]
+
+
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """Return ``table`` with ``line`` and ``column``: names that tell methods, and evaluators, of one section apart."""
+    groups = [group for _, group in table.groupby(_SECTION, dropna=False, sort=True)]
+    return pd.concat([group.assign(column=_columns(group), line=_lines(group)) for group in groups])
+
+
+def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Section:
     dataset, ipc, preset, data = key
     # of several evaluations of one set by one recipe, the one that tested most sets on the way is shown
     group = group.sort_values("evaluated_sets", kind="stable")
-    group = group.assign(column=_columns(group), line=_lines(group))
     columns = list(dict.fromkeys(group.sort_values("evaluator", key=_convnet_first, kind="stable")["column"]))
-    cells: dict[tuple[str, str], str] = {}
-    order: dict[str, float] = {}
+    cells: dict[tuple[str, str], Cell] = {}
     for row in group.to_dict("records"):
         line = row["line"]
-        cells[line, row["column"]] = _shown(row, statistic)
-        if row["column"] == columns[0] and not pd.isna(row[statistic]):
-            order[line] = row[statistic]
+        cells[line, row["column"]] = Cell(shown(row, statistic), _known(row[statistic]))
         for name, show in _BESIDE.items():
-            cells[line, name] = "" if pd.isna(row[name]) else show(row[name])
-    lines = sorted(dict.fromkeys(line for line, _ in cells), key=lambda line: order.get(line, -1.0))
-    head = ["method", *columns, *_BESIDE]
-    body = [[line, *(cells.get((line, name), "") for name in head[1:])] for line in lines]
-    title = f"### {dataset}, IPC {'all' if pd.isna(ipc) else ipc}, preset {preset}" + (f", {data}" if data else "")
-    changed = dict.fromkeys(f"- {r.line}: protocol {r.protocol}" for r in group.itertuples() if r.protocol != preset)
-    recipes = dict.fromkeys(f"- {r.column}: {r.recipe}; {r.networks} networks" for r in group.itertuples())
+            cells[line, name] = Cell("" if pd.isna(row[name]) else show(row[name]), _known(row[name]))
+
+    def accuracy(line: str) -> float:
+        number = cells.get((line, columns[0]), Cell("")).number
+        return -1.0 if number is None else number
+
+    lines = sorted(dict.fromkeys(line for line, _ in cells), key=accuracy)
+    names = [*columns, *_BESIDE]
+    changed = dict.fromkeys(f"{r.line}: protocol {r.protocol}" for r in group.itertuples() if r.protocol != preset)
+    recipes = dict.fromkeys(f"{r.column}: {r.recipe}; {r.networks} networks" for r in group.itertuples())
     about = f"Test accuracy `{statistic}` in %: mean ± standard deviation over networks"
-    about += " ± over seeds (how many)." if (group["seeds"] > 1).any() else "."
-    return "\n".join(
-        [title, "", about, "", *aligned([_TITLES.get(n, n) for n in head], body), "", *recipes, *changed, ""]
+    return Section(
+        title=f"{dataset}, IPC {'all' if pd.isna(ipc) else ipc}, preset {preset}" + (f", {data}" if data else ""),
+        about=about + (" ± over seeds (how many)." if (group["seeds"] > 1).any() else "."),
+        head=["method", *(_TITLES.get(name, name) for name in names)],
+        body=[[Cell(line), *(cells.get((line, name), Cell("")) for name in names)] for line in lines],
+        notes=[*recipes, *changed],
+        rows=group,
     )
+
+
+def _known(number: Any) -> float | None:
+    return None if pd.isna(number) else float(number)
 
 
 def _convnet_first(names: "pd.Series[str]") -> "pd.Series[str]":
@@ -240,15 +343,16 @@ def _told_apart(group: pd.DataFrame, names: str, settings: str, *, name: str = "
     return pd.Series(told, index=group.index)
 
 
-def _shown(row: Mapping[Any, Any], statistic: str) -> str:
+def shown(row: Mapping[Any, Any], statistic: str) -> str:
+    """Return a tidy row's accuracy for people, in percent: mean ± spread over networks ± over seeds (how many)."""
     if pd.isna(row[statistic]):
         return ""
-    shown = f"{100 * row[statistic]:.1f}"
+    text = f"{100 * row[statistic]:.1f}"
     if not pd.isna(row[f"{statistic}_std_networks"]):
-        shown += f" ± {100 * row[f'{statistic}_std_networks']:.1f}"
+        text += f" ± {100 * row[f'{statistic}_std_networks']:.1f}"
     if row["seeds"] > 1:
-        shown += f" ± {100 * row[f'{statistic}_std_seeds']:.1f} ({row['seeds']})"
-    return shown
+        text += f" ± {100 * row[f'{statistic}_std_seeds']:.1f} ({row['seeds']})"
+    return text
 
 
 _BESIDE: dict[str, Callable[[float], str]] = {"condense_seconds": duration, "peak_bytes": size}

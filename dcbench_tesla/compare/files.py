@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# twelve digits of a commit can look like a number: 350885915961, or 12345e678901
+_HEXADECIMAL = {"commit": "string", "dataset_fingerprint": "string"}
+
+
 def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     """Write ``new`` into the CSV at ``path`` and return all it holds then: equal keys are replaced, others kept.
 
@@ -39,7 +43,7 @@ def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(key))
     try:
-        table = pd.read_csv(path).convert_dtypes()
+        table = pd.read_csv(path, dtype=_HEXADECIMAL).convert_dtypes()
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptFileError(f"{path} is no CSV ({error}). Move it away.") from error
     if lacking := sorted(set(key) - set(table.columns)):

@@ -1,5 +1,6 @@
 """The plots of comparisons, from their tidy rows."""
 
+from collections.abc import Iterable
 from itertools import cycle
 from typing import TYPE_CHECKING, Literal
 
@@ -19,13 +20,20 @@ _COLOURS = {
     "dsa": "#E69F00",
     "dc": "#56B4E9",
 }
-_OTHERS = ("#000000", "#F0E442", "#999999")
+_OTHERS = ("#000000", "#A0692F", "#999999")
 _LABELS = {"matching_steps": "matching steps T", "ipc": "images per class"}
 
 
 def colour(method: str, others: list[str]) -> str:
     """Return a method's colour; ``others`` are the methods without one of their own, in order."""
     return _COLOURS.get(method) or _OTHERS[others.index(method) % len(_OTHERS)]
+
+
+def colours(methods: Iterable[str]) -> dict[str, str]:
+    """Return the colour of every one of ``methods``, which are drawn together."""
+    names = list(methods)
+    others = [name for name in names if name not in _COLOURS]
+    return {name: colour(name, others) for name in names}
 
 
 def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
@@ -36,7 +44,7 @@ def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
     first = table.iloc[0]
     title = f"{first['dataset']}, ConvNet width {first['width']}, meter {first['meter']}"
     figure, axes = _figure(against, "peak memory of one iteration, GiB", title)
-    for method, drawn in _drawn(table):
+    for method, drawn in colours(dict.fromkeys(table["method"])).items():
         rows = table[table["method"] == method].sort_values(against)
         peak = rows["peak_bytes"].astype(float) / 2**30
         if rows[against].isna().all():
@@ -60,7 +68,7 @@ def time_figure(table: pd.DataFrame) -> "Figure":
     where = f"{first['hardware']}, threads: {first['threads']}, {first['meter']}"
     title = f"{first['dataset']}, ConvNet width {first['width']}\n{where}"
     figure, axes = _figure("matching_steps", "one iteration, seconds", title)
-    for method, drawn in _drawn(ran):
+    for method, drawn in colours(dict.fromkeys(ran["method"])).items():
         rows = ran[ran["method"] == method].sort_values("matching_steps")
         if rows["matching_steps"].isna().all():
             axes.axhline(rows["iteration_seconds"].iloc[0], color=drawn, linestyle="--", label=method)
@@ -83,13 +91,6 @@ def _figure(against: str, measured: str, title: str) -> "tuple[Figure, Axes]":
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     return figure, axes
-
-
-def _drawn(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return the methods of a table in its order, each with its colour."""
-    methods = list(dict.fromkeys(table["method"]))
-    others = [m for m in methods if m not in _COLOURS]
-    return [(method, colour(method, others)) for method in methods]
 
 
 _GRADIENT_PANELS = (

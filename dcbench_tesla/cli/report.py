@@ -1,0 +1,35 @@
+"""`dcbench report`: everything that was measured, on one page."""
+
+from pathlib import Path
+
+import click
+
+from dcbench_tesla.cli.common import options, out_option
+
+
+@click.command()
+@options(
+    out_option,
+    click.option(
+        "--output", type=click.Path(path_type=Path, dir_okay=False), help="The page.  [default: OUT/report.html]"
+    ),
+)
+def report(out: Path, output: Path | None) -> None:
+    """Write one HTML page from what was run and compared under --out.
+
+    Tables that sort, plots, the distilled images, and for each the command, hardware and configuration that made it.
+    One file with everything in it: it opens in any browser, on a telephone too, without a network.
+
+    \b
+    Examples:
+      dcbench report
+      dcbench report --out results --output report.html
+    """
+    from dcbench_tesla.progress import size
+    from dcbench_tesla.reports.html import page
+    from dcbench_tesla.store import write_text
+    from dcbench_tesla.workspace import Workspace
+
+    path = output or out / "report.html"
+    write_text(path, page(Workspace(out)))
+    click.echo(f"{path} ({size(path.stat().st_size)})")

@@ -1,0 +1,184 @@
+"""Test accuracy: the tables of `dcbench compare accuracy`, learning curves, and accuracy against IPC."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from dcbench_tesla.compare.accuracy import Section, labelled, sections
+from dcbench_tesla.evaluation import STATISTICS
+from dcbench_tesla.reports.html.parts import (
+    Column,
+    Figure,
+    Line,
+    Made,
+    Part,
+    Plot,
+    Point,
+    Table,
+    as_records,
+    facts,
+    table_of,
+    told,
+    values,
+)
+
+_SPREAD = "the bar is one standard deviation over networks, or over seeds where there are several."
+
+
+def tables_part(table: pd.DataFrame | None) -> Part:
+    """Return the tables of ``table`` (of ``compare.accuracy.accuracies``), one for every data set, IPC and preset."""
+    figures = [] if table is None else map(_table, *(sections(table, name) for name in STATISTICS))
+    return Part(
+        id="accuracy",
+        title="Accuracy",
+        about="Test accuracy of networks trained from scratch on the distilled images. `last` is that of the last "
+        "distilled set, `best_on_validation` of the one that held-out training images choose, `best_on_test` of the "
+        "one that the test images themselves choose: what the papers of MTT and TESLA print, and no honest estimate.",
+        make="dcbench run --method tesla",
+        figures=list(figures),
+    )
+
+
+def _table(last: Section, *others: Section) -> Figure:
+    best = [_as_table(section, name) for section, name in zip(others, STATISTICS[1:], strict=True)]
+    return Figure(
+        title=last.title,
+        caption=last.about,
+        made=_made(last.rows),
+        table=_as_table(last),
+        notes=last.notes,
+        numbers=best if (last.rows["evaluated_sets"] > 1).any() else (),
+    )
+
+
+def _as_table(section: Section, title: str = "") -> Table:
+    body = [[cell._replace(text=cell.text.replace("`", "")) for cell in row] for row in section.body]
+    return Table(head=section.head, body=body, title=title)
+
+
+def _made(rows: pd.DataFrame) -> Made:
+    return Made(facts=facts(rows), commands=values(rows, "command"))
+
+
+# ------------------------------------------------------------------------------------------------------------- curves
+
+_FIGURE = ["dataset", "ipc", "preset", "data", "column"]
+_CURVE = (
+    Column("line", "method"),
+    Column("iteration", "iteration"),
+    Column("test", "test accuracy, %", "{:.1f}".format, ["test_std"]),
+    Column("test_networks", "networks"),
+    Column("seeds", "seeds"),
+)
+
+
+def curves_part(points: pd.DataFrame | None) -> Part:
+    """Return the learning curves from ``points`` (of ``compare.accuracy.curves``), where there are sets on the way."""
+    return Part(
+        id="curves",
+        title="Learning curves",
+        about="Test accuracy of the distilled sets on the way, against the iterations of the condensation; an "
+        "iteration is one update of the images.",
+        make="dcbench run --method tesla --set evaluation.every=100",
+        figures=[] if points is None else list(_curves(points)),
+    )
+
+
+def _curves(points: pd.DataFrame) -> Iterator[Figure]:
+    # of several evaluations of one set, the one that tested most sets on the way
+    named = _in_percent(labelled(points).sort_values("evaluated_sets", kind="stable"), "test")
+    named = named.drop_duplicates([*_FIGURE, "line", "iteration"], keep="last").sort_values(["line", "iteration"])
+    for _, rows in named.groupby(_FIGURE, dropna=False, sort=True):
+        if rows.groupby("line")["iteration"].nunique().max() > 1:
+            yield Figure(
+                title=f"{_where(rows)}, {told(rows, 'column')}",
+                caption=f"Test accuracy on the way; {_SPREAD} {_networks(rows)} Dashed: methods that choose images, "
+                "and update none.",
+                made=_made(rows),
+                plot=Plot(x="iteration", y="test accuracy, %", lines=_lines(rows, "iteration", "test"), scaled="x"),
+                numbers=[table_of(rows, _CURVE)],
+            )
+
+
+def _networks(rows: pd.DataFrame) -> str:
+    fewest, most = int(rows["test_networks"].min()), int(rows["test_networks"].max())
+    return f"{most} networks a set." if fewest == most else f"{fewest} networks a set on the way, {most} at the end."
+
+
+# --------------------------------------------------------------------------------------------------------------- IPC
+
+_IPC = (
+    Column("line", "method"),
+    Column("ipc", "IPC"),
+    Column("last", "test accuracy, %", "{:.1f}".format, ["last_std"]),
+    Column("last_networks", "networks"),
+    Column("seeds", "seeds"),
+    Column("recipe", "recipe"),
+)
+
+
+def ipc_part(table: pd.DataFrame | None) -> Part:
+    """Return accuracy against images per class from ``table`` (of ``compare.accuracy.accuracies``)."""
+    return Part(
+        id="ipc",
+        title="Accuracy against IPC",
+        about="Test accuracy `last` against images per class, for whatever was run at several.",
+        make="dcbench run --method tesla --ipc 1 --ipc 10",
+        figures=[] if table is None else list(_against_ipc(table)),
+    )
+
+
+def _against_ipc(table: pd.DataFrame) -> Iterator[Figure]:
+    # of several evaluations in one cell of a table, the one that it shows
+    shown = [section.rows.drop_duplicates(["line", "column"], keep="last") for section in sections(table)]
+    named = _in_percent(pd.concat(shown).dropna(subset=["ipc", "last"]), "last")
+    for _, rows in named.groupby(["dataset", "preset", "data", "column"], dropna=False, sort=True):
+        if rows["ipc"].nunique() > 1:
+            yield Figure(
+                title=f"{_where(rows.assign(ipc=None))}, {told(rows, 'column')}",
+                caption=f"Test accuracy `last`; {_SPREAD} The network's recipe can differ by IPC: see the numbers.",
+                made=_made(rows),
+                plot=Plot(
+                    x="images per class (IPC)",
+                    y="test accuracy, %",
+                    lines=_lines(rows, "ipc", "last"),
+                    scaled="x",
+                    log=True,
+                ),
+                numbers=[table_of(rows.sort_values(["ipc", "last"]), _IPC)],
+            )
+
+
+# ------------------------------------------------------------------------------------------------------------- shared
+
+
+def _in_percent(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return ``rows`` with ``name`` in percent, its spread as ``<name>_std``, and lines as plain text."""
+    seeds, networks = (rows[f"{name}_std_{over}"].astype("Float64") for over in ("seeds", "networks"))
+    line = rows["line"].str.replace("`", "")
+    return rows.assign(line=line, **{name: 100 * rows[name], f"{name}_std": 100 * seeds.fillna(networks)})
+
+
+def _where(rows: pd.DataFrame) -> str:
+    ipc = told(rows, "ipc")
+    words = [told(rows, "dataset"), f"IPC {ipc}" if ipc else "", f"preset {told(rows, 'preset')}", told(rows, "data")]
+    return ", ".join(filter(None, words))
+
+
+def _lines(rows: pd.DataFrame, x: str, name: str) -> Sequence[Line]:
+    lines, variants = [], dict.fromkeys(rows["method"], 0)
+    for line, own in rows.groupby("line", sort=True):
+        method = str(own["method"].iloc[0])
+        points = [_point(row, float(row[x]), name) for row in as_records(own.sort_values(x))]
+        chosen = set(own[x]) == {0}
+        lines.append(Line(name=str(line), method=method, points=points, variant=variants[method], flat=chosen))
+        variants[method] += 1
+    return lines
+
+
+def _point(row: Mapping[str, Any], x: float, name: str) -> Point:
+    mean, std = float(row[name]), row[f"{name}_std"]
+    if pd.isna(std):
+        return Point(x, mean, f"{mean:.1f} %")
+    return Point(x, mean, f"{mean:.1f} ± {std:.1f} %", mean - float(std), mean + float(std))

@@ -1,0 +1,203 @@
+"""What one iteration costs: peak memory and time against matching steps, and against IPC."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dcbench_tesla.compare.files import read_csv
+from dcbench_tesla.progress import size
+from dcbench_tesla.reports.html.parts import (
+    Column,
+    Figure,
+    Line,
+    Part,
+    Plot,
+    Point,
+    as_records,
+    made_by,
+    table_of,
+    told,
+)
+from dcbench_tesla.workspace import Workspace
+
+_NEEDED = ("method", "dataset", "matching_steps", "ipc", "batch_size", "width", "depth", "meter", "hardware", "status")
+
+_OPTIONS = {
+    "method": "--method",
+    "dataset": "--dataset",
+    "matching_steps": "--steps",
+    "ipc": "--ipc",
+    "batch_size": "--batch-size",
+    "width": "--width",
+    "depth": "--depth",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cost:
+    """A cost of an iteration: the ``column`` that holds it, the command that measures it, and how it is drawn.
+
+    ``apart``: the column that tells figures of the same shapes apart.
+    """
+
+    column: str
+    command: str
+    options: Mapping[str, str]
+    apart: str
+    title: str
+    caption: str
+    y: str
+    point: Callable[[Mapping[str, Any], float], Point]
+    columns: Sequence[Column]
+
+
+def _memory_point(row: Mapping[str, Any], x: float) -> Point:
+    text, failed = size(row["peak_bytes"]), row["status"] != "ok"
+    return Point(x, row["peak_bytes"] / 2**30, f"{row['status']} at {text}" if failed else text, reached=failed)
+
+
+def _time_point(row: Mapping[str, Any], x: float) -> Point:
+    seconds, spread = row["iteration_seconds"], row.get("iteration_spread_seconds")
+    ends = (None, None) if pd.isna(spread) else (seconds - spread / 2, seconds + spread / 2)
+    return Point(x, seconds, _seconds(seconds), *ends)
+
+
+def _seconds(seconds: float) -> str:
+    """Return a time with three digits: ``41.2 ms``, ``0.123 s``, ``12.3 s``."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.1 else f"{seconds:.3g} s"
+
+
+_LEADING = (
+    Column("method", "method"),
+    Column("matching_steps", "T"),
+    Column("ipc", "IPC"),
+    Column("batch_size", "batch"),
+)
+_MEMORY = _Cost(
+    column="peak_bytes",
+    command="compare memory",
+    options=_OPTIONS | {"meter": "--meter"},
+    apart="meter",
+    title="Peak memory",
+    caption="Peak memory of one iteration. A cross: memory ran out, and at least so much is needed.",
+    y="peak memory of one iteration, GiB",
+    point=_memory_point,
+    columns=[
+        *_LEADING,
+        Column("peak_bytes", "peak", size),
+        Column("status", "status"),
+        Column("reserved_bytes", "reserved", size),
+        *(Column(f"{n}_bytes", n, size) for n in ("graph", "inputs", "parameters", "trajectory", "optimiser")),
+    ],
+)
+_TIME = _Cost(
+    column="iteration_seconds",
+    command="compare time",
+    options=_OPTIONS | {"repetitions": "--repetitions"},
+    apart="hardware",
+    title="Time",
+    caption="Time of one iteration: median over repetitions, the bar its interquartile range.",
+    y="time of one iteration, s",
+    point=_time_point,
+    columns=[
+        *_LEADING,
+        Column("iteration_seconds", "iteration", _seconds),
+        Column("iteration_spread_seconds", "spread", _seconds),
+        Column("step_seconds", "matching step", _seconds),
+        Column("pass1_seconds", "pass 1", _seconds),
+        Column("pass2_seconds", "pass 2", _seconds),
+        Column("repetitions", "repetitions"),
+        Column("status", "status"),
+    ],
+)
+
+
+def memory_part(workspace: Workspace) -> Part:
+    """Return the plots of ``figures/memory.csv``.
+
+    Raises:
+        CorruptFileError: the file there is another table.
+    """
+    return Part(
+        id="memory",
+        title="Memory",
+        about="What one iteration, an update of the images, holds at its peak. The meter `cuda` asks the GPU's "
+        "allocator, `allocated` follows the tensors that are alive, `predicted` does so without computing anything.",
+        make="dcbench compare memory",
+        figures=_figures(_MEMORY, workspace.figures / "memory.csv"),
+    )
+
+
+def time_part(workspace: Workspace) -> Part:
+    """Return the plots of ``figures/time.csv``.
+
+    Raises:
+        CorruptFileError: the file there is another table.
+    """
+    return Part(
+        id="time",
+        title="Time",
+        about="How long one iteration, an update of the images, takes. Only what one machine measured is drawn "
+        "together.",
+        make="dcbench compare time",
+        figures=_figures(_TIME, workspace.figures / "time.csv"),
+    )
+
+
+def _figures(cost: _Cost, path: Path) -> list[Figure]:
+    if not path.exists():
+        return []
+    table = read_csv(path, [*_NEEDED, cost.column])
+    return [*_against(cost, table, "matching_steps"), *_against(cost, table, "ipc")]
+
+
+def _against(cost: _Cost, table: pd.DataFrame, x: str) -> Iterator[Figure]:
+    """Yield a figure for every configuration that was measured at several ``x``, methods without T beside."""
+    place = [name for name in ("dataset", "width", "depth", "meter", "hardware", "threads") if name in table]
+    fixed = ["ipc" if x == "matching_steps" else "matching_steps", "batch_size"]
+    for _, here in table.groupby(place, dropna=False, sort=True):
+        has_steps = here["matching_steps"].notna()
+        for _, rows in here[has_steps].groupby(fixed, dropna=False, sort=True):
+            if rows.loc[rows[cost.column].notna(), x].nunique() > 1:
+                beside = here[~has_steps & here["ipc"].isin(rows["ipc"])]
+                yield _figure(cost, pd.concat([rows, beside]).sort_values(["method", x]), x)
+
+
+def _figure(cost: _Cost, rows: pd.DataFrame, x: str) -> Figure:
+    against, at, axis, option = f"matching steps, IPC {told(rows, 'ipc')}", "", "matching steps T", ""
+    if x == "ipc":
+        against, axis, option = f"IPC, T = {told(rows, 'matching_steps')}", "images per class (IPC)", " --against ipc"
+    elif rows["matching_steps"].isna().any():
+        at = " Dashed: methods without matching steps."
+    batch = told(rows, "batch_size")
+    setting = f" ConvNet of width {told(rows, 'width')}" + (f", batch {batch}" if batch else "")
+    meter, hardware = told(rows, "meter"), told(rows, "hardware")
+    measured = f" Meter `{meter}`" + ("." if hardware.startswith("none") else f", hardware {hardware}.")
+    return Figure(
+        title=f"{cost.title} against {against}: {told(rows, 'dataset')}, {told(rows, cost.apart)}",
+        caption=f"{cost.caption}{at}{setting}.{measured}{_lost(cost, rows)}",
+        made=made_by(rows[rows[cost.column].notna()], cost.command + option, cost.options),
+        plot=Plot(x=axis, y=cost.y, lines=_lines(cost, rows, x), from_zero=True),
+        numbers=[table_of(rows, cost.columns)],
+    )
+
+
+def _lines(cost: _Cost, rows: pd.DataFrame, x: str) -> list[Line]:
+    lines = []
+    for method, own in rows[rows[cost.column].notna()].groupby("method", sort=True):
+        flat = bool(own[x].isna().all())
+        points = [cost.point(row, 0.0 if flat else float(row[x])) for row in as_records(own)]
+        lines.append(Line(name=str(method), method=str(method), points=points, flat=flat))
+    return lines
+
+
+def _lost(cost: _Cost, rows: pd.DataFrame) -> str:
+    """Say which points have no value, and why."""
+    texts = []
+    for row in as_records(rows[rows[cost.column].isna()]):
+        steps = row["matching_steps"]
+        texts.append(f"`{row['method']}`{'' if pd.isna(steps) else f' at T = {steps}'} ({row['status']})")
+    return f" Without a point: {', '.join(texts)}." if texts else ""

@@ -1,0 +1,137 @@
+"""The page: its parts in order, its head, and the template that they fill."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves, stage_rows
+from dcbench_tesla.compare.plots import colours
+from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.reports.html.accuracy import curves_part, ipc_part, tables_part
+from dcbench_tesla.reports.html.cost import memory_part, time_part
+from dcbench_tesla.reports.html.drift import gradient_part
+from dcbench_tesla.reports.html.gallery import gallery_part
+from dcbench_tesla.reports.html.parts import Part, joined
+from dcbench_tesla.reports.html.published import published_part
+from dcbench_tesla.workspace import Workspace
+
+_HERE = Path(__file__).parent
+
+
+def page(workspace: Workspace) -> str:
+    """Return the report on everything that was run and compared under ``workspace``, as HTML.
+
+    What was not measured has its place in it, with the command that measures it.
+
+    Raises:
+        DcbenchError: there are no results at all.
+        CorruptFileError: a row, a CSV or a picture is none.
+    """
+    rows = [row for stage in ("experts", "condense", "evaluate") for row in stage_rows(workspace, stage)]
+    parts = _parts(workspace)
+    if not any(part.figures for part in parts):
+        raise DcbenchError(f"there are no results under {workspace.root}: dcbench run and dcbench compare make them.")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            parts=parts,
+            facts=_facts(rows),
+            plots=_plots(parts),
+            style=_file("style.css"),
+            # its licence asks to stand in every copy
+            scripts=[
+                f"/*\n{_file('vendor/LICENSE-chart.js.md')}*/\n{_file('vendor/chart.umd.min.js')}",
+                _file("page.js"),
+            ],
+        )
+    )
+
+
+def _parts(workspace: Workspace) -> list[Part]:
+    evaluated = any(workspace.rows.glob("evaluate-*.json"))
+    table = accuracies(workspace, Wanted()) if evaluated else None
+    return [
+        tables_part(table),
+        published_part(workspace),
+        curves_part(curves(workspace, Wanted()) if evaluated else None),
+        ipc_part(table),
+        memory_part(workspace),
+        time_part(workspace),
+        gradient_part(workspace),
+        gallery_part(workspace),
+    ]
+
+
+def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what the page is made of: how many rows of what, on which hardware, by which commits and versions."""
+    environments = [row.get("environment", {}) for row in rows]
+    versions = [environment.get("versions", {}) for environment in environments]
+    found = {
+        "cells condensed": _count(rows, "condense"),
+        "evaluations": _count(rows, "evaluate"),
+        "sets of experts": _count(rows, "experts"),
+        "data sets": _different(row.get("dataset") for row in rows),
+        "methods": _different(row.get("method") for row in rows),
+        "hardware": _different(row.get("hardware") for row in rows),
+        "dcbench": _different(v.get("dcbench-tesla") for v in versions),
+        "PyTorch": _different(v.get("torch") for v in versions),
+        "commits": _different(environment.get("commit") for environment in environments),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def _count(rows: Iterable[Mapping[str, Any]], stage: str) -> str:
+    return str(sum(row.get("stage") == stage for row in rows) or "")
+
+
+def _different(values: Iterable[str | None]) -> str:
+    return joined(sorted({value for value in values if value}))
+
+
+def _plots(parts: Iterable[Part]) -> dict[str, Any]:
+    """Return the plots as the script draws them: by the id of their figure, and a colour for every method."""
+    drawn = {
+        f"{part.id}-{number}": asdict(figure.plot)
+        for part in parts
+        for number, figure in enumerate(part.figures, 1)
+        if figure.plot
+    }
+    methods = sorted({line["method"] for plot in drawn.values() for line in plot["lines"]})
+    return {"colours": colours(methods), "plots": drawn}
+
+
+# ----------------------------------------------------------------------------------------------------------- template
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"code": _code, "plain": _plain, "digest": _digest, "raw": Markup}
+    return environment
+
+
+def _file(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _code(text: str) -> Markup:
+    """Escape ``text``, and show what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _plain(text: str) -> str:
+    return text.replace("`", "")
+
+
+def _digest(text: str) -> str:
+    """Return the name by which the page's policy allows this style or script, and nothing else, to run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,128 @@
+"""A small made-up folder of results with everything that the report shows, and with text that tries to break out."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from dcbench_tesla.workspace import Workspace
+
+BREAK_OUT = "a \"machine\" </script><script>document.title='broken'</script><b onclick='x()'>"
+ENVIRONMENT = {"commit": "0123456789ab", "versions": {"torch": "2.15.0", "dcbench-tesla": "0.1"}}
+SHAPES = {"dataset": "cifar100", "ipc": 1, "width": 128, "depth": 0}
+WHERE = {"hardware": "a machine", "commit": "0123456789ab", "torch": "2.15.0"}
+STEPS = (1, 10, 50)
+
+# test accuracy of the networks by iteration; what chooses images stands at iteration 0
+CURVES: dict[tuple[str, int], dict[int, list[float]]] = {
+    ("tesla", 1): {50: [0.40, 0.44], 100: [0.60, 0.64]},
+    ("tesla", 10): {50: [0.70, 0.74], 100: [0.80, 0.82]},
+    ("random", 1): {0: [0.30, 0.30]},
+    ("random", 10): {0: [0.50, 0.54]},
+    ("dm", 1): {100: [0.55, 0.57]},
+}
+
+
+def write_results(root: Path) -> None:
+    """Write rows, sheets, figures' CSV and the paper's first table under ``root``."""
+    for (method, ipc), curve in CURVES.items():
+        write_cell(root, method, ipc, curve)
+    figures = {"memory": memory(), "time": time(), "gradient": gradient()}
+    for name, rows in figures.items():
+        write_csv(root / "figures" / f"{name}.csv", rows)
+    write_csv(root / "tables" / "table1.csv", table1())
+
+
+def write_cell(root: Path, method: str, ipc: int, curve: dict[int, list[float]]) -> None:
+    """Write a finished cell: its rows and its sheet."""
+    name = f"{method}-digits-ipc{ipc}-seed0"
+    evaluated = [{"iteration": i, "test": values, "validation": [], "diverged": 0} for i, values in curve.items()]
+    accuracies = [_accuracy(i, values) for i, values in curve.items()]
+    shared = {
+        **{"cell": name, "method": method, "dataset": "digits", "ipc": ipc, "seed": 0, "preset": "smoke"},
+        **{"protocol": "smoke", "hardware": BREAK_OUT, "environment": ENVIRONMENT, "dataset_fingerprint": "f1"},
+        "command": f"dcbench run --method {method} --dataset digits --ipc {ipc} --preset smoke",
+    }
+    condense = {
+        "identity": {"method": method, "ipc": ipc, "seed": 0},
+        **{"condense_seconds": 100.0 * ipc, "peak_bytes": 2**20, "iterations": max(curve), "learned_lr": 0.0123},
+    }
+    evaluate = {
+        **{"condense_key": name, "evaluator": "convnet", "recipe": "published", "settings": {"width": 32}},
+        **{"networks": 2, "evaluated": evaluated, "diverged_networks": 0, "evaluate_seconds": 1.0},
+        "accuracy": {
+            "last": accuracies[-1],
+            "best_on_validation": None,
+            "best_on_test": max(accuracies, key=lambda a: float(a["mean"])),
+        },
+    }
+    workspace = Workspace(root)
+    workspace.write_row("condense", name, {**shared, **condense})
+    workspace.write_row("evaluate", name, {**shared, **evaluate})
+    workspace.sheets.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (200, 20), "gray").save(workspace.sheets / f"{name}.png")
+
+
+def _accuracy(iteration: int, values: list[float]) -> dict[str, Any]:
+    mean = sum(values) / len(values)
+    std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
+    return {"mean": mean, "std": std, "values": values, "iteration": iteration}
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as a comparison does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False)
+
+
+def memory() -> list[dict[str, Any]]:
+    """MTT grows and runs out of memory at T = 50, TESLA is flat, DM has no T."""
+    shared = {**SHAPES, **WHERE, "meter": "cuda", "inputs": "synthetic", "status": "ok", "batch_size": 100}
+    rows = [{**shared, "method": "mtt", "matching_steps": t, "peak_bytes": t * 2**30} for t in STEPS]
+    rows[-1]["status"] = "out of memory"
+    rows += [{**shared, "method": "tesla", "matching_steps": t, "peak_bytes": 2**29} for t in STEPS]
+    without = {"matching_steps": None, "batch_size": None}
+    return [*rows, {**shared, **without, "method": "dm", "peak_bytes": 3 * 2**30}]
+
+
+def time() -> list[dict[str, Any]]:
+    """MTT was not run at T = 50."""
+    shared = {**SHAPES, **WHERE, "meter": "perf_counter", "threads": 1, "batch_size": 100, "inputs": "synthetic"}
+    rows = []
+    for method, factor in (("mtt", 0.2), ("tesla", 0.3)):
+        for t in STEPS:
+            ran = {"iteration_seconds": factor * t, "iteration_spread_seconds": 0.02 * t, "step_seconds": factor}
+            rows.append({**shared, "method": method, "matching_steps": t, **ran, "repetitions": 3, "status": "ok"})
+    rows[2] |= {"iteration_seconds": None, "iteration_spread_seconds": None, "step_seconds": None}
+    rows[2] |= {"repetitions": 0, "status": "not run: needs 58 GiB"}
+    return rows
+
+
+def gradient() -> list[dict[str, Any]]:
+    """Three repetitions; tesla's gradient drifts with T, tesla-exact's is equal."""
+    rows = []
+    for method, drifts in (("tesla", (0.01, 0.02, 0.04)), ("tesla-exact", (0.0, 0.0, 1e-17))):
+        for t in STEPS:
+            for iteration, drift in enumerate(drifts):
+                found = {"cosine": 1 - drift * t / 50, "norm_ratio": 1.0, "relative_error": drift * t}
+                at = {"matching_steps": t, "student_lr": 0.01, "iteration": iteration, "expert": 0, "start_epoch": 0}
+                how = {"reference": "mtt", "dtype": "float64", "of": "images", "protocol": "quick", "batch_size": 20}
+                rows.append({"method": method, **SHAPES, **WHERE, "meter": "", **how, **at, **found})
+    return rows
+
+
+def table1() -> list[dict[str, Any]]:
+    """One cell that was run, and one that was not."""
+    shared = {
+        "dataset": "cifar10",
+        "ipc": 1,
+        "evaluator": "convnet",
+        "protocol": "paper",
+        "published_source": "Table 1",
+    }
+    ran = {"last": 0.45, "last_std_networks": 0.01, "best_on_test": 0.47, "difference_points": -1.5, "status": "run"}
+    return [
+        {**shared, "method": "tesla", **ran, "published": 0.485, "published_std": 0.008},
+        {**shared, "method": "kip", "status": "not implemented", "published": 0.499, "published_std": 0.002},
+    ]

@@ -1,0 +1,294 @@
+"""`dcbench report`: what is on the page, against the numbers it was made of; `test_report_browser` opens it."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from dcbench_tesla.cli import main
+from dcbench_tesla.errors import CorruptFileError, DcbenchError
+from dcbench_tesla.reports import html
+from dcbench_tesla.reports.html import page
+from dcbench_tesla.workspace import Workspace
+from tests import fixtures_report as fixtures
+
+ROOT = Path(__file__).parents[1]
+EMPTY_ELEMENTS = {"meta", "link", "img", "br", "input", "hr"}
+PARTS = ["accuracy", "published", "curves", "ipc", "memory", "time", "gradient", "images"]
+
+
+class Reader(HTMLParser):
+    """The page as a browser has it: ids, links, texts by element; refuses what is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.handlers: list[str] = []
+        self.rows: list[list[str]] = []
+        self.code: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in EMPTY_ELEMENTS:
+            self.open.append(tag)
+        found = dict(attrs)
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.loads += [found[name] or "" for name in ("src", "href", "data", "srcset") if name in found]
+        self.handlers += [name for name in found if name.startswith("on") or name == "style"]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "code":
+            self.code.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+        if "code" in self.open:
+            self.code[-1] += data
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    fixtures.write_results(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def made_up(results: Path) -> str:
+    return page(Workspace(results))
+
+
+def plots(text: str) -> dict[str, Any]:
+    (data,) = re.findall(r'<script type="application/json" id="plots">(.*)</script>', text)
+    found: dict[str, Any] = json.loads(data)["plots"]
+    return found
+
+
+def lines(plot: dict[str, Any]) -> dict[str, list[list[Any]]]:
+    """The lines of a plot by name, as ``[x, y, low, high]``."""
+    return {n["name"]: [[p["x"], p["y"], p["low"], p["high"]] for p in n["points"]] for n in plot["lines"]}
+
+
+# ------------------------------------------------------------------------------------------------------- the whole page
+
+
+@pytest.mark.parametrize("source", ["made up", "committed"])
+def test_the_page_is_whole_and_loads_nothing(source: str, made_up: str) -> None:
+    text = made_up if source == "made up" else page(Workspace(ROOT / "results"))
+    read = Reader(text)
+    assert len(read.ids) == len(set(read.ids))
+    assert [i for i in read.ids if i in PARTS] == PARTS
+    assert [load for load in read.loads if not load.startswith(("data:", "#"))] == []
+    assert read.handlers == []
+    assert not re.search(r"@import|url\(|sourceMappingURL", text)
+    assert """<meta http-equiv="Content-Security-Policy" content="default-src 'none';""" in text
+
+
+def test_the_same_results_are_the_same_bytes(results: Path, made_up: str, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "elsewhere")
+    assert page(Workspace(tmp_path / "elsewhere")) == made_up
+
+
+def test_text_from_rows_stays_text(made_up: str) -> None:
+    read = Reader(made_up)  # an element that breaks out would not be closed, or be open at the end
+    assert read.handlers == []
+    assert "document.title='broken'" not in made_up
+    assert made_up.count("<script>") == 2
+    assert "&lt;/script&gt;&lt;script&gt;document.title=&#39;broken&#39;" in made_up
+
+
+def test_the_head_counts_what_there_is(made_up: str) -> None:
+    facts = dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", made_up.partition("<section")[0]))
+    assert facts["cells condensed"] == facts["evaluations"] == "5"
+    assert (facts["methods"], facts["data sets"]) == ("dm, random, tesla", "digits")
+    assert (facts["commits"], facts["PyTorch"], facts["dcbench"]) == ("0123456789ab", "2.15.0", "0.1")
+
+
+def test_what_was_not_measured_has_its_command(tmp_path: Path) -> None:
+    fixtures.write_cell(tmp_path, "tesla", 1, {100: [0.6, 0.7]})
+    text = page(Workspace(tmp_path))
+    missing = re.findall(r'<p class="missing">Not measured: <code>(.*?)</code></p>', text)
+    assert [" ".join(command.split()[:3]) for command in missing] == [
+        "dcbench reproduce table1",
+        "dcbench run --method",
+        "dcbench run --method",
+        "dcbench compare memory",
+        "dcbench compare time",
+        "dcbench compare gradient",
+    ]
+    assert plots(text) == {}
+
+
+# ------------------------------------------------------------------------------------------------------ what it shows
+
+
+def test_accuracies_stand_in_the_tables(made_up: str) -> None:
+    rows = Reader(made_up).rows
+    assert ["tesla", "62.0 ± 2.0", "2 min", "1.0 MiB"] in rows  # IPC 1
+    assert ["tesla", "81.0 ± 1.0", "17 min", "1.0 MiB"] in rows  # IPC 10
+    assert ["random", "30.0 ± 0.0", "2 min", "1.0 MiB"] in rows
+
+
+def test_the_committed_accuracies_are_those_of_the_readme() -> None:
+    found = [row[:2] for row in Reader(page(Workspace(ROOT / "results"))).rows]
+    table = re.findall(r"^\| `([\w-]+)` \| !\[.*?\) \| (\S+ ± \S+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(table) == 9
+    assert [list(row) for row in table if list(row) not in found] == []
+
+
+def test_learning_curves_and_accuracy_against_ipc(made_up: str) -> None:
+    drawn = plots(made_up)
+    curve = lines(drawn["curves-1"])
+    assert curve["tesla"] == [pytest.approx([50, 42, 40, 44]), pytest.approx([100, 62, 60, 64])]
+    assert [n["name"] for n in drawn["curves-1"]["lines"] if n["flat"]] == ["random"]
+    against = lines(drawn["ipc-1"])
+    assert against["tesla"] == [pytest.approx([1, 62, 60, 64]), pytest.approx([10, 81, 80, 82])]
+    assert against["dm"] == [pytest.approx([1, 56, 55, 57])]
+    assert (drawn["ipc-1"]["scaled"], drawn["ipc-1"]["log"]) == ("x", True)
+
+
+def test_memory(made_up: str) -> None:
+    plot = plots(made_up)["memory-1"]
+    assert lines(plot)["mtt"] == [[1, 1, None, None], [10, 10, None, None], [50, 50, None, None]]
+    reached = {n["name"]: [p["reached"] for p in n["points"]] for n in plot["lines"]}
+    assert reached == {"dm": [False], "mtt": [False, False, True], "tesla": [False] * 3}
+    assert {n["name"] for n in plot["lines"] if n["flat"]} == {"dm"}
+    command = (
+        "dcbench compare memory --method dm --method mtt --method tesla --dataset cifar100 "
+        "--steps 1 --steps 10 --steps 50 --ipc 1 --batch-size 100 --width 128 --depth 0 --meter cuda"
+    )
+    assert command in Reader(made_up).code
+
+
+def test_the_commands_are_commands() -> None:
+    """What the page says made the committed figures is understood by the command line."""
+    commands = [c for c in Reader(page(Workspace(ROOT / "results"))).code if re.match("dcbench compare .* --", c)]
+    assert commands
+    for command in commands:
+        _, group, name, *words = command.split()
+        main.commands[group].commands[name].make_context(name, words)  # type: ignore[attr-defined]
+
+
+def test_memory_against_ipc(tmp_path: Path) -> None:
+    rows = [{**row, "ipc": ipc} for ipc in (1, 10) for row in fixtures.memory() if row["matching_steps"] in (10, None)]
+    fixtures.write_csv(tmp_path / "figures" / "memory.csv", rows)
+    drawn = plots(page(Workspace(tmp_path)))
+    assert list(drawn) == ["memory-1"]
+    assert drawn["memory-1"]["x"] == "images per class (IPC)"
+    assert {name: [x for x, *_ in points] for name, points in lines(drawn["memory-1"]).items()} == {
+        "dm": [1, 10],
+        "mtt": [1, 10],
+        "tesla": [1, 10],
+    }
+
+
+def test_machines_are_not_drawn_together(tmp_path: Path) -> None:
+    rows = [{**row, "hardware": machine} for machine in ("one", "another") for row in fixtures.time()]
+    fixtures.write_csv(tmp_path / "figures" / "time.csv", rows)
+    assert sorted(plots(page(Workspace(tmp_path)))) == ["time-1", "time-2"]
+
+
+def test_time_has_its_spread_and_says_what_was_not_run(made_up: str) -> None:
+    found = lines(plots(made_up)["time-1"])
+    assert found["tesla"][1] == pytest.approx([10, 3, 2.9, 3.1])
+    assert [x for x, *_ in found["mtt"]] == [1, 10]
+    assert "Without a point: <code>mtt</code> at T = 50 (not run: needs 58 GiB)." in made_up
+
+
+def test_gradient_drift_is_the_median_over_repetitions(made_up: str) -> None:
+    drawn = plots(made_up)
+    least = 2.0**-52
+    assert drawn["gradient-1"]["log"]
+    assert lines(drawn["gradient-1"])["tesla"][2] == pytest.approx([50, 0.02, 0.01, 0.04])
+    assert lines(drawn["gradient-2"])["tesla"][1] == pytest.approx([10, 0.2, 0.1, 0.4])
+    assert lines(drawn["gradient-1"])["tesla-exact"][0] == [1, least, least, least]  # drawn at the rounding
+    assert drawn["gradient-1"]["lines"][1]["points"][0]["text"] == "0"  # and told as it is
+
+
+def test_published_numbers_stand_beside_ours(made_up: str) -> None:
+    rows = Reader(made_up).rows
+    assert ["tesla", "1", "47.0", "48.5 ± 0.8", "-1.5", "45.0 ± 1.0", "run", "Table 1"] in rows
+    assert ["kip", "1", "", "49.9 ± 0.2", "", "", "not implemented", "Table 1"] in rows
+    assert "<li>network: convnet</li>" in made_up  # said once
+
+
+def test_sheets_stand_with_their_accuracy(made_up: str) -> None:
+    assert made_up.count('<img src="data:image/png;base64,iVBOR') == len(fixtures.CURVES)
+    assert re.search(r"<h4>tesla</h4>\s*<p>convnet 62.0 ± 2.0 %</p>", made_up)
+
+
+def test_sheets_that_may_not_be_passed_on_are_named(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    (row,) = tmp_path.glob("rows/condense-dm-*.json")
+    row.write_text(json.dumps({**json.loads(row.read_text()), "dataset": "mine", "images_may_be_passed_on": False}))
+    assert "may not be passed on: mine." in page(Workspace(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------ the command, errors
+
+
+def test_the_command_says_where_the_page_is(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "results")
+    for options, path in (([], "results/report.html"), (["--output", str(tmp_path / "p.html")], "p.html")):
+        done = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "results"), *options])
+        assert done.exit_code == 0, done.output
+        assert re.fullmatch(rf"{re.escape(str(tmp_path / path))} \(0\.\d MiB\)\n", done.output)
+        assert (tmp_path / path).read_text(encoding="utf-8") == page(Workspace(results))
+
+
+def test_without_results_there_is_no_page(tmp_path: Path) -> None:
+    with pytest.raises(DcbenchError, match=r"there are no results under .*: dcbench run"):
+        page(Workspace(tmp_path))
+    done = CliRunner().invoke(main, ["report", "--out", str(tmp_path)])
+    assert done.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["figures/memory.csv", "figures/time.csv", "figures/gradient.csv", "tables/table1.csv"]
+)
+def test_another_table_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir()
+    for content, message in (("a,b\n1,2\n", "is another table: it has no column"), ("", "is no CSV")):
+        path.write_text(content)
+        with pytest.raises(CorruptFileError, match=message):
+            page(Workspace(tmp_path))
+
+
+def test_a_damaged_sheet_is_refused(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "sheets" / "broken.png").write_text("no picture")
+    with pytest.raises(CorruptFileError, match=r"broken\.png is no picture"):
+        page(Workspace(tmp_path))
+
+
+def test_a_commit_that_looks_like_a_number_stays_one(tmp_path: Path) -> None:
+    rows = [{**row, "commit": "12345e678901"} for row in fixtures.memory()]
+    fixtures.write_csv(tmp_path / "figures" / "memory.csv", rows)
+    assert "<dd>12345e678901</dd>" in page(Workspace(tmp_path))
+
+
+def test_the_vendored_library_is_what_its_readme_says() -> None:
+    folder = Path(html.__file__).parent / "vendor"
+    (version,) = re.findall(r"chart\.js@([\d.]+)", (folder / "README.md").read_text(encoding="utf-8"))
+    library = (folder / "chart.umd.min.js").read_text(encoding="utf-8")
+    assert f"Chart.js v{version}\n" in library
+    assert "</script" not in library.lower()
+    assert len(library) < 250_000
+    assert "MIT" in (folder / "LICENSE-chart.js.md").read_text(encoding="utf-8")

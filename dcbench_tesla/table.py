@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 
-def aligned(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table whose columns line up in a terminal."""
+def aligned(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Return a Markdown table whose columns line up in a terminal, the first ``left`` of them on the left."""
     widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
         texts = (
-            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+            text.ljust(w) if i < left else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
         )
         return f"| {' | '.join(texts)} |"
 
-    rule = [f":{'-' * (w - 1)}" if i == 0 else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
+    rule = [f":{'-' * (w - 1)}" if i < left else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
     return [line(head), f"| {' | '.join(rule)} |", *map(line, body)]

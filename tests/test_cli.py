@@ -76,9 +76,15 @@ COMMAND_LINE = {
         *("--method", "--dataset", "--ipc", "--steps", "--student-lr", "--repetitions", "--preset", "--set"),
         *("--device", "--data-dir", "--out"),
     ],
+    "report": ["--out", "--output"],
     "reproduce": [],
     "reproduce figure1": ["--run", "--device", "--out"],
-    "report": ["--out", "--output"],
+    **{
+        f"reproduce {what}": [
+            *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out", "--force"),
+        ]
+        for what in ("table1", "table2", "table3", "figure2", "all")
+    },
     "import": [],
     "import set": [
         *("file", "--output", "--dataset", "--labels", "--hard-labels", "--index", "--lr", "--no-lr"),

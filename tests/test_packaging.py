@@ -90,6 +90,13 @@ def test_wheel_holds_everything_inside_the_package(wheel: zipfile.ZipFile) -> No
     expected += [f"presets/{preset}.toml" for preset in ("paper", "quick", "smoke")]
     expected += [f"reports/html/{name}" for name in ("page.html.j2", "style.css", "page.js")]
     expected += [f"reports/html/vendor/{name}" for name in ("chart.umd.min.js", "LICENSE-chart.js.md")]
+    expected += [
+        "reports/tables.toml",
+        "reports/figure1.toml",
+        "reference/aliases.toml",
+        "reference/published_accuracy.csv",
+    ]
+    expected += [f"reference/paper_table{number}.csv" for number in (1, 2, 3)]
     assert {f"dcbench_tesla/{name}" for name in expected} <= set(names)
     sources = {str(p.relative_to(ROOT)) for p in (ROOT / "dcbench_tesla").rglob("*.py")}
     sources |= {f"dcbench_tesla/{p.relative_to(ROOT)}" for name in LINKED for p in (ROOT / name).glob("*.py")}

@@ -23,6 +23,7 @@ def main() -> None:
       dcbench run --method tesla --method mtt --dataset fashion-mnist --preset quick
       dcbench compare accuracy
       dcbench report
+      dcbench reproduce table1
       dcbench list methods
       dcbench info tesla
     """

@@ -1,10 +1,28 @@
 """`dcbench reproduce`: the paper's tables and figures, from what was run, beside what was published."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dcbench_tesla.cli.common import Group, device_option, options, out_option
+from dcbench_tesla.cli.common import (
+    Failure,
+    Group,
+    data_dir_option,
+    device_option,
+    failure,
+    options,
+    out_option,
+    preset_option,
+)
+from dcbench_tesla.cli.run import run_cells
+from dcbench_tesla.errors import UsageError
+
+if TYPE_CHECKING:
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.cell import Cell
+    from dcbench_tesla.config import CellConfig
+    from dcbench_tesla.reports.declarations import Part
 
 
 @click.group(cls=Group)
@@ -13,9 +31,70 @@ def reproduce() -> None:
 
     \b
     Examples:
-      dcbench reproduce figure1
-      dcbench reproduce figure1 --run
+      dcbench reproduce table1
+      dcbench reproduce all
     """
+
+
+_part_options = options(
+    click.option("--dataset", "datasets", multiple=True, help="Only this data set.  [default: all]"),
+    click.option("--ipc", "ipcs", multiple=True, type=int, help="Only this IPC.  [default: all]"),
+    click.option("--method", "methods", multiple=True, help="Only this method.  [default: all]"),
+    preset_option,
+    click.option("--run", "run_missing", is_flag=True, help="Run what is missing of this part first."),
+    device_option,
+    data_dir_option,
+    out_option,
+    click.option("--force", is_flag=True, help="Replace a fuller table by an emptier one."),
+)
+
+
+@reproduce.command()
+@_part_options
+def table1(**given: Any) -> None:
+    """Table 1: test accuracy by method, with shares of the whole set's accuracy and of the images.
+
+    Prints the table, or the part that is asked for; writes the whole to OUT/tables/table1 (CSV, Markdown, LaTeX, PNG
+    and SVG). What was not run stays empty. Data sets that are not the paper's are rows of their own, as is every
+    protocol; differences compare `best_on_test`, as published.
+
+    \b
+    Examples:
+      dcbench reproduce table1
+      dcbench reproduce table1 --preset quick --dataset fashion-mnist --ipc 1 --ipc 10 --run
+      dcbench reproduce table1 --dataset cifar10 --ipc 10 --method random --method tesla --run --device cuda
+    """
+    _reproduce("table1", **given)
+
+
+@reproduce.command()
+@_part_options
+def table2(**given: Any) -> None:
+    """Table 2: TESLA with hard labels and with labels of the target step.
+
+    Writes OUT/tables/table2 (CSV, Markdown, LaTeX, PNG and SVG).
+
+    \b
+    Examples:
+      dcbench reproduce table2
+      dcbench reproduce table2 --dataset npz:my_images.npz --ipc 1 --preset quick --run
+    """
+    _reproduce("table2", **given)
+
+
+@reproduce.command()
+@_part_options
+def table3(**given: Any) -> None:
+    """Table 3: test accuracy of other networks than the one that was condensed with.
+
+    Writes OUT/tables/table3 (CSV, Markdown, LaTeX, PNG and SVG).
+
+    \b
+    Examples:
+      dcbench reproduce table3
+      dcbench reproduce table3 --preset quick --dataset fashion-mnist --run
+    """
+    _reproduce("table3", **given)
 
 
 @reproduce.command()
@@ -67,6 +146,144 @@ def figure1(run_missing: bool, device: str, out: Path) -> None:
     written = save_figure(memory_figure(declared.of_points(memory, a), "matching_steps"), figures / "figure1a")
     written += save_figure(declared.draw_b(table), figures / "figure1b")
     say(f"written: {', '.join(map(str, [*written, figures / 'figure1b.csv', tables / 'figure1.md']))}")
+
+
+@reproduce.command()
+@_part_options
+def figure2(**given: Any) -> None:
+    """Figure 2: label strategies of TESLA by iteration, and labels alone by the teacher's epoch.
+
+    Writes OUT/figures/figure2a and figure2b (CSV, PNG and SVG) and OUT/tables/figure2.md. Curves need accuracies on the
+    way: evaluation.every.
+
+    \b
+    Examples:
+      dcbench reproduce figure2
+      dcbench reproduce figure2 --dataset tiny-imagenet --preset quick --run
+    """
+    _reproduce("figure2", **given)
+
+
+@reproduce.command(name="all")
+@_part_options
+@click.pass_context
+def all_(ctx: click.Context, /, **given: Any) -> None:
+    """Make all tables and figures; one that fails does not stop the others.
+
+    \b
+    Examples:
+      dcbench reproduce all
+      dcbench reproduce all --preset quick --dataset fashion-mnist --run
+    """
+    from dcbench_tesla.progress import say
+
+    failures: list[Failure] = []
+    commands = [command for command in reproduce.commands.values() if command is not all_]
+    for command in commands:
+        known = {p.name for p in command.params}
+        try:
+            ctx.invoke(command, **{name: value for name, value in given.items() if name in known})
+        except UsageError:  # the same for all of them
+            raise
+        except Exception as error:
+            shown = error if isinstance(error, Failure) else failure(error)
+            if shown is None:
+                raise
+            failures.append(shown)
+            say(f"Error: {command.name}: {shown.format_message()}")
+    if failures:
+        raise Failure(f"{len(failures)} of {len(commands)} failed, see above.", failures[-1].exit_code)
+
+
+def _reproduce(
+    name: str,
+    *,
+    datasets: tuple[str, ...],
+    ipcs: tuple[int, ...],
+    methods: tuple[str, ...],
+    preset: str | None,
+    run_missing: bool,
+    device: str,
+    data_dir: Path | None,
+    out: Path,
+    force: bool,
+) -> None:
+    """Run what is missing of a part, if asked; print the part, and write the whole."""
+    from dcbench_tesla.progress import say
+    from dcbench_tesla.reports.declarations import Part, cells, declarations
+    from dcbench_tesla.reports.files import report
+    from dcbench_tesla.workspace import Workspace
+
+    part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
+    _check(part)
+    declaration, workspace = declarations()[name], Workspace(out)
+    if methods and not set(methods) & set(declaration.methods):
+        say(f"{name} has no {' and no '.join(methods)}")
+        return
+    workspace.check_writable()
+    failed = None
+    if run_missing:
+        from dcbench_tesla.api import Session
+
+        failed = _run_missing(cells(declaration, part), Session(out, data_dir=data_dir, device=device))
+    made = report(declaration, workspace, part)
+    click.echo(made.text)
+    say(f"written: {', '.join(str(path) for path in made.write(force=force))}")
+    if failed:
+        raise failed
+
+
+def _check(part: "Part") -> None:
+    """Raise :class:`UsageError` for a name that no table and no plugin has, or an IPC below 1."""
+    from dcbench_tesla import registry
+    from dcbench_tesla.config import PRESETS
+    from dcbench_tesla.data import check_dataset_name
+    from dcbench_tesla.errors import unknown_name
+    from dcbench_tesla.reports.declarations import declarations
+
+    for dataset in part.datasets:
+        check_dataset_name(dataset)
+    if part.preset and part.preset not in PRESETS:
+        raise unknown_name("preset", part.preset, PRESETS)
+    known = {*registry.names("methods"), *(m for declared in declarations().values() for m in declared.methods)}
+    for method in part.methods:
+        if method not in known:
+            raise unknown_name("method", method, known)
+    if any(ipc < 1 for ipc in part.ipcs):
+        raise UsageError(f"--ipc must be at least 1, not {min(part.ipcs)}.")
+
+
+def _run_missing(configs: "list[CellConfig]", session: "Session") -> Failure | None:
+    """Run the cells that are not done; return what failed, so that the table can be made of the others."""
+    from dcbench_tesla.progress import say
+
+    todo, failed = _pending(configs, session)
+    if not todo and not failed:
+        say("nothing of it is missing" if configs else "nothing of it can be run: no method of it is implemented here")
+    try:
+        if todo:
+            run_cells(todo, {}, force=False)
+    except Failure as error:
+        say(f"Error: {error.format_message()}")
+        failed += 1
+    return Failure("not everything could be run, see above.", 1) if failed else None
+
+
+def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cell], int]":
+    """Return the cells that are not done, and how often there was none; a data set that is not here is told once."""
+    from dcbench_tesla.errors import DcbenchError
+    from dcbench_tesla.progress import say
+
+    todo, absent, failed = [], set(), 0
+    for config in (c for c in configs if c.dataset not in absent):
+        try:
+            cell = session.cell(config)
+            todo += [cell] if cell.pending() else []
+        except (DcbenchError, UsageError) as error:
+            failed += 1
+            absent |= {config.dataset} if isinstance(error, DcbenchError) else set()
+            say(f"Error: {config.dataset}, {config.method}, IPC {config.ipc}: {error}")
+    return todo, failed
 
 
 def _time_figure1(device: str, path: Path) -> None:

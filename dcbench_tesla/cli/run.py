@@ -1,6 +1,7 @@
 """`dcbench run` and `dcbench experts`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ def run(
         cells, refused = _within_budget(cells, budget, force=force)
     baselines = {} if no_baseline else session.baselines(cells)
     if not dry_run:
-        _run_cells(cells, baselines, refused, force=force)
+        run_cells(cells, baselines, refused, force=force)
         return
     shown = _distinct([*cells, *baselines.values()])
     for cell in shown:
@@ -205,7 +206,9 @@ def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[l
     return fitting, refused
 
 
-def _run_cells(cells: "list[Cell]", baselines: "dict[str, Cell]", refused: "list[Failure]", *, force: bool) -> None:
+def run_cells(
+    cells: "list[Cell]", baselines: "dict[str, Cell]", refused: Sequence[Failure] = (), *, force: bool
+) -> None:
     """Run every cell; one that fails does not stop the others. Then show all, each beside its baseline."""
     from dcbench_tesla.progress import say
     from dcbench_tesla.runner import run_cell

@@ -63,10 +63,12 @@ def save_figure(figure: "Figure", stem: Path) -> list[Path]:
     Raises:
         DcbenchError: they cannot be written.
     """
+    import matplotlib
+
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     for path in paths:
-        with atomic_path(path) as temporary:
-            # no date in it: the same figure is the same file
+        with atomic_path(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "dcbench"}):
+            # no date and no random names in it: the same figure is the same file
             date = {"Date": None} if path.suffix == ".svg" else {"Software": None}
             figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=date, bbox_inches="tight")
     return paths

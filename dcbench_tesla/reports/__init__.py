@@ -1,1 +1,1 @@
-"""Tables, figures and the report: from stored rows only."""
+"""The paper's tables and figures, from finished cells' rows and published numbers; nothing is trained in here."""

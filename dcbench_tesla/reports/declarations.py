@@ -1,0 +1,166 @@
+"""What the paper's tables and figures consist of: declarations in ``tables.toml``, and the cells they ask for."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from dcbench_tesla import registry
+from dcbench_tesla.api import overrides_from
+from dcbench_tesla.config import CellConfig, resolve
+from dcbench_tesla.reports.published import published, published_datasets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """One table or figure of the paper.
+
+    ``datasets``: the paper's data sets, each with its IPCs; any other that was run is a row of its own. ``columns``:
+    what stands across. ``methods``: in the paper's order; ``further`` ones among them are not the paper's, have a
+    column where they were run, and are run where ``--method`` names them. ``labels``: the label strategies that belong
+    to it, of methods that have some; they are compared where they are the columns. ``evaluators``: the networks.
+    ``published``: the file of the paper's numbers. ``ipcs``: those of data sets outside the paper, unless ``--ipc``
+    names some. ``shares``: tell the share of the whole set's accuracy and of the images. ``alone``: Figure 2b, the
+    settings of cells that change nothing but the labels; a list varies. ``note``: what the paper's text says of it.
+    """
+
+    name: str
+    title: str
+    paper: str
+    columns: Literal["method", "labels", "evaluator"]
+    methods: Sequence[str]
+    evaluators: Sequence[str]
+    published: str
+    datasets: Mapping[str, Sequence[int]]
+    ipcs: Sequence[int]
+    labels: Sequence[str]
+    further: Sequence[str] = ()
+    shares: bool = False
+    alone: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def variants(self) -> list[dict[str, Any]]:
+        """The settings by which the cells of one method differ: one empty entry where they do not."""
+        fixed: list[dict[str, Any]] = [{"labels": name} for name in self.compared] or [{}]
+        lists = [value if isinstance(value, list) else [value] for value in self.alone.values()]
+        return fixed + [dict(zip(self.alone, values, strict=True)) for values in product(*lists) if self.alone]
+
+    @property
+    def compared(self) -> Sequence[str]:
+        """The label strategies that are compared: none where they are not the columns."""
+        return self.labels if self.columns == "labels" else ()
+
+    @property
+    def varied(self) -> frozenset[str]:
+        """The settings that the comparison is about, which make no other protocol."""
+        strategy = {"label_space", "lr_labels"} if "learned" in self.compared else set()
+        return frozenset({name for variant in self.variants for name in variant} | strategy)
+
+    def is_alone(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a cell of these settings changes nothing but the labels (Figure 2b)."""
+        fixed = {name: value for name, value in self.alone.items() if not isinstance(value, list)}
+        return bool(fixed) and all(settings.get(name) == value for name, value in fixed.items())
+
+    @property
+    def across(self) -> Sequence[str]:
+        """The columns, in order."""
+        return {"method": self.methods, "labels": self.labels, "evaluator": self.evaluators}[self.columns]
+
+
+@cache
+def declarations() -> dict[str, Declaration]:
+    """Return the declared tables and figures by name."""
+    text = resources.files("dcbench_tesla.reports").joinpath("tables.toml").read_text(encoding="utf-8")
+    return {name: Declaration(name=name, **content) for name, content in tomllib.loads(text).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of a table: what is to be run, and to be shown; an empty field is all of it (to be run: ``paper``)."""
+
+    datasets: Sequence[str] = ()
+    ipcs: Sequence[int] = ()
+    methods: Sequence[str] = ()
+    preset: str = ""
+
+    def has(self, dataset: str, ipc: int | None, method: str) -> bool:
+        """Whether a cell belongs to it, by whatever protocol."""
+        names = [row_name(name) for name in self.datasets]
+        asked = ((names, dataset), (self.ipcs, ipc), (self.methods, method))
+        return all(not wanted or value in wanted for wanted, value in asked)
+
+    def shows(self, protocol: str) -> bool:
+        """Whether a protocol belongs to it."""
+        return not self.preset or preset_of(protocol) == self.preset
+
+
+def preset_of(protocol: str) -> str:
+    """Return the preset of a protocol by its name: ``quick`` of ``quick, changed: steps=20``."""
+    return re.split(r"[, ]", protocol, maxsplit=1)[0]
+
+
+def row_name(dataset: str) -> str:
+    """Return what a data set is called in rows: anyone's own has no path and no suffix there."""
+    prefix, colon, path = dataset.partition(":")
+    if not colon:
+        return dataset
+    return f"{prefix}:{Path(path).stem if path.endswith('.npz') else Path(path).name}"
+
+
+def cells(declaration: Declaration, part: Part | None = None) -> list[CellConfig]:
+    """Return the cells that a table, or a part of it, consists of; methods that are not here are left out.
+
+    On the paper's data sets those with a published number; elsewhere, and where ``part`` names the method, all.
+
+    Raises:
+        UsageError: an unknown preset, data set or method.
+    """
+    part = part or Part()
+    preset = part.preset or "paper"
+    found = []
+    for dataset, ipcs in _asked_datasets(declaration, part).items():
+        for method in implemented(_asked_methods(declaration, part)):
+            fitting = [ipc for ipc in ipcs if _is_asked(declaration, part, dataset, ipc, method)]
+            once = fitting if registry.load_method(method).uses_ipc else fitting[:1]
+            found += [_cell(declaration, preset, dataset, ipc, method, v) for ipc in once for v in declaration.variants]
+    return found
+
+
+def implemented(methods: Sequence[str]) -> Iterator[str]:
+    """Yield the methods that are registered here."""
+    return (name for name in methods if registry.has("methods", name))
+
+
+def _asked_datasets(declaration: Declaration, part: Part) -> dict[str, Sequence[int]]:
+    names = part.datasets or tuple(declaration.datasets)
+    return {name: part.ipcs or declaration.datasets.get(name, declaration.ipcs) for name in names}
+
+
+def _asked_methods(declaration: Declaration, part: Part) -> Sequence[str]:
+    if part.methods:
+        return [name for name in declaration.methods if name in part.methods]
+    return [name for name in declaration.methods if name not in declaration.further]
+
+
+def _is_asked(declaration: Declaration, part: Part, dataset: str, ipc: int, method: str) -> bool:
+    if method in part.methods or dataset not in published_datasets(declaration.published):
+        return True
+    own_ipc = ipc if registry.load_method(method).uses_ipc else None
+    pairs = product(declaration.evaluators, declaration.compared or ("",))
+    return any(published(declaration.published, dataset, own_ipc, method, *pair) for pair in pairs)
+
+
+def _cell(
+    declaration: Declaration, preset: str, dataset: str, ipc: int, method: str, variant: Mapping[str, Any]
+) -> CellConfig:
+    """Resolve one cell; a setting that the preset gives anyway is not changed, which would be another protocol."""
+    about: dict[str, Any] = {"preset": preset, "evaluators": declaration.evaluators}
+    plain = resolve(method, dataset, ipc, **about)
+    changed = {name: value for name, value in variant.items() if getattr(plain.settings, name) != value}
+    return resolve(method, dataset, ipc, **about, overrides=overrides_from(changed)) if changed else plain

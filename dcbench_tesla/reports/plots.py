@@ -1,0 +1,185 @@
+"""The paper's tables and Figure 2 as plots: what was run beside what was published."""
+
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from dcbench_tesla.reports import figure2
+from dcbench_tesla.reports.declarations import Declaration
+from dcbench_tesla.reports.figure2 import Line
+from dcbench_tesla.reports.tables import COMPARED, RUN, Row, grouped, records
+from dcbench_tesla.reports.text import changed_settings, protocol_names, ran_on
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+# told apart by people who see colours differently (Okabe and Ito)
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_LABELS = {"hard": "#000000", "learned": "#CC79A7", "last": "#E69F00", "target": "#0072B2"}
+_DASHES = {"hard": "-", "learned": "--", "last": "-.", "target": "-"}  # equal curves stay visible
+_PUBLISHED = "#555555"
+_LINE_INCHES, _PANEL_INCHES = 0.21, 0.75
+
+
+def table_figure(declaration: Declaration, found: pd.DataFrame) -> "Figure":
+    """Draw a table (:func:`~dcbench_tesla.reports.tables.table`): dots for ours, diamonds for what is published.
+
+    A filled dot is ``best_on_test``, which published numbers are, an open one ``last``; bars are standard deviations
+    over networks; the number beside a dot is the difference to the published one, in points. A protocol has a colour.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [row for row in records(found) if row["status"] == RUN or row["published"] is not None]
+    down, across, along = _directions(declaration)
+    rows = grouped(shown, down)
+    names = {"method": declaration.methods, "labels": declaration.labels}[along]
+    lines = [[name for name in names if any(r[along] == name for r in own)] for own in rows.values()]
+    panels = [grouped(own, [across]) for own in rows.values()]
+    heights = [_PANEL_INCHES + _LINE_INCHES * len(names) for names in lines]
+    columns = max(map(len, panels))
+    figure = Figure(figsize=(1.2 + 2.4 * max(columns, 3), 1.2 + sum(heights)), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    colours = dict(zip(dict.fromkeys(row["protocol"] for row in shown), _COLOURS * len(shown), strict=False))
+    for axes_row, own, names in zip(grid, panels, lines, strict=True):
+        for axes in axes_row[len(own) :]:
+            axes.set_axis_off()
+        for axes, cells in zip(axes_row, own.values(), strict=False):
+            _draw_cells(axes, cells, along, names, colours)
+            by_network = f", {cells[0]['evaluator']}" if across == "evaluator" else ""
+            axes.set_title(f"{cells[0]['dataset']}, IPC {cells[0]['ipc']}{by_network}", fontsize=9)
+            axes.tick_params(labelleft=axes is axes_row[0])
+    figure.suptitle(f"{declaration.paper}: {declaration.title}, %", fontsize=11)
+    _table_legend(figure, found, colours)
+    return figure
+
+
+def _directions(declaration: Declaration) -> tuple[list[str], str, str]:
+    """What varies down the panels, across them, and along the lines of one."""
+    if declaration.columns == "evaluator":
+        return ["dataset", "ipc"], "evaluator", "method"
+    return ["dataset"], "ipc", declaration.columns
+
+
+def _draw_cells(
+    axes: "Axes", cells: Sequence[Row], along: str, names: Sequence[str], colours: Mapping[str, str]
+) -> None:
+    heights = {name: len(names) - 1 - i for i, name in enumerate(names)}
+    printed = list({row[along]: row for row in cells if row["published"] is not None}.values())
+    _errorbar(axes, printed, "published", "published_std", [heights[r[along]] for r in printed], _diamond())
+    protocols = grouped((row for row in cells if row["status"] == RUN), ["protocol"])
+    for i, ((protocol,), own) in enumerate(protocols.items()):
+        y = [heights[row[along]] + 0.24 * ((len(protocols) - 1) / 2 - i) for row in own]
+        colour = colours[protocol]
+        _errorbar(axes, own, COMPARED, f"{COMPARED}_std_networks", y, {"fmt": "o", "markersize": 4, "color": colour})
+        last = [100 * row["last"] for row in own]
+        axes.plot(last, y, "o", markersize=6, color=colour, markerfacecolor="none")
+        for row, height in zip(own, y, strict=True):
+            if row["difference_points"] is not None:
+                at, note = (100 * row[COMPARED], height), f"{row['difference_points']:+.1f}"
+                axes.annotate(note, at, (0, 4), textcoords="offset points", fontsize=6, ha="center")
+    axes.set_yticks(list(heights.values()), list(heights), fontsize=8)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.margins(x=0.12)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(alpha=0.3)
+
+
+def _diamond() -> dict[str, Any]:
+    return {"fmt": "D", "markersize": 5, "color": _PUBLISHED, "markerfacecolor": "white"}
+
+
+def _errorbar(
+    axes: "Axes", rows: Sequence[Row], mean: str, std: str, y: Sequence[float], style: Mapping[str, Any]
+) -> None:
+    spreads = [0 if row[std] is None else 100 * row[std] for row in rows]
+    axes.errorbar([100 * row[mean] for row in rows], y, xerr=spreads, elinewidth=1, **style)
+
+
+def _table_legend(figure: "Figure", found: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    names = protocol_names(found["protocol"])
+    ran = grouped((row for row in records(found) if row["status"] == RUN), ["protocol"])
+    handles = [_handle("published", marker="D", color=_PUBLISHED, markerfacecolor="white")]
+    for (protocol,), own in ran.items():
+        handles.append(_handle(f"{names[protocol]}; {ran_on(own)}", marker="o", color=colours[protocol]))
+    if ran:
+        told = "open: last; filled: best on test; number: best on test - published, points"
+        handles.append(_handle(told, marker="o", color="black", markerfacecolor="none"))
+    notes = [f"{names[p]}: {changed_settings(p)}" for (p,) in ran if changed_settings(p)]
+    legend = figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False, title=_wrapped(notes))
+    legend.get_title().set_fontsize(6)
+    legend.set_alignment("left")
+
+
+def _handle(label: str, **style: Any) -> "Line2D":
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="", markersize=5, label=label, **style)
+
+
+def _wrapped(texts: Sequence[str]) -> str:
+    return "\n".join(line for text in texts for line in textwrap.wrap(text, 130, subsequent_indent="    "))
+
+
+# --------------------------------------------------------------------------------------------------------- Figure 2
+
+
+def curves_figure(lines: Sequence[Line]) -> "Figure":
+    """Draw Figure 2a: best accuracy so far against iteration, a line a strategy; a dot is a set that was tested."""
+
+    def draw(axes: "Axes", panel: Sequence[Line]) -> None:
+        for line, label in _labelled(panel):
+            x, y = [p.iteration for p in line.points], [100 * p.best_so_far for p in line.points]
+            (drawn,) = axes.plot(x, y, marker=".", drawstyle="steps-post", label=label)
+            drawn.set(color=_LABELS[line.labels], linestyle=_DASHES[line.labels])
+        axes.set_xlabel("iteration", fontsize=9)
+        axes.set_ylabel("best test accuracy so far, %", fontsize=9)
+        axes.set_xlim(left=0)
+
+    return _panels_figure(lines, draw)
+
+
+def epochs_figure(lines: Sequence[Line], beside: Sequence[Line]) -> "Figure":
+    """Draw Figure 2b: labels alone by the teacher's epoch, and the best that every strategy of 2a reached."""
+
+    def draw(axes: "Axes", panel: Sequence[Line]) -> None:
+        names = protocol_names(line.protocol for line in panel)
+        for i, (protocol, name) in enumerate(names.items()):
+            own = [line for line in panel if line.protocol == protocol]
+            x, y = [line.last_epoch for line in own], [100 * line.points[-1].accuracy for line in own]
+            spreads = [100 * line.points[-1].std_networks for line in own]
+            label = "labels alone" + (f", {name}" if len(names) > 1 else "")
+            axes.errorbar(x, y, spreads, fmt="o-", color=_COLOURS[(1 + i) % len(_COLOURS)], label=label)
+        for line, label in _labelled([line for line in beside if line.panel == panel[0].panel]):
+            axes.axhline(100 * line.best.accuracy, color=_LABELS[line.labels], linestyle="--", label=f"best of {label}")
+        axes.set_xlabel("epoch of the teacher", fontsize=9)
+        axes.set_ylabel("test accuracy, %", fontsize=9)
+
+    return _panels_figure(lines, draw)
+
+
+def _labelled(panel: Sequence[Line]) -> Iterator[tuple[Line, str]]:
+    """Yield the lines of a panel with what they are called: the protocol too, where there are several."""
+    names = protocol_names(line.protocol for line in panel)
+    for line in panel:
+        yield line, line.strategy if len(names) == 1 else f"{line.strategy}, {names[line.protocol]}"
+
+
+def _panels_figure(lines: Sequence[Line], draw: "Callable[[Axes, Sequence[Line]], None]") -> "Figure":
+    """Draw a panel for every data set, IPC, cut, network and recipe; how everything was run stands below."""
+    from matplotlib.figure import Figure
+
+    found = figure2.panels(lines)
+    figure = Figure(figsize=(max(6.4, 4.6 * len(found)), 4.6), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        draw(axes, panel)
+        axes.set_title(panel[0].title, fontsize=9)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    told = figure2.protocols(lines, protocol_names(line.protocol for line in lines))
+    figure.supxlabel(_wrapped(told).replace("`", ""), fontsize=6, x=0.01, ha="left")
+    return figure

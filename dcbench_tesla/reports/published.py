@@ -1,0 +1,152 @@
+"""Published accuracies by what they are called here: data set, IPC, method, network, labels.
+
+Sources disagree on one and the same cell. Which one stands beside ours is decided by one rule: for a data set that the
+paper's own table has, that table, and nothing else; for any other, the first row of ``published_accuracy.csv``, which
+lists original papers before reprints and leaderboards. The others are told with it (:attr:`Published.others`).
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+
+from dcbench_tesla import registry
+from dcbench_tesla.errors import unknown_name
+
+PAPER = {"paper_table1.csv": "TESLA Table 1", "paper_table2.csv": "TESLA Table 2", "paper_table3.csv": "TESLA Table 3"}
+ELSEWHERE = "published_accuracy.csv"
+_NETWORKS_OF_TABLE_3 = ("convnet", "resnet18", "vit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published test accuracy as a fraction; ``others``: sources that print another number, as text."""
+
+    mean: float
+    std: float | None
+    source: str
+    note: str = ""
+    others: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return _percent(self.mean) + ("" if self.std is None else f" ± {_percent(self.std)}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}".removesuffix("0")  # a second decimal where one was printed
+
+
+@cache
+def references() -> pd.DataFrame:
+    """Return all published accuracies, tidy, in the order of the files.
+
+    Columns: ``file``; ``dataset``, ``ipc`` (missing: the whole set), ``method``, ``evaluator`` (empty: a network that
+    is none of ours) and ``labels`` by their names here; ``mean`` and ``std`` as fractions; ``source`` and ``note``.
+
+    Raises:
+        UsageError: a name in a file is neither an alias nor registered nor external.
+    """
+    aliases = _aliases()
+    rows = [*_table1(), *_table2(), *_table3(), *_elsewhere(aliases)]
+    table = pd.DataFrame([{**row, **_resolved(row, aliases)} for row in rows])
+    for name in ("mean", "std"):
+        table[name] = (pd.to_numeric(table[name]) / 100).round(6)
+    table["ipc"] = pd.to_numeric(table["ipc"]).astype("Int64")
+    return table
+
+
+def external() -> Mapping[str, str]:
+    """Return the methods of the published tables that are not implemented here, with what they are."""
+    found: Mapping[str, str] = _aliases()["external"]
+    return found
+
+
+def published_datasets(file: str) -> frozenset[str]:
+    """Return the data sets of one of the paper's tables."""
+    table = references()
+    return frozenset(table.loc[table["file"] == file, "dataset"])
+
+
+@cache
+def published(
+    file: str, dataset: str, ipc: int | None, method: str, evaluator: str, labels: str = ""
+) -> Published | None:
+    """Return what stands beside a cell of the paper's table ``file`` by the rule of this module, or ``None``.
+
+    ``ipc``: ``None`` for the whole set. ``labels``: the strategy, where the table compares them.
+    """
+    table = references()
+    fits = table["ipc"].isna() if ipc is None else table["ipc"] == ipc
+    for name, value in (("dataset", dataset), ("method", method), ("evaluator", evaluator), ("labels", labels)):
+        fits &= table[name] == value
+    found = table[fits.fillna(False)]
+    beside = found[found["file"] == (file if dataset in published_datasets(file) else ELSEWHERE)]
+    if beside.empty:
+        return None
+    chosen, *others = map(_published, [beside.iloc[0], *(row for _, row in found.iterrows())])
+    told = dict.fromkeys(f"{o} ({o.source})" for o in others if o.mean != chosen.mean)
+    return Published(**{**vars(chosen), "others": tuple(told)})
+
+
+def _published(row: "pd.Series[Any]") -> Published:
+    std = None if pd.isna(row["std"]) else float(row["std"])
+    return Published(mean=float(row["mean"]), std=std, source=row["source"], note=row["note"])
+
+
+@cache
+def _aliases() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(_folder().joinpath("aliases.toml").read_text(encoding="utf-8"))
+
+
+def _folder() -> Any:
+    return resources.files("dcbench_tesla.reference")
+
+
+def _read(file: str) -> Iterator[dict[str, Any]]:
+    with resources.as_file(_folder().joinpath(file)) as path:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    common = {"file": file, "source": PAPER.get(file), "note": "", "labels": "", "evaluator": "convnet"}
+    for row in table.to_dict("records"):
+        yield {**common, **{str(name): value for name, value in row.items()}}
+
+
+def _table1() -> Iterator[dict[str, Any]]:
+    return _read("paper_table1.csv")
+
+
+def _table2() -> Iterator[dict[str, Any]]:
+    return ({**row, "method": "tesla"} for row in _read("paper_table2.csv"))
+
+
+def _table3() -> Iterator[dict[str, Any]]:
+    for row in _read("paper_table3.csv"):
+        for name in _NETWORKS_OF_TABLE_3:
+            kept = {key: row[key] for key in ("file", "source", "note", "labels", "dataset", "ipc", "method")}
+            yield {**kept, "evaluator": name, "mean": row[f"{name}_mean"], "std": row[f"{name}_std"]}
+
+
+def _elsewhere(aliases: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for row in _read(ELSEWHERE):
+        network = aliases["networks"].get(row["arch"])
+        if network is None:
+            raise unknown_name("published network", row["arch"], aliases["networks"])
+        known = network if isinstance(network, dict) else {"evaluator": network}
+        kept = {key: row[key] for key in ("file", "source", "labels", "dataset", "method", "mean", "std")}
+        yield {**kept, "note": "", "ipc": row["ipc"].replace("whole", ""), **known}
+
+
+def _resolved(row: Mapping[str, Any], aliases: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns of a row that have other names here."""
+    method = aliases["methods"].get(row["method"], row["method"])
+    named = method if isinstance(method, dict) else {"method": method}
+    dataset = aliases["datasets"].get(row["dataset"], row["dataset"])
+    if dataset not in registry.names("datasets"):
+        raise unknown_name("published data set", row["dataset"], aliases["datasets"])
+    if not registry.has("methods", named["method"]) and named["method"] not in aliases["external"]:
+        raise unknown_name("published method", row["method"], aliases["methods"])
+    labels = row["labels"] and aliases["labels"][row["labels"]]
+    return {"dataset": dataset, "labels": labels, **named}

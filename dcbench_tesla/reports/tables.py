@@ -1,0 +1,174 @@
+"""The paper's tables as tidy rows: what was run beside what was published, and what is missing.
+
+Published numbers are test-set maxima, so ``difference_points`` is ``best_on_test`` minus the published one, and so are
+the shares of the whole set's accuracy. Accuracies and shares are fractions.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from dcbench_tesla import registry
+from dcbench_tesla.config import CellConfig
+from dcbench_tesla.evaluation import STATISTICS
+from dcbench_tesla.reports.declarations import Declaration, row_name
+from dcbench_tesla.reports.finished import Finished, by_protocol, chosen, finished, training_images
+from dcbench_tesla.reports.published import Published, published
+from dcbench_tesla.workspace import Workspace
+
+Row = Mapping[Any, Any]
+COMPARED = "best_on_test"
+RUN, NOT_RUN, NOT_IMPLEMENTED = "run", "not run", "not implemented"
+WHOLE = "whole"
+
+_SPREADS = ("", "_std_networks", "_std_seeds", "_networks")
+_KEY = ["dataset", "ipc", "protocol", "method", "evaluator", "labels"]
+_MEASURED = [f"{name}{spread}" for name in STATISTICS for spread in _SPREADS]
+_PUBLISHED = ["published", "published_std", "published_source", "published_note", "other_published"]
+_SHARES = ["share_of_whole", "published_share_of_whole", "share_of_images", "published_share_of_images"]
+_ABOUT = ["cell_protocol", "recipe", "condense_seconds", "peak_bytes", "hardware", "commit", "command"]
+COLUMNS = [*_KEY, "status", *_MEASURED, "seeds", *_PUBLISHED, "difference_points", *_SHARES, *_ABOUT]
+
+
+def runs(declaration: Declaration, workspace: Workspace) -> list[Finished]:
+    """Return what was run of a table's methods, networks and label strategies.
+
+    Raises:
+        CorruptFileError: a file among the rows is none.
+    """
+    ran = finished(workspace, declaration.methods, declaration.evaluators)
+    return [cell for cell in ran if cell.settings.get("labels") in (None, *declaration.labels)]
+
+
+def table(declaration: Declaration, ran: Sequence[Finished]) -> pd.DataFrame:
+    """Return one row for every cell of a table and every protocol by which it was run, ``COLUMNS`` across.
+
+    The paper's data sets come first, each with a row for every cell, run or not; a data set that is not the paper's
+    follows where it was run. ``protocol``: the preset and what was changed of it; ``cell_protocol``: whose settings the
+    cell has, in the words of ``dcbench run``. A baseline stands under every protocol of its data and its evaluation,
+    and the whole set in the row of every IPC.
+    """
+    lines = [line for where in _rows(declaration, ran) for line in _lines(declaration, *where, ran)]
+    found = _with_shares(pd.DataFrame(lines, columns=COLUMNS))
+    return found.astype({name: "Int64" for name in found.columns if name.endswith("_networks") and "std" not in name})
+
+
+def records(found: pd.DataFrame) -> list[Row]:
+    """Return a table's rows as dictionaries, ``None`` for what is missing."""
+    rows = found.to_dict("records")
+    return [{name: None if pd.isna(value) else value for name, value in row.items()} for row in rows]
+
+
+def grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """Return a table's rows by the values of some columns, in order."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in columns), []).append(row)
+    return groups
+
+
+def _rows(declaration: Declaration, ran: Iterable[Finished]) -> Iterator[tuple[str, int]]:
+    """Yield data set and IPC of every row: the paper's, then those of other data sets that compare something."""
+    filled: dict[tuple[str, int], set[Any]] = {}
+    for cell in ran:
+        if cell.ipc is not None:
+            filled.setdefault((cell.dataset, cell.ipc), set()).add(_column(declaration, cell))
+    least = 1 if declaration.columns == "method" else 2  # of labels and of networks, one alone compares nothing
+    enough = {where for where, columns in filled.items() if len(columns) >= least}
+    own = {(dataset, ipc) for dataset, ipcs in declaration.datasets.items() for ipc in ipcs}
+    order = list(declaration.datasets)
+    yield from sorted(own | enough, key=lambda w: (order.index(w[0]) if w[0] in order else len(order), *w))
+
+
+def _column(declaration: Declaration, cell: Finished) -> Any:
+    across = {"method": cell.method, "labels": cell.settings.get("labels"), "evaluator": cell.evaluator}
+    return across[declaration.columns]
+
+
+def _lines(declaration: Declaration, dataset: str, ipc: int, ran: Iterable[Finished]) -> Iterator[dict[str, Any]]:
+    here = [cell for cell in ran if cell.dataset == dataset and cell.ipc in (ipc, None)]
+    across = (declaration.evaluators, declaration.compared or ("",), declaration.methods)
+    for protocol, cells in (by_protocol(here, declaration.varied) or {"paper": []}).items():
+        for evaluator, labels, method in product(*across):
+            fitting = [c for c in cells if (c.evaluator, c.method) == (evaluator, method)]
+            cell = chosen([c for c in fitting if not labels or c.settings.get("labels") == labels])
+            if cell is not None or method not in declaration.further:
+                where = dict(zip(_KEY, (dataset, ipc, protocol, method, evaluator, labels), strict=True))
+                yield _line(declaration, where, cell)
+
+
+def _line(declaration: Declaration, where: Mapping[str, Any], cell: Finished | None) -> dict[str, Any]:
+    dataset, ipc, method = where["dataset"], where["ipc"], where["method"]
+    own_ipc = None if method == WHOLE else ipc
+    printed = published(declaration.published, dataset, own_ipc, method, where["evaluator"], where["labels"])
+    line = {**where, "status": _status(method, cell), **_printed(printed)}
+    if printed is not None:
+        whole = published(declaration.published, dataset, None, WHOLE, where["evaluator"])
+        line["published_share_of_whole"] = _ratio(printed.mean, whole.mean) if whole else None
+        line["published_share_of_images"] = 1.0 if method == WHOLE else _published_share_of_images(dataset, ipc)
+    if cell is not None:
+        line |= _measured(cell)
+    if cell is not None and printed is not None:
+        line["difference_points"] = round(100 * (cell.summary[COMPARED] - printed.mean), 6)
+    return line
+
+
+def _status(method: str, cell: Finished | None) -> str:
+    if cell is not None:
+        return RUN
+    return NOT_RUN if registry.has("methods", method) else NOT_IMPLEMENTED
+
+
+def _printed(printed: Published | None) -> dict[str, Any]:
+    if printed is None:
+        return {}
+    values = (printed.mean, printed.std, printed.source, printed.note, "; ".join(printed.others))
+    return dict(zip(_PUBLISHED, values, strict=True))
+
+
+def _measured(cell: Finished) -> dict[str, Any]:
+    s = cell.summary
+    return {
+        **{name: s[name] for name in (*_MEASURED, "seeds", *_ABOUT[1:])},
+        "cell_protocol": cell.protocol,
+        "share_of_images": _ratio(cell.made["distilled_images"], cell.training_images),
+    }
+
+
+def _published_share_of_images(dataset: str, ipc: int) -> float | None:
+    images = training_images(dataset)
+    return _ratio(ipc * registry.load_source(dataset).classes, images) if images else None
+
+
+def _ratio(part: float, whole: float | None) -> float | None:
+    return round(part / whole, 9) if whole else None
+
+
+def _with_shares(found: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the share of the accuracy that the whole set has by the same protocol and network."""
+    same = ["dataset", "ipc", "protocol", "evaluator"]
+    whole = found[found["method"] == WHOLE].set_index(same)[COMPARED].astype(float)
+    beside = [whole.get(tuple(key)) for key in found[same].itertuples(index=False)]
+    shares = (found[COMPARED].astype(float) / pd.Series(beside, index=found.index, dtype=float)).round(9)
+    return found.assign(share_of_whole=shares)
+
+
+def missing(
+    declaration: Declaration, wanted: Iterable[CellConfig], ran: Iterable[Finished]
+) -> list[tuple[CellConfig, str]]:
+    """Return the cells, each with a network, of ``wanted`` that were not run by the very preset they are wanted by."""
+    ran = [cell for cell in ran if cell.name(declaration.varied) == cell.preset]
+    return [(c, e) for c in wanted for e in c.evaluators if not any(_is_it(declaration, c, e, cell) for cell in ran)]
+
+
+def _is_it(declaration: Declaration, wanted: CellConfig, evaluator: str, cell: Finished) -> bool:
+    protocol, _, _ = wanted.protocol.partition(", changed: ")
+    asked = declaration.varied - set(wanted.settings.inert())
+    return (
+        (cell.dataset, cell.method, cell.evaluator) == (row_name(wanted.dataset), wanted.method, evaluator)
+        and cell.ipc in (wanted.ipc, None)
+        and (cell.preset, cell.protocol) == (wanted.preset, protocol)
+        and all(cell.settings.get(name) == getattr(wanted.settings, name, None) for name in asked)
+    )

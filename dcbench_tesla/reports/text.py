@@ -1,0 +1,281 @@
+"""The paper's tables for people: Markdown and LaTeX in the paper's arrangement, with all that a reader must know."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import Any
+
+import pandas as pd
+
+from dcbench_tesla.compare.accuracy import shown
+from dcbench_tesla.config import CellConfig, shown_dataset
+from dcbench_tesla.reports.declarations import Declaration, Part, cells, preset_of
+from dcbench_tesla.reports.finished import Finished
+from dcbench_tesla.reports.published import PAPER, Published, external
+from dcbench_tesla.reports.tables import COMPARED, NOT_IMPLEMENTED, RUN, WHOLE, Row, grouped, missing, records
+from dcbench_tesla.table import aligned
+
+_CITED = "Cui, Wang, Si, Hsieh, ICML 2023"
+_PUBLISHED = "published"
+_FULL = "paper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A table as text.
+
+    The first ``keys`` columns say what a line is. ``legend``: what one must know of it. ``lacking``: what was not run.
+    """
+
+    title: str
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
+    keys: int
+    legend: Sequence[str]
+    lacking: Sequence[str]
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        legend = [f"- {text}" for text in self.legend]
+        lacking = ["", *self.lacking] if self.lacking else []
+        table = aligned(self.head, _without_repetition(self.body, self.keys - 1), left=self.keys)
+        return "\n".join([f"### {self.title}", "", *table, "", *legend, *lacking, ""])
+
+    def latex(self) -> str:
+        """Return it as a LaTeX ``table``, which needs no package."""
+        lines = _without_repetition(self.body, self.keys - 1)
+        rows = [(r"\hline " if line[1] else "") + _latex_row(line) for line in lines]
+        across = "l" * self.keys + "r" * (len(self.head) - self.keys)
+        return "\n".join(
+            [
+                r"\begin{table}",
+                rf"\caption{{{latex_text(self.title)}}}",
+                r"\centering\footnotesize",
+                rf"\begin{{tabular}}{{{across}}}",
+                rf"\hline {_latex_row(self.head)}",
+                *rows,
+                r"\hline",
+                r"\end{tabular}",
+                *(rf"\par {latex_text(text)}" for text in (*self.legend, *self.lacking)),
+                r"\end{table}",
+                "",
+            ]
+        )
+
+
+_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "<": r"$<$", ">": r"$>$"}
+_SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def latex_text(text: str) -> str:
+    """Return Markdown text as LaTeX: special characters escaped, code in a typewriter's letters."""
+    escaped = "".join(_SPECIAL.get(c, c) for c in text)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(map(latex_text, cells)) + r" \\"
+
+
+def _without_repetition(body: Sequence[Sequence[str]], keys: int) -> list[list[str]]:
+    """Return the lines without the leading cells that say what the line above says."""
+    found = []
+    for above, line in zip([[""] * keys, *body], body, strict=False):
+        same = next((i for i in range(keys) if line[i] != above[i]), keys)
+        found.append([*[""] * same, *line[same:]])
+    return found
+
+
+def sheet(declaration: Declaration, found: pd.DataFrame, lacking: Sequence[str], part: Part) -> Sheet:
+    """Return a part of a table (:func:`~dcbench_tesla.reports.tables.table`) as text.
+
+    A column that is not the paper's is there where it was run. ``lacking``: what :func:`lacking` says.
+    """
+    rows = [row for row in records(found) if part.has(row["dataset"], row["ipc"], row["method"])]
+    ours = [row for row in rows if part.shows(row["protocol"])]
+    names = protocol_names(found["protocol"])
+    columns = [name for name in declaration.across if any(row[declaration.columns] == name for row in rows)]
+    keys = ["data set", "IPC", *_down(declaration)[2:], "protocol", *["images"] * declaration.shares, "accuracy"]
+    blocks = grouped(rows, _down(declaration)).values()
+    return Sheet(
+        title=f"{declaration.paper}: {declaration.title}, %",
+        head=[*keys, *(f"`{name}`" for name in columns)],
+        body=[line for block in blocks for line in _block(declaration, block, part, columns, names)],
+        keys=len(keys),
+        legend=list(_legend(declaration, rows, ours, names)),
+        lacking=lacking,
+    )
+
+
+def protocol_names(protocols: Iterable[str]) -> dict[str, str]:
+    """Return every protocol's short name: a letter for what was changed, and the word ``reduced`` where it is."""
+    names = {}
+    letters = iter(ascii_lowercase)
+    for protocol in dict.fromkeys(protocols):
+        preset, changed, _ = protocol.partition(", changed: ")
+        name = f"{preset}, changed ({next(letters, '...')})" if changed else protocol
+        names[protocol] = name if preset_of(protocol) == _FULL else f"reduced protocol: {name}"
+    return names
+
+
+def _down(declaration: Declaration) -> list[str]:
+    """The columns whose values stand in front of a table's lines."""
+    return ["dataset", "ipc", *(["method"] if declaration.columns == "evaluator" else [])]
+
+
+def _block(
+    declaration: Declaration, rows: Sequence[Row], part: Part, columns: Sequence[str], names: Mapping[str, str]
+) -> Iterator[list[str]]:
+    """Yield the lines of one data set and IPC: what is published, then a few lines for every protocol."""
+    if not any(row["status"] == RUN or row["published"] is not None for row in rows):
+        return
+    front = [_key_text(rows[0][name]) for name in _down(declaration)]
+    sections = [(_PUBLISHED, rows, _PUBLISHED_LINES)]
+    by_protocol = grouped((row for row in rows if part.shows(row["protocol"])), ["protocol"])
+    sections += [(names[protocol], own, _OUR_LINES) for (protocol,), own in by_protocol.items()]
+    for name, own, lines in sections:
+        across = {row[declaration.columns]: row for row in own}
+        keys = [*front, name, *([_images(own, name)] if declaration.shares else [])]
+        for title, show in lines.items():
+            texts = [show(across[column]) if column in across else "" for column in columns]
+            if any(texts) or title == _LAST:
+                yield [*keys, title, *texts]
+
+
+def _key_text(value: Any) -> str:
+    return f"`{value}`" if isinstance(value, str) else str(value)
+
+
+def _images(rows: Sequence[Row], name: str) -> str:
+    """The share of the images that a condensed set is, for the methods of one line."""
+    column = "published_share_of_images" if name == _PUBLISHED else "share_of_images"
+    found = {row[column] for row in rows if row["method"] != WHOLE and row[column] is not None}
+    return ", ".join(f"{100 * share:.2g} %" for share in sorted(found))
+
+
+def _printed(row: Row) -> str:
+    mean, std, source = (row[name] for name in ("published", "published_std", "published_source"))
+    return "" if mean is None else str(Published(mean=mean, std=std, source=source))
+
+
+def _last(row: Row) -> str:
+    return NOT_IMPLEMENTED if row["status"] == NOT_IMPLEMENTED else shown(row, "last")
+
+
+def _difference(row: Row) -> str:
+    return "" if row["difference_points"] is None else f"{row['difference_points']:+.1f}"
+
+
+def _share(column: str) -> Callable[[Row], str]:
+    return lambda row: "" if row[column] is None or row["method"] == WHOLE else f"{100 * row[column]:.1f}"
+
+
+_LAST = "last"
+_PUBLISHED_LINES = {"as printed": _printed, "share of whole": _share("published_share_of_whole")}
+_OUR_LINES = {
+    _LAST: _last,
+    "best on test": lambda row: shown(row, COMPARED),
+    "best on test - published": _difference,
+    "share of whole": _share("share_of_whole"),
+}
+
+
+# ---------------------------------------------------------------------------------------------- what one must know
+
+
+def _legend(
+    declaration: Declaration, rows: Sequence[Row], ours: Sequence[Row], names: Mapping[str, str]
+) -> Iterator[str]:
+    """Say what the lines mean, how everything was run, and where the published numbers come from."""
+    yield (
+        "`last`: test accuracy after the last epoch on the last distilled set, mean ± standard deviation over "
+        "networks. `best on test`: of the set that the test images choose among those tested on the way. Published "
+        "numbers are such maxima: differences (in points) and shares of the whole set's accuracy are of `best on test`."
+    )
+    if declaration.shares:
+        yield "`images`: the share of the training images that the condensed set is, of those that its protocol uses."
+    for protocol, own in grouped((row for row in ours if row["status"] == RUN), ["protocol"]).items():
+        yield about_protocol(protocol[0], own, names[protocol[0]])
+    absent = dict.fromkeys(row["method"] for row in rows if row["status"] == NOT_IMPLEMENTED)
+    yield from (f"`{name}`: {external()[name]}; not implemented, a plugin of that name fills it" for name in absent)
+    yield from _sources(rows)
+
+
+def about_protocol(protocol: str, rows: Sequence[Row], name: str) -> str:
+    """Say of one protocol what was changed, by which recipes and how many networks, and on what machine it was run.
+
+    ``rows``: those of a table; ``name``: what the table calls the protocol.
+    """
+    changed = changed_settings(protocol)
+    facts = [f"changed: {changed}"] if changed else []
+    recipes = grouped(rows, ["evaluator"])
+    facts += [f"`{e}` {' or '.join(dict.fromkeys(r['recipe'] for r in own))}" for (e,), own in recipes.items()]
+    others = (row for row in rows if row["cell_protocol"] != preset_of(protocol))
+    lent = grouped(others, ["cell_protocol", "method"])
+    facts += [f"`{method}` by {whose}" for whose, method in sorted(lent)]
+    facts += [ran_on(rows), "commit " + ", ".join(sorted({c for row in rows for c in row["commit"].split(", ")}))]
+    reduced = "" if name.startswith(_FULL) else ", not comparable with published numbers"
+    return f"{name}{reduced}: {'; '.join(facts)}"
+
+
+def changed_settings(protocol: str) -> str:
+    """Return what was changed of a preset, from the protocol's name in a table's rows."""
+    return protocol.partition(", changed: ")[2]
+
+
+def ran_on(rows: Sequence[Row]) -> str:
+    """Say how many networks tested the sets of some rows, of how many seeds, and on what machines."""
+    machines = "; ".join(dict.fromkeys(row["hardware"] for row in rows))
+    networks = f"networks {_span(rows, 'last_networks')} (best on test: {_span(rows, f'{COMPARED}_networks')})"
+    return f"{networks}; seeds {_span(rows, 'seeds')}; {machines}"
+
+
+def _span(rows: Sequence[Row], column: str) -> str:
+    values = sorted({int(row[column]) for row in rows})
+    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+def _sources(rows: Sequence[Row]) -> Iterator[str]:
+    """Say where the published numbers come from, and what is to be known of them."""
+    printed = [row for row in rows if row["published"] is not None]
+    for (source, note), own in grouped(printed, ["published_source", "published_note"]).items():
+        if note or source not in PAPER.values():
+            where = grouped(own, ["method", "dataset"])
+            cells = [f"`{m}` {d} IPC {', '.join(_ipcs(found))}" for (m, d), found in where.items()]
+            yield f"published, {'; '.join(cells)}: {'; '.join(filter(None, [note, source]))}"
+    own_table = dict.fromkeys(row["published_source"] for row in printed if row["published_source"] in PAPER.values())
+    yield from (f"published, all others: {source} ({_CITED})" for source in own_table)
+
+
+def _ipcs(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(str(row["ipc"]) for row in rows))
+
+
+def lacking(declaration: Declaration, part: Part, ran: Iterable[Finished]) -> list[str]:
+    """Say which cells of a part were not run, and how they are; nothing where none is missing."""
+    wanted = cells(declaration, part)
+    absent = missing(declaration, wanted, ran)
+    if not absent:
+        return []
+    words = [*(f" --dataset {d}" for d in part.datasets), *(f" --ipc {ipc}" for ipc in part.ipcs)]
+    words += [*(f" --method {m}" for m in part.methods), *([f" --preset {part.preset}"] if part.preset else [])]
+    what = declaration.name + "".join(words)
+    head = (
+        f"{len(absent)} of {sum(len(cell.evaluators) for cell in wanted)} cells by preset `{wanted[0].preset}` are "
+        f"missing: `dcbench reproduce {what} --run` runs them; `dcbench plan {what}` says how long it takes."
+    )
+    groups: dict[str, list[str]] = {}
+    for cell, evaluator in absent:
+        where = f"`{shown_dataset(cell.dataset)}` IPC {cell.ipc}"
+        where += f" `{cell.method}`" if declaration.columns == "evaluator" else ""
+        groups.setdefault(where, []).append(_called(declaration, cell, evaluator))
+    return [head, "", *(f"- {where}: {', '.join(names)}" for where, names in groups.items())]
+
+
+def _called(declaration: Declaration, cell: CellConfig, evaluator: str) -> str:
+    """What a missing cell is called beside the others of its line."""
+    if declaration.is_alone(vars(cell.settings)):
+        return f"labels alone, epoch {cell.settings.last_epoch}"
+    called = {"method": cell.method, "labels": getattr(cell.settings, "labels", ""), "evaluator": evaluator}
+    return called[declaration.columns]

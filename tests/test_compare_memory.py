@@ -147,3 +147,9 @@ def test_the_papers_claim_at_its_own_size() -> None:
     large = measure(points(["mtt", "tesla"], ["imagenet1k-64"], steps=(50,)), "predicted")
     unrolled, streamed = large["peak_bytes"]
     assert unrolled > 15 * streamed
+
+
+def test_rows_are_handed_over_as_they_come() -> None:
+    kept: list[pd.DataFrame] = []
+    table = measure(points(["tesla"], ["digits"], steps=(1, 2), **SMALL), "predicted", keep=kept.append)
+    pd.testing.assert_frame_equal(pd.concat(kept, ignore_index=True), table)

@@ -317,3 +317,19 @@ def test_what_cannot_be_is_told(words: list[str], message: str, tmp_path: Path) 
     result = dcbench("--steps", 1, "--out", tmp_path, *words)
     assert result.exit_code == 2, result.output
     assert message in result.stderr
+
+
+def test_what_was_timed_before_an_interruption_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    Played(monkeypatch, lambda method, turn: (1, 1))
+    kept: list[pd.DataFrame] = []
+    runs = iter(range(6))  # two methods, warm-up and a repetition at T = 1; and half of T = 5
+
+    def done() -> None:
+        if next(runs) == 5:
+            raise KeyboardInterrupt
+
+    wanted = points(["mtt", "tesla"], ["digits"], steps=(1, 5), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        measure(wanted, CPU, repetitions=1, done=done, keep=kept.append)
+    (rows,) = kept
+    assert list(rows["matching_steps"]) == [1, 1]

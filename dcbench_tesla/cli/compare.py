@@ -12,6 +12,7 @@ from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from dcbench_tesla.compare.points import Point
 
@@ -191,10 +192,14 @@ def memory(
         depth,
     )
     Workspace(out).check_writable()
-    with bar("memory", len(wanted), unit="point") as shown:
-        table = compared.measure(wanted, meter, "cpu" if device == "auto" else device, done=shown.advance)
     figures = Workspace(out).figures
-    merge_csv(figures / "memory.csv", table, compared.KEY)
+
+    def keep(rows: "DataFrame") -> None:
+        merge_csv(figures / "memory.csv", rows, compared.KEY)
+
+    with bar("memory", len(wanted), unit="point") as shown:
+        on = "cpu" if device == "auto" else device
+        table = compared.measure(wanted, meter, on, done=shown.advance, keep=keep)
     column = "ipc" if by_ipc else "matching_steps"
     for dataset, rows in table.groupby("dataset", sort=False):
         click.echo(f"### Peak memory of one iteration, {dataset}, meter {rows['meter'].iloc[0]}\n")
@@ -255,10 +260,13 @@ def time_(
         depth,
     )
     Workspace(out).check_writable()
-    with bar("time", len(wanted) * (repetitions + 1), unit="run") as shown:
-        table = timing.measure(wanted, execution, repetitions=repetitions, done=shown.advance)
     figures = Workspace(out).figures
-    merge_csv(figures / "time.csv", table, timing.KEY)
+
+    def keep(rows: "DataFrame") -> None:
+        merge_csv(figures / "time.csv", rows, timing.KEY)
+
+    with bar("time", len(wanted) * (repetitions + 1), unit="run") as shown:
+        table = timing.measure(wanted, execution, repetitions=repetitions, done=shown.advance, keep=keep)
     for dataset, rows in table.groupby("dataset", sort=False):
         click.echo(timing.markdown(rows))
         if (rows["status"] == "ok").any():
@@ -342,10 +350,13 @@ def gradient(
     compared.check_room(reference, steps or compared.STEPS)
     if "experts" in reference.stages_from_scratch():
         train_experts(reference, reference.expert_count, reference.request.epochs)
-    with bar("gradients", len(wanted), unit="point") as shown:
-        table = compared.measure(cells, wanted, done=shown.advance)
     figures = session.workspace.figures
-    merge_csv(figures / "gradient.csv", table, compared.KEY)
+
+    def keep(rows: "DataFrame") -> None:
+        merge_csv(figures / "gradient.csv", rows, compared.KEY)
+
+    with bar("gradients", len(wanted), unit="point") as shown:
+        table = compared.measure(cells, wanted, done=shown.advance, keep=keep)
     for of, what in (("images", "the images"), ("student_lr", "the student's rate b")):
         click.echo(
             f"### Gradient of {what} against the unrolled one in float64: relative errors, medians of {repetitions}\n"

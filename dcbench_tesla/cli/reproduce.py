@@ -19,6 +19,8 @@ from dcbench_tesla.cli.run import run_cells
 from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from dcbench_tesla.api import Session
     from dcbench_tesla.cell import Cell
     from dcbench_tesla.config import CellConfig
@@ -287,7 +289,7 @@ def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cel
 
 
 def _time_figure1(device: str, path: Path) -> None:
-    """Time the points of Figure 1b that were not timed on this machine, and keep each data set's rows as they come."""
+    """Time the points of Figure 1b that were not timed on this machine, and keep their rows as they come."""
     from dcbench_tesla.cell import Execution
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv, read_csv
@@ -299,7 +301,9 @@ def _time_figure1(device: str, path: Path) -> None:
     known = read_csv(path, timing.KEY)
     wanted = declared.untimed(known, hardware(execution.device), execution.threads)
     repetitions = timing.repetitions(execution)
+
+    def keep(rows: "DataFrame") -> None:
+        merge_csv(path, rows, timing.KEY)
+
     with bar("time", len(wanted) * (repetitions + 1), unit="run") as shown:
-        for dataset in dict.fromkeys(p.dataset for p in wanted):
-            of_it = [p for p in wanted if p.dataset == dataset]
-            merge_csv(path, timing.measure(of_it, execution, repetitions=repetitions, done=shown.advance), timing.KEY)
+        timing.measure(wanted, execution, repetitions=repetitions, done=shown.advance, keep=keep)

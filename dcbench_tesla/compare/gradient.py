@@ -21,6 +21,7 @@ from torch import Tensor
 from dcbench_tesla.api import Session, resolve_all
 from dcbench_tesla.budget import predicted_peak
 from dcbench_tesla.cell import Cell
+from dcbench_tesla.compare.points import Keep, keep_nothing
 from dcbench_tesla.config import Override
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import UsageError
@@ -108,12 +109,16 @@ def check_room(reference: Cell, steps: Sequence[int]) -> None:
 
 
 def measure(
-    cells: Mapping[str, Cell], wanted: Sequence[GradientPoint], *, done: Callable[[], None] = lambda: None
+    cells: Mapping[str, Cell],
+    wanted: Sequence[GradientPoint],
+    *,
+    done: Callable[[], None] = lambda: None,
+    keep: Keep = keep_nothing,
 ) -> pd.DataFrame:
     """Compare the gradients of ``cells``, by method, at every point; return tidy rows.
 
     The cells differ in their method alone, and one of them is :data:`REFERENCE`. Their experts must be there.
-    ``done`` is called after each point.
+    ``done`` is called after each point, ``keep`` with its rows.
     """
     reference = cells[REFERENCE]
     reference.execution.apply()
@@ -121,11 +126,13 @@ def measure(
     experts = StoredExperts(reference.expert_store, reference.expert_count, reference.device)
     problems = {name: _as(reference.problem(experts), dtype) for name, dtype in DTYPES.items()}
     facts = _facts(reference)
-    rows = []
+    tables = []
     for point in wanted:
-        rows += [{**facts, **asdict(point), **row} for row in _compare(cells, problems, point)]
+        rows = [{**facts, **asdict(point), **row} for row in _compare(cells, problems, point)]
+        tables.append(pd.DataFrame(rows)[[*KEY, *(name for name in rows[0] if name not in KEY)]])
+        keep(tables[-1])
         done()
-    return pd.DataFrame(rows)[[*KEY, *(name for name in rows[0] if name not in KEY)]]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _facts(cell: Cell) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dcbench_tesla.compare import points
-from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Point
+from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing
 from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.profilers.memory import MemoryMeter, memory_meter
@@ -29,12 +29,17 @@ KEY = [*COLUMNS, "meter", "hardware"]
 
 
 def measure(
-    wanted: Iterable[Point], meter_name: str, device: str = "cpu", *, done: Callable[[], None] = lambda: None
+    wanted: Iterable[Point],
+    meter_name: str,
+    device: str = "cpu",
+    *,
+    done: Callable[[], None] = lambda: None,
+    keep: Keep = keep_nothing,
 ) -> pd.DataFrame:
     """Measure every point and return tidy rows, sizes in bytes.
 
-    ``meter_name``: ``cuda``, ``allocated``, ``predicted`` or ``auto``. ``done`` is called after each point. A GPU's
-    running out of memory is a row with the status ``out of memory`` and the bytes reached.
+    ``meter_name``: ``cuda``, ``allocated``, ``predicted`` or ``auto``. ``done`` is called after each point, ``keep``
+    with its row. A GPU's running out of memory is a row with the status ``out of memory`` and the bytes reached.
 
     Raises:
         UsageError: an unknown method, data set or meter; or a point that cannot be.
@@ -53,7 +58,12 @@ def measure(
     for point in wanted:
         found = measure_here(point, meter) if meter.name == "predicted" else _in_fresh_process(point, meter)
         rows.append({**asdict(point), **facts, **found})
+        keep(_table(rows[-1:]))
         done()
+    return _table(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows).astype(COLUMN_TYPES)
     return table.astype({name: "Int64" for name in table.columns if name.endswith("_bytes")})
 

@@ -50,6 +50,14 @@ class Point:
 COLUMNS = [f.name for f in fields(Point)]
 """The columns that a point gives its row."""
 
+Keep = Callable[[pd.DataFrame], object]
+"""Takes rows as soon as they are measured, so that what stops a comparison does not lose them."""
+
+
+def keep_nothing(rows: pd.DataFrame) -> None:
+    """Leave rows to who gets them all in the end."""
+
+
 COLUMN_TYPES: Mapping[str, Any] = {"matching_steps": "Int64", "batch_size": "Int64"}
 """Of those that can be empty."""
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from dcbench_tesla.cell import Execution
-from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Point, pivot
+from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing, pivot
 from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.profilers.clocks import Timing, clock
@@ -47,13 +47,19 @@ def repetitions(execution: Execution) -> int:
 
 
 def measure(
-    wanted: Iterable[Point], execution: Execution, *, repetitions: int, done: Callable[[], None] = lambda: None
+    wanted: Iterable[Point],
+    execution: Execution,
+    *,
+    repetitions: int,
+    done: Callable[[], None] = lambda: None,
+    keep: Keep = keep_nothing,
 ) -> pd.DataFrame:
     """Time every point and return tidy rows, in seconds.
 
     A row has the median and the interquartile range of ``repetitions`` iterations, and the medians of their passes. A
     point that needs more memory than is free is not run: it is a row without seconds whose status says so; likewise
-    where a GPU's memory ended. ``done`` is called ``repetitions + 1`` times a point, the warm-up being one.
+    where a GPU's memory ended. ``done`` is called ``repetitions + 1`` times a point, the warm-up being one; ``keep``
+    with the rows of those that take turns, once they have.
 
     Raises:
         UsageError: an unknown method or data set, a point that cannot be, or fewer repetitions than one.
@@ -75,7 +81,13 @@ def measure(
                 for one in timed:
                     turn(one)
                     done()
-            rows += [{**asdict(one.point), **where, **one.found(), **origin} for one in timed]
+            found = [{**asdict(one.point), **where, **one.found(), **origin} for one in timed]
+            keep(_table(found))
+            rows += found
+    return _table(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({**COLUMN_TYPES, **dict.fromkeys(_SECONDS, "float64")})
 
 

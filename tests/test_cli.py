@@ -78,7 +78,7 @@ COMMAND_LINE = {
     ],
     "report": ["--out", "--output"],
     "reproduce": [],
-    "reproduce figure1": ["--run", "--device", "--out"],
+    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out"],
     **{
         f"reproduce {what}": [
             *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out", "--force"),

@@ -634,10 +634,11 @@ def test_a_fuller_table_is_not_replaced_unasked(write: Written, tmp_path: Path) 
 def test_all_of_them_and_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "table2.csv").write_text("my,own\n1,2\n")
-    result = dcbench("reproduce", "all", "--out", tmp_path)
+    result = dcbench("reproduce", "all", "--dataset", "digits", "--out", tmp_path)
     assert result.exit_code == 1
+    assert "figure1 has no digits" in result.stderr
     assert "table2.csv is another table: it has no column status. Move it away." in result.stderr
-    assert result.stderr.splitlines()[-1] == "Error: 1 of 4 failed, see above."
+    assert result.stderr.splitlines()[-1] == "Error: 1 of 5 failed, see above."
     assert {"table1.csv", "table3.csv", "figure2.md"} <= {path.name for path in tmp_path.glob("tables/*")}
     assert {path.name for path in tmp_path.glob("figures/*")} == {"figure2a.csv", "figure2b.csv"}
     assert (tmp_path / "tables" / "table2.csv").read_text() == "my,own\n1,2\n"
@@ -647,6 +648,7 @@ def test_all_of_a_method_that_some_have_not(tmp_path: Path) -> None:
     result = dcbench("reproduce", "all", "--method", "dsa", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "table2 has no dsa" in result.stderr
+    assert "figure1 has no dsa" in result.stderr
     assert {path.stem for path in tmp_path.glob("tables/*")} == {"table1", "table3"}
 
 

@@ -101,11 +101,15 @@ def table3(**given: Any) -> None:
 
 @reproduce.command()
 @options(
+    click.option(
+        "--dataset", "datasets", multiple=True, help="Make it only if it has this data set.  [default: make it]"
+    ),
+    click.option("--method", "methods", multiple=True, help="Make it only if it has this method.  [default: make it]"),
     click.option("--run", "run_missing", is_flag=True, help="Time what was not timed on this machine first."),
     device_option,
     out_option,
 )
-def figure1(run_missing: bool, device: str, out: Path) -> None:
+def figure1(datasets: tuple[str, ...], methods: tuple[str, ...], run_missing: bool, device: str, out: Path) -> None:
     """Figure 1: memory against matching steps, and memory and runtime at 50 of them, with the table of Section 3.3.
 
     Memory is measured by CUDA's allocator where there is a GPU, else predicted, which computes nothing. Runtimes are
@@ -125,16 +129,21 @@ def figure1(run_missing: bool, device: str, out: Path) -> None:
     from dcbench_tesla.progress import bar, say
     from dcbench_tesla.reports import figure1 as declared
     from dcbench_tesla.reports import growth
+    from dcbench_tesla.reports.declarations import Part
     from dcbench_tesla.store import write_text
     from dcbench_tesla.workspace import Workspace
 
+    _check(Part(datasets=datasets, methods=methods))
+    a, b = declared.panel_a().points, declared.panel_b().points
+    wanted = list(dict.fromkeys([*a, *b]))
+    if not any((not datasets or p.dataset in datasets) and (not methods or p.method in methods) for p in wanted):
+        say(f"figure1 has no {' and no '.join([*datasets, *methods])}")
+        return
     workspace = Workspace(out)
     workspace.check_writable()
     figures, tables = workspace.figures, workspace.tables
     if run_missing:
         _time_figure1(device, figures / "time.csv")
-    a, b = declared.panel_a().points, declared.panel_b().points
-    wanted = list(dict.fromkeys([*a, *b]))
     with bar("memory", len(wanted) + growth.count(), unit="point") as shown:
         memory = memories.measure(wanted, "auto", "cpu" if device == "auto" else device, done=shown.advance)
         grown = growth.predict(done=shown.advance)

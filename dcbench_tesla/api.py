@@ -96,7 +96,10 @@ def baseline_of(config: CellConfig) -> CellConfig:
 
 
 class Session:
-    """The data sets of several cells, each loaded once, and where their results go."""
+    """The data sets of several cells, each loaded once, and where their results go.
+
+    ``execution``: where to compute, as a backend decided it; without it ``device``, in this process.
+    """
 
     def __init__(
         self,
@@ -104,10 +107,11 @@ class Session:
         *,
         data_dir: Path | None = None,
         device: str = "auto",
+        execution: Execution | None = None,
         quiet: bool = False,
     ) -> None:
         self.workspace = Workspace(Path(out))
-        self.execution = Execution.resolve(device)
+        self.execution = execution or Execution.resolve(device)
         self.quiet = quiet
         self._data_dir = data_dir
         self._datasets: dict[str, Dataset] = {}

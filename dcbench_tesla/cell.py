@@ -46,10 +46,11 @@ class Execution:
 
     device: str
     threads: int
+    backend: str = "serial"
 
     @classmethod
-    def resolve(cls, device: str = "auto") -> "Execution":
-        """Choose the device (``auto``: CUDA where there is one) and take the number of threads as it is.
+    def resolve(cls, device: str = "auto", threads: int | None = None, backend: str = "serial") -> "Execution":
+        """Choose the device (``auto``: CUDA where there is one) and the number of threads (``None``: as it is).
 
         Raises:
             UsageError: the device's name is unknown, or there is none such here.
@@ -64,7 +65,7 @@ class Execution:
             raise UsageError(f"device {device!r} cannot be used here; try cpu. ({reason})") from error
         if kind == "meta":
             raise UsageError("device 'meta' computes nothing; try cpu.")
-        return cls(device, torch.get_num_threads())
+        return cls(device, threads or torch.get_num_threads(), backend)
 
     def apply(self) -> None:
         """Set up PyTorch: the number of threads; on a GPU float32 that is float32 (no TF32), convolutions that repeat.
@@ -241,11 +242,11 @@ class Cell:
         half_evaluated = (n for n in self.config.evaluators if self.records(n).exists() and not self._evaluated(n))
         if not path.exists() or (self.distilled_path.exists() and not any(half_evaluated)):
             return wanted
-        stored = Execution(**read_json(path))
-        if stored.device != wanted.device:
-            self.say(f"{self.name} was begun on {stored.device} and goes on there (--force starts over)")
-            Execution.resolve(stored.device)
-        return stored
+        stored = read_json(path)
+        if stored["device"] != wanted.device:
+            self.say(f"{self.name} was begun on {stored['device']} and goes on there (--force starts over)")
+            Execution.resolve(stored["device"])
+        return dataclasses.replace(wanted, device=stored["device"], threads=stored["threads"])
 
     # ---- data ------------------------------------------------------------------------------------------------------
 
@@ -383,8 +384,8 @@ class Cell:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Hardware, versions and commit."""
-        return environment(self.execution.device, self.execution.threads)
+        """Hardware, versions, commit and backend."""
+        return environment(self.execution.device, self.execution.threads, self.execution.backend)
 
     def say(self, text: str) -> None:
         """Tell the user something, unless the cell is quiet."""

@@ -139,6 +139,26 @@ class CellConfig:
         """Return the configuration as plain JSON."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "CellConfig":
+        """Return the configuration that :meth:`as_dict` wrote down, setting by setting: no preset is asked again.
+
+        Raises:
+            UsageError: a plugin is not here, or has other settings than where it was written.
+        """
+        kinds = _kinds(content["method"], content["evaluators"])
+        try:
+            return cls(
+                **{
+                    **content,
+                    **{section: kinds[section](**content[section]) for section in ("settings", *SECTIONS)},
+                    "evaluators": {name: kinds[name](**given) for name, given in content["evaluators"].items()},
+                    "changed": tuple(content["changed"]),
+                }
+            )
+        except TypeError as error:
+            raise UsageError(f"the configuration was written by another version of dcbench ({error}).") from error
+
 
 @dataclass(frozen=True)
 class _Rule:

@@ -64,12 +64,13 @@ def hardware(device: str = "cpu") -> str:
     return f"{cpu_name()}, {os.cpu_count()} cores"
 
 
-def environment(device: str, threads: int) -> dict[str, Any]:
-    """Return hardware, device, threads, versions, platform and commit, as plain JSON."""
+def environment(device: str, threads: int, backend: str = "serial") -> dict[str, Any]:
+    """Return hardware, device, threads, backend, versions, platform and commit, as plain JSON."""
     return {
         "hardware": hardware(device),
         "device": device,
         "threads": threads,
+        "backend": backend,
         "platform": f"{sys.platform} {platform.machine()}",
         "versions": versions(),
         "commit": commit(),

@@ -28,6 +28,25 @@ class DivergedError(DcbenchError):
     """A computation produced NaN or infinity; says where, and which settings to lower."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out: Python's, PyTorch's on a GPU, or PyTorch's on a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def explained(error: BaseException) -> str | None:
+    """Return what a user is told of ``error``; ``None`` for a defect of the program, which deserves its traceback."""
+    if isinstance(error, (DcbenchError, UsageError)):
+        return str(error)
+    if is_out_of_memory(error):
+        remedy = "Choose a smaller batch_size, fewer steps, a narrower network, or method tesla."
+        return f"out of memory. {remedy} What was done is kept."
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # click ends quietly after `| head`
+        return f"{error.filename or 'a file'}: {error.strerror or error}."
+    return None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +49,28 @@ def datasets(data_dir: Path | None) -> list[Row]:
 
 
 def cells(out: Path) -> list[Row]:
-    """Return the finished evaluations on record under ``out``."""
+    """Return the finished evaluations on record under ``out``, then the cells that failed, with their reasons."""
     rows: list[Row] = [("method", "data set", "IPC", "seed", "evaluator", "test accuracy (last)", "protocol", "cell")]
-    for path in sorted((out / "rows").glob("evaluate-*.json")):
-        try:
-            row = read_json(path)
-        except CorruptFileError as error:
-            say(str(error))
-            continue
+    for row in _rows(out, "evaluate"):
         last = row["accuracy"]["last"]
         accuracy = f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} %"
-        ipc = "all" if row["ipc"] is None else str(row["ipc"])
-        head = (row["method"], row["dataset"], ipc, str(row["seed"]), row["evaluator"])
-        rows.append((*head, accuracy, row["protocol"], row["cell"]))
+        rows.append((*_head(row), row["evaluator"], accuracy, row["protocol"], row["cell"]))
+    failed = _rows(out, "failed")
+    rows += [(*_head(r), "", r["status"], r["protocol"], f"{r['cell']}: {r['reason']}") for r in failed]
     return rows if len(rows) > 1 else [(f"no finished cells under {out}",)]
+
+
+def _head(row: dict[str, Any]) -> Row:
+    return (row["method"], row["dataset"], "all" if row["ipc"] is None else str(row["ipc"]), str(row["seed"]))
+
+
+def _rows(out: Path, stage: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a stage; a damaged one is told of, and does not hide the others."""
+    for path in sorted((out / "rows").glob(f"{stage}-*.json")):
+        try:
+            yield read_json(path)
+        except CorruptFileError as error:
+            say(str(error))
 
 
 def info(name: str, data_dir: Path | None) -> list[str]:

@@ -1,9 +1,12 @@
 """Progress on the terminal: a bar with rate and time left; a line now and then where there is no terminal."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from dcbench_tesla.errors import UsageError
 
 _LINE_EVERY_S = 30.0
 
@@ -17,6 +20,18 @@ def duration(seconds: float) -> str:
     if seconds < 36 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.1f} days"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration as people write it: ``90s``, ``30min``, ``2h``, ``1.5 days``.
+
+    Raises:
+        UsageError: it is none, has no unit, or is not positive.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|days?|d)", text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"a duration is a number with its unit, for instance 90s, 30min, 2h or 1.5d, not {text!r}.")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2][0]]
 
 
 def size(count: float) -> str:

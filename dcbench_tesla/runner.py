@@ -70,7 +70,8 @@ class CellResult:
 def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -> CellResult:
     """Do what is not done yet of a cell (all of it with ``force``), and return its result.
 
-    ``evaluate_again``: the evaluations that are on record too; what is on record stays until there is another.
+    ``evaluate_again``: the evaluations that are on record too; what is on record stays until there is another. The row
+    of an earlier failure is dropped.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
@@ -90,6 +91,7 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
             _record_start(cell)
             for stage in stages:
                 _run_stage(cell, stage)
+    cell.workspace.drop_row("failed", cell.key)
     return CellResult(cell)
 
 
@@ -142,25 +144,27 @@ def _run_stage(cell: Cell, stage: str) -> None:
         _evaluate(cell, stage.removeprefix(EVALUATE))
 
 
-def _row_facts(cell: Cell) -> dict[str, Any]:
-    """Return the columns that the rows of all stages share."""
-    c, environment = cell.config, cell.environment
+def _data_facts(cell: Cell) -> dict[str, Any]:
+    """Return the columns that the rows of all stages share, but where they were computed."""
     return {
         "dataset": cell.dataset.name,
         "dataset_fingerprint": cell.dataset.fingerprint,
-        "protocol": c.protocol,
-        "protocol_source": c.source,
-        "preset": c.preset,
-        "hardware": environment["hardware"],
-        "environment": environment,
+        "protocol": cell.config.protocol,
+        "protocol_source": cell.config.source,
+        "preset": cell.config.preset,
     }
 
 
-def _cell_facts(cell: Cell) -> dict[str, Any]:
-    """Return the columns that the rows of a cell's own stages share."""
+def _where(cell: Cell) -> dict[str, Any]:
+    environment = cell.environment
+    return {"hardware": environment["hardware"], "environment": environment}
+
+
+def cell_facts(cell: Cell) -> dict[str, Any]:
+    """Return the columns that all rows of a cell share, but where it was computed."""
     c = cell.config
     own = {"cell": cell.name, "method": c.method, "seed": c.seed, "command": c.command}
-    return {**_row_facts(cell), **own, "ipc": c.ipc if cell.method.uses_ipc else None}
+    return {**_data_facts(cell), **own, "ipc": c.ipc if cell.method.uses_ipc else None}
 
 
 def train_experts(cell: Cell, count: int, epochs: int) -> None:
@@ -174,7 +178,7 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
     if cell.workspace.row("experts", key) is None:
         facts = {"identity": store.recipe.identity, "experts": count, "epochs": epochs}
         trained = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
-        cell.workspace.write_row("experts", key, {**_row_facts(cell), **facts, **trained})
+        cell.workspace.write_row("experts", key, {**_data_facts(cell), **_where(cell), **facts, **trained})
 
 
 def _condense(cell: Cell) -> None:
@@ -199,7 +203,8 @@ def _condense(cell: Cell) -> None:
     for note in condenser.notes():
         cell.say(f"{cell.config.method}: note: {note}")
     row = {
-        **_cell_facts(cell),
+        **cell_facts(cell),
+        **_where(cell),
         "protocol": cell.config.condense_protocol,
         "settings": dataclasses.asdict(cell.config.settings),
         "identity": cell.identity,
@@ -248,5 +253,5 @@ def _evaluate(cell: Cell, name: str) -> None:
     with bar(f"{cell.config.method}: evaluate by {name}", total, unit="network", quiet=cell.quiet) as shown:
         sets = [(i, networks, partial(DistilledSet.load, cell.snapshot_path(i))) for i, networks in schedule]
         columns = evaluation.run(sets, shown)
-    row = {**_cell_facts(cell), "condense_key": cell.key, **columns}
+    row = {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns}
     cell.workspace.write_row("evaluate", cell.evaluation_key(name), row)

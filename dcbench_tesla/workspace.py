@@ -10,13 +10,13 @@ from dcbench_tesla.store import atomic_path, read_json, write_json
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders under ``--out``: rows to be committed, and cells, experts and whitenings that are not."""
+    """The folders under ``--out``: rows to be committed, and cells, experts, whitenings and jobs that are not."""
 
     root: Path
 
     @property
     def rows(self) -> Path:
-        """One small file a finished stage."""
+        """One small file a finished stage, and one a cell that failed."""
         return self.root / "rows"
 
     @property
@@ -33,6 +33,11 @@ class Workspace:
     def preprocessing(self) -> Path:
         """ZCA whitenings, once each."""
         return self.root / "preprocessing"
+
+    @property
+    def jobs(self) -> Path:
+        """Frozen cells and the logs of the processes that run them."""
+        return self.root / "jobs"
 
     @property
     def sheets(self) -> Path:

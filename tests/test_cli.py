@@ -37,6 +37,10 @@ COMMAND_LINE = {
         "--data-dir",
         "--out",
         "--memory-budget",
+        "--backend",
+        "--jobs",
+        "--timeout",
+        "--backend-option",
         "--force",
         "--no-baseline",
         "--dry-run",
@@ -81,7 +85,8 @@ COMMAND_LINE = {
     "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out"],
     **{
         f"reproduce {what}": [
-            *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out", "--force"),
+            *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out"),
+            *("--backend", "--jobs", "--timeout", "--backend-option", "--force"),
         ]
         for what in ("table1", "table2", "table3", "figure2", "all")
     },
@@ -146,7 +151,7 @@ def test_names_of_commands_and_options_stay() -> None:
     assert found == COMMAND_LINE
 
 
-@pytest.mark.parametrize("option", ["method", "dataset", "ipc", "evaluator", "seed", "set"])
+@pytest.mark.parametrize("option", ["method", "dataset", "ipc", "evaluator", "seed", "set", "backend-option"])
 def test_options_that_may_be_given_several_times(option: str) -> None:
     (found,) = (p for p in main.commands["run"].params if f"--{option}" in p.opts)
     assert isinstance(found, click.Option)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.errors import explained
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -23,20 +23,8 @@ def failure(error: BaseException) -> Failure | None:
     """Return how an error is shown to a user; ``None`` for a defect of the program, which deserves its traceback."""
     if isinstance(error, KeyboardInterrupt):
         return Failure("interrupted. What was done is kept: the same command goes on.", 130)
-    if isinstance(error, (DcbenchError, UsageError)):
-        return Failure(str(error), error.exit_code)
-    if _out_of_memory(error):
-        remedy = "Choose a smaller batch_size, fewer steps, a narrower network, or method tesla."
-        return Failure(f"out of memory. {remedy} What was done is kept.", 1)
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # click ends quietly after `| head`
-        return Failure(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
-    return None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch's, on a CPU
+    message = explained(error)
+    return None if message is None else Failure(message, getattr(error, "exit_code", 1))
 
 
 class Group(click.Group):
@@ -94,6 +82,28 @@ set_option = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     help="Change a setting: steps=20, network.width=64, convnet.epochs=300 (dcbench info METHOD lists them).",
+)
+backend_options = (
+    click.option(
+        "--backend",
+        default="serial",
+        show_default=True,
+        help="Where cells run: serial (in this process), local (in processes of their own), slurm (on a cluster).",
+    ),
+    click.option(
+        "--jobs",
+        "at_once",
+        type=int,
+        help="How many cells at a time.  [default: local: one a GPU, or cores / OMP_NUM_THREADS; slurm: its limits]",
+    ),
+    click.option("--timeout", help="How long a cell may take: 90s, 30min, 2h, 1.5d (local, slurm).  [default: any]"),
+    click.option(
+        "--backend-option",
+        "backend_settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="What to ask Slurm for, as sbatch names it: partition=gpu, account=lab, cpus_per_task=8, mem=32G.",
+    ),
 )
 config_option = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="A TOML file with options and settings."

@@ -8,6 +8,7 @@ import click
 from dcbench_tesla.cli.common import (
     Failure,
     Group,
+    backend_options,
     data_dir_option,
     device_option,
     failure,
@@ -15,13 +16,14 @@ from dcbench_tesla.cli.common import (
     out_option,
     preset_option,
 )
-from dcbench_tesla.cli.run import run_cells
+from dcbench_tesla.cli.run import backend_of, run_jobs
 from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from dcbench_tesla.api import Session
+    from dcbench_tesla.backends.base import Backend
     from dcbench_tesla.cell import Cell
     from dcbench_tesla.config import CellConfig
     from dcbench_tesla.reports.declarations import Part
@@ -47,6 +49,7 @@ _part_options = options(
     device_option,
     data_dir_option,
     out_option,
+    *backend_options,
     click.option("--force", is_flag=True, help="Replace a fuller table by an emptier one."),
 )
 
@@ -218,6 +221,7 @@ def _reproduce(
     data_dir: Path | None,
     out: Path,
     force: bool,
+    **backend: Any,
 ) -> None:
     """Run what is missing of a part, if asked; print the part, and write the whole."""
     from dcbench_tesla.progress import say
@@ -234,9 +238,8 @@ def _reproduce(
     workspace.check_writable()
     failed = None
     if run_missing:
-        from dcbench_tesla.api import Session
-
-        failed = _run_missing(cells(declaration, part), Session(out, data_dir=data_dir, device=device))
+        where = backend_of(device=device, out=out, **backend)
+        failed = _run_missing(cells(declaration, part), where, out, data_dir)
     made = report(declaration, workspace, part)
     click.echo(made.text)
     say(f"written: {', '.join(str(path) for path in made.write(force=force))}")
@@ -264,16 +267,22 @@ def _check(part: "Part") -> None:
         raise UsageError(f"--ipc must be at least 1, not {min(part.ipcs)}.")
 
 
-def _run_missing(configs: "list[CellConfig]", session: "Session") -> Failure | None:
+def _run_missing(configs: "list[CellConfig]", backend: "Backend", out: Path, data_dir: Path | None) -> Failure | None:
     """Run the cells that are not done; return what failed, so that the table can be made of the others."""
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.backends.base import Job
     from dcbench_tesla.progress import say
 
-    todo, failed = _pending(configs, session)
-    if not todo and not failed:
-        say("nothing of it is missing" if configs else "nothing of it can be run: no method of it is implemented here")
+    todo, failed = _pending(configs, Session(out, data_dir=data_dir, execution=backend.execution))
     try:
         if todo:
-            run_cells(todo, {}, force=False)
+            run_jobs([Job(cell, data_dir=data_dir) for cell in todo], backend, baselines={})
+        elif not failed:
+            say(
+                "nothing of it is missing"
+                if configs
+                else "nothing of it can be run: the method is not implemented here"
+            )
     except Failure as error:
         say(f"Error: {error.format_message()}")
         failed += 1

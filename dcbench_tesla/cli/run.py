@@ -1,7 +1,7 @@
 """`dcbench run` and `dcbench experts`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +9,10 @@ import click
 
 from dcbench_tesla.cli.common import (
     Failure,
+    backend_options,
     config_option,
     data_dir_option,
     device_option,
-    failure,
     options,
     out_option,
     preset_option,
@@ -21,6 +21,7 @@ from dcbench_tesla.cli.common import (
 from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
+    from dcbench_tesla.backends.base import Backend, Job, Outcome
     from dcbench_tesla.cell import Cell
     from dcbench_tesla.config import CellConfig, Override
     from dcbench_tesla.runner import CellResult
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         metavar="SIZE",
         help="Begin nothing that is predicted to need more, 40GiB for instance; what is left over buys time.",
     ),
+    *backend_options,
     click.option("--force", is_flag=True, help="Start over, even what is done."),
     click.option("--no-baseline", is_flag=True, help="Leave out the matching random selection."),
     click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
@@ -61,11 +63,15 @@ def run(
     data_dir: Path | None,
     out: Path,
     memory_budget: str | None,
+    backend: str,
+    at_once: int | None,
+    timeout: str | None,
+    backend_settings: tuple[str, ...],
     force: bool,
     no_baseline: bool,
     dry_run: bool,
 ) -> None:
-    """Train experts, condense, evaluate; resume what was interrupted, skip what is done.
+    """Train experts, condense, evaluate; resume what was interrupted, skip what is done, retry what failed.
 
     \b
     Examples:
@@ -74,6 +80,8 @@ def run(
       dcbench run --method tesla-exact --dataset cifar10 --ipc 10 --device cuda --memory-budget 40GiB
       dcbench run --method mtt --dataset npz:my_images.npz --set steps=20 --set data.zca=true
       dcbench run --config experiment.toml
+      dcbench run --method dm --method tesla --ipc 1 --ipc 10 --seed 0 --seed 1 --backend local --jobs 4 --timeout 2h
+      dcbench run --method tesla --dataset cifar10 --backend slurm --device cuda --backend-option partition=gpu
 
     \b
     A configuration file (the command line goes over it):
@@ -95,26 +103,71 @@ def run(
     }
     configs = _resolve(options, assignments, config_file)
     from dcbench_tesla.api import Session
+    from dcbench_tesla.backends.base import Job
     from dcbench_tesla.budget import parse_size
 
     if out == Path():
         raise UsageError("--out is empty: name a folder.")
     budget = None if memory_budget is None else parse_size(memory_budget)
-    session = Session(out, data_dir=data_dir, device=device)
+    where = backend_of(
+        device=device, out=out, backend=backend, at_once=at_once, timeout=timeout, backend_settings=backend_settings
+    )
+    session = Session(out, data_dir=data_dir, execution=where.execution)
     if not dry_run:
         session.workspace.check_writable()
     cells = [session.cell(config, from_scratch=force) for config in configs]
-    refused: list[Failure] = []
+    refused: list[Outcome] = []
     if budget is not None:
         cells, refused = _within_budget(cells, budget, force=force)
     baselines = {} if no_baseline else session.baselines(cells)
+    forced = {cell.key for cell in cells} if force else set()
+    everything = (Job(c, force=c.key in forced, data_dir=data_dir) for c in (*cells, *baselines.values()))
+    jobs = list({job.id: job for job in everything}.values())
     if not dry_run:
-        run_cells(cells, baselines, refused, force=force)
+        run_jobs(jobs, where, baselines=baselines, refused=refused)
         return
-    shown = _distinct([*cells, *baselines.values()])
-    for cell in shown:
-        _show_plan(cell)
-    _end_with(refused, len(shown) + len(refused))
+    for job in jobs:
+        _show_plan(job.cell)
+    _end_with(refused, len(jobs) + len(refused))
+
+
+def backend_of(
+    *,
+    device: str,
+    out: Path,
+    backend: str,
+    at_once: int | None,
+    timeout: str | None,
+    backend_settings: tuple[str, ...],
+) -> "Backend":
+    """Return the backend that the options of a command ask for."""
+    from dcbench_tesla.backends import make_backend
+    from dcbench_tesla.progress import parse_duration
+
+    return make_backend(
+        backend,
+        device=device,
+        out=out,
+        jobs=at_once,
+        timeout_s=None if timeout is None else parse_duration(timeout),
+        options=_backend_settings(backend_settings),
+    )
+
+
+def _backend_settings(assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Parse ``KEY=VALUE``; a value that is JSON (a number, ``true``) is taken as such."""
+    import json
+    from contextlib import suppress
+
+    settings: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--backend-option takes KEY=VALUE, for instance partition=gpu, not {text!r}.")
+        settings[key] = value
+        with suppress(ValueError):
+            settings[key] = json.loads(value)
+    return settings
 
 
 def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file: Path | None) -> "list[CellConfig]":
@@ -169,10 +222,6 @@ def _check_options(file: Path, given: dict[str, Any], known: dict[str, Any]) -> 
             raise UsageError(f"{file}: {name} takes values of type {kind.__name__}, not {value!r}.")
 
 
-def _distinct(cells: "list[Cell]") -> "list[Cell]":
-    return list({cell.key: cell for cell in cells}.values())
-
-
 def _show_plan(cell: "Cell") -> None:
     import json
 
@@ -183,112 +232,94 @@ def _show_plan(cell: "Cell") -> None:
     click.echo(json.dumps(cell.config.as_dict(), indent=1, sort_keys=True))
 
 
-def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[list[Cell], list[Failure]]":
+def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[list[Cell], list[Outcome]]":
     """Predict what every cell needs and say so; return those that fit, as they are to be run, and the others' failures.
 
     Nothing of a cell that does not fit is computed, nor a baseline for it alone.
     """
+    from dcbench_tesla.backends.base import Outcome
     from dcbench_tesla.budget import fitted
     from dcbench_tesla.profilers.memory import PredictedMeter
     from dcbench_tesla.progress import say
 
     say("predicting how much memory is needed ...")
     meter, fitting, refused = PredictedMeter(), [], []
-    cells = _distinct(cells)
+    cells = list({cell.key: cell for cell in cells}.values())
     for cell in cells:
         try:
             stages = cell.stages_from_scratch() if force else cell.pending()
             fitting.append(fitted(cell, budget, meter, stages))
         except Exception as error:
-            refused.append(_cellfailure(cell, error))
+            refused.append(Outcome.of(error, cell.folder / "error.txt"))
             if len(cells) > 1:
-                say(f"Error: {cell.name}: {refused[-1].format_message()}")
+                say(f"Error: {cell.name}: {refused[-1].reason}")
     return fitting, refused
 
 
-def run_cells(
-    cells: "list[Cell]", baselines: "dict[str, Cell]", refused: Sequence[Failure] = (), *, force: bool
+def run_jobs(
+    jobs: "list[Job]", backend: "Backend", *, baselines: "Mapping[str, Cell]", refused: "Sequence[Outcome]" = ()
 ) -> None:
     """Run every cell; one that fails does not stop the others. Then show all, each beside its baseline."""
-    from dcbench_tesla.progress import say
-    from dcbench_tesla.runner import run_cell
+    from dcbench_tesla.runner import CellResult
+    from dcbench_tesla.sweep import sweep
 
-    everything = _distinct([*cells, *baselines.values()])
-    total = len(everything) + len(refused)
-    forced = {cell.key for cell in cells} if force else set()
-    _tell_estimates(everything, forced)
-    results: dict[str, CellResult] = {}
-    failures = list(refused)
-    for cell in everything:
-        try:
-            results[cell.key] = run_cell(cell, force=cell.key in forced)
-        except Exception as error:
-            failures.append(_cellfailure(cell, error))
-            if total > 1:
-                say(f"Error: {cell.name}: {failures[-1].format_message()}")
-    _show_results([results[cell.key] for cell in everything if cell.key in results], baselines)
-    _end_with(failures, total, "; the others are done" if results else "")
+    total = len(jobs) + len(refused)
+    _tell_estimates(jobs, backend)
+    outcomes = sweep(jobs, backend, among=total)
+    results = [CellResult(job.cell) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.ok]
+    _show_results(results, baselines)
+    _end_with([*refused, *outcomes], total)
 
 
-def _end_with(failures: list[Failure], total: int, others: str = "") -> None:
+def _end_with(outcomes: "Sequence[Outcome]", total: int) -> None:
     """Raise what failed, if anything did: the failure itself where it is that of the only cell."""
+    failures = [outcome for outcome in outcomes if not outcome.ok]
     if failures and total == 1:
-        raise failures[0]
+        raise Failure(failures[0].reason, failures[0].exit_code)
     if failures:
-        raise Failure(f"{len(failures)} of {total} cells failed, see above{others}.", 1)
+        others = "; the others are done" if len(outcomes) > len(failures) else ""
+        raise Failure(f"{len(failures)} of {total} cells failed, see above{others}. The same command retries.", 1)
 
 
-def _cellfailure(cell: "Cell", error: Exception) -> Failure:
-    """Return how a cell's failure is shown; what no user can mend leaves its traceback in the cell's folder."""
-    import traceback
-
-    from dcbench_tesla.store import write_text
-
-    known = failure(error)
-    if known is not None:
-        return known
-    path = cell.folder / "error.txt"
-    write_text(path, "".join(traceback.format_exception(error)))
-    return Failure(f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see {path}.", 1)
-
-
-def _tell_estimates(cells: "list[Cell]", forced: set[str]) -> None:
+def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> None:
     """Say what is to be done and how long that will take here, measured on the first steps, before anything runs."""
+    from dcbench_tesla.backends.base import Outcome
     from dcbench_tesla.estimate import LONG_S, estimate
     from dcbench_tesla.progress import duration, say
 
     total = 0.0
     trained: dict[str, int] = {}  # epochs of the experts already counted, by their key
-    for cell in cells:
+    for cell, force in ((job.cell, job.force) for job in jobs):
         try:
-            stages = cell.stages_from_scratch() if cell.key in forced else cell.pending()
+            stages = cell.stages_from_scratch() if force else cell.pending()
             say(f"{cell.name} ({cell.config.protocol}): {', '.join(stages) or 'done already (--force does it again)'}")
-            if not stages:
+            if not stages or backend.elsewhere:
                 continue
             say("  measuring a few steps, to say how long it will take ...")
             experts, epochs = cell.expert_store.recipe.key, cell.request.epochs if cell.request else 0
             counted = trained.get(experts, 0) >= epochs
             measured = [stage for stage in stages if not (stage == "experts" and counted)]
-            found = estimate(cell, measured, from_scratch=cell.key in forced)
+            found = estimate(cell, measured, from_scratch=force)
         except Exception as error:  # running will report it, and the others go on
-            say(f"  not estimated: {_cellfailure(cell, error).format_message()}")
+            say(f"  not estimated: {Outcome.of(error, cell.folder / 'error.txt').reason}")
             continue
         trained[experts] = max(trained.get(experts, 0), epochs)
         total += found.total
         say(f"  estimated on this machine: {found}")
+    total /= min(backend.at_once or 1, len(jobs))
     if total:
-        threads = cells[0].execution.threads
-        where = f"{cells[0].environment['hardware']}, {threads} thread{'s' * (threads > 1)}"
+        execution = jobs[0].cell.execution
+        where = f"{jobs[0].cell.environment['hardware']}, {execution.threads} thread{'s' * (execution.threads > 1)}"
+        where += f", {backend.at_once} cells at a time" if not backend.in_process else ""
         say(f"All together about {duration(total)} ({where}).")
-    if total > LONG_S and any(cell.config.preset == "paper" for cell in cells):
+    if total > LONG_S and any(job.cell.config.preset == "paper" for job in jobs):
         say("That is more than a day. --preset quick takes minutes, and says so in its results.")
 
 
-def _show_results(results: "list[CellResult]", baselines: "dict[str, Cell]") -> None:
+def _show_results(results: "list[CellResult]", baselines: "Mapping[str, Cell]") -> None:
     if not results:
         return
-    rows = [row for result in results for row in _result_rows(result, {r.cell.key: r for r in results}, baselines)]
-    _print_table(rows)
+    _print_table([row for result in results for row in _result_rows(result, baselines.get(result.cell.key))])
     for result in results:
         if result.cell.distilled_path.exists():
             click.echo(f"{result.cell.config.method}: {result.folder}")
@@ -296,12 +327,9 @@ def _show_results(results: "list[CellResult]", baselines: "dict[str, Cell]") -> 
             click.echo(f"{result.cell.config.method}: only its rows are here, not its images; --force makes them again")
 
 
-def _result_rows(
-    result: "CellResult", results: "dict[str, CellResult]", baselines: "dict[str, Cell]"
-) -> list[dict[str, str]]:
+def _result_rows(result: "CellResult", baseline: "Cell | None") -> list[dict[str, str]]:
     """Return a finished cell's line for every evaluator, by column."""
     c = result.cell.config
-    baseline = results.get(baselines[result.cell.key].key) if result.cell.key in baselines else None
     return [
         {
             "method": c.method,
@@ -338,9 +366,13 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _lead(result: "CellResult", baseline: "CellResult | None", evaluator: str) -> str:
-    own, other = result.accuracy(evaluator), baseline.accuracy(evaluator) if baseline else None
-    return f"{100 * (own.mean - other.mean):+.1f}" if own and other else ""
+def _lead(result: "CellResult", baseline: "Cell | None", evaluator: str) -> str:
+    """Return by how many points a cell is ahead of its baseline, where that is finished."""
+    other = type(result)(baseline) if baseline else None
+    if other is None or evaluator not in other.rows:
+        return ""
+    own, beside = result.accuracy(evaluator), other.accuracy(evaluator)
+    return f"{100 * (own.mean - beside.mean):+.1f}" if own and beside else ""
 
 
 @click.command()

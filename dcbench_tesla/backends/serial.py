@@ -1,0 +1,33 @@
+"""Backend ``serial``: one cell after another, in this process."""
+
+from collections.abc import Sequence
+
+from dcbench_tesla.backends.base import Ended, Job, Outcome, record_failure
+from dcbench_tesla.cell import Execution
+from dcbench_tesla.runner import run_cell
+
+
+class Serial:
+    """Runs one cell after another in this process, with all its threads; what kills a cell ends the sweep."""
+
+    at_once: int | None = 1
+    running = 0
+    in_process = True
+    elsewhere = False
+
+    def __init__(self, device: str = "auto") -> None:
+        self.execution = Execution.resolve(device)
+
+    def run(self, jobs: Sequence[Job]) -> Ended:
+        """Run one job after another."""
+        for job in jobs:
+            yield job, self._run(job)
+
+    def _run(self, job: Job) -> Outcome:
+        try:
+            run_cell(job.cell, force=job.force)
+        except Exception as error:
+            outcome = Outcome.of(error, job.cell.folder / "error.txt")
+            record_failure(job.freeze(), outcome)
+            return outcome
+        return Outcome()

@@ -1,0 +1,194 @@
+"""Backend ``slurm``: a job array on a cluster, by submitit; every task runs the same command as anywhere."""
+
+import math
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dcbench_tesla.backends.base import Ended, FrozenJob, Job, Outcome, Status, record_failure
+from dcbench_tesla.backends.process import run_job
+from dcbench_tesla.cell import Execution
+from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.progress import say
+
+_RESULTS_EVERY_S = 1.0
+_QUEUE_EVERY_S = 15.0
+_LOST_AFTER_S = 60.0  # a shared file system may show a result that much later than the queue shows the task's end
+_MARGIN_S = 300  # of Slurm's limit over --timeout, so that the cell is stopped by ours, which is exact
+_OVER: Mapping[str, Status] = {  # how a task that left no result ended, by its state in the queue
+    "OUT_OF_MEMORY": "out of memory",
+    "TIMEOUT": "timed out",
+    "DEADLINE": "timed out",
+    **dict.fromkeys(("", "BOOT_FAIL", "CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "REVOKED"), "killed"),
+}
+
+
+class Slurm:
+    """Runs cells as one job array on a Slurm cluster with a shared file system; ``folder`` is for submitit's files.
+
+    ``jobs``: how many tasks at a time. ``options``: what ``submitit.SlurmExecutor.update_parameters`` takes, which are
+    sbatch's (``partition``, ``account``, ``mem``, ``time`` in minutes ...); they go over what is asked for here.
+    ``cluster="debug"`` runs the tasks here instead, one after another. Every task gets ``cpus_per_task`` threads (else
+    ``OMP_NUM_THREADS``, else one), with ``cuda`` one GPU, and the most memory and time that any of the jobs asks for.
+
+    Raises:
+        UsageError: submitit or Slurm is not here, or an option is unknown.
+    """
+
+    in_process = False
+    elsewhere = True
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "auto",
+        jobs: int | None = None,
+        timeout_s: float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"backend slurm takes --device cpu or cuda, not {device}: Slurm chooses the GPU.")
+        self._given = dict(options or {})
+        self._debug = self._given.pop("cluster", "slurm") == "debug"
+        threads = int(self._given.get("cpus_per_task") or os.environ.get("OMP_NUM_THREADS") or 1)
+        self.execution = Execution("cuda" if device == "cuda" else "cpu", threads, "slurm")
+        self.at_once, self.running = jobs, 0
+        self._timeout_s = timeout_s
+        self._executor = _executor(folder, debug=self._debug)
+        self._ask_for({})
+
+    def run(self, jobs: Sequence[Job]) -> Ended:
+        """Submit the jobs as an array, and yield each as it ends; closing the generator cancels the others."""
+        if not jobs:
+            return
+        waiting = self._submit(jobs)
+        queue = _Queue()
+        try:
+            while waiting:
+                states = None if self._debug else queue.states()
+                self.running = sum((states or {}).get(task.id) == "RUNNING" for task in waiting)
+                for task in list(waiting):
+                    outcome = task.outcome(states)
+                    if outcome is not None:
+                        waiting.remove(task)
+                        yield task.job, outcome
+                if waiting:
+                    time.sleep(_RESULTS_EVERY_S)
+        finally:
+            if waiting and not self._debug:
+                say(f"cancelling {len(waiting)} tasks; those that run write their checkpoints")
+                subprocess.run(["scancel", *{task.id.partition("_")[0] for task in waiting}], check=False)
+
+    def _submit(self, jobs: Sequence[Job]) -> "list[_Task]":
+        self._ask_for(_requests(jobs, self._timeout_s))
+        frozen = [job.freeze(self._timeout_s).write() for job in jobs]
+        try:
+            with self._executor.batch():
+                handles = [self._executor.submit(run_job, str(job.file)) for job in frozen]
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            raise DcbenchError(f"Slurm does not take the jobs: {_in_one_line(error)}") from error
+        ended = type(handles[0]).done if self._debug else _has_result
+        return [_Task(job, frozen, handle, ended) for job, frozen, handle in zip(jobs, frozen, handles, strict=True)]
+
+    def _ask_for(self, requests: Mapping[str, Any]) -> None:
+        """Set the array's parameters; the time is the partition's limit, where nothing says another."""
+        if self._debug:
+            return
+        threads = self.execution.threads
+        parameters = {
+            "job_name": "dcbench",
+            "time": None,
+            "cpus_per_task": threads,
+            "srun_args": [f"--cpus-per-task={threads}"],  # srun does not take it from sbatch
+            **({"gpus_per_node": 1} if self.execution.device == "cuda" else {}),
+            **({"array_parallelism": self.at_once} if self.at_once else {}),
+        }
+        try:
+            self._executor.update_parameters(**{**parameters, **requests, **self._given})
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"--backend-option: {_in_one_line(error)}") from error
+
+
+def _executor(folder: Path, *, debug: bool) -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise UsageError("backend slurm needs submitit: pip install 'dcbench-tesla[slurm]'.") from error
+    if debug:
+        return submitit.DebugExecutor(folder)
+    try:
+        return submitit.SlurmExecutor(folder)
+    except RuntimeError as error:
+        raise UsageError("there is no Slurm here (no srun): choose --backend local.") from error
+
+
+def _requests(jobs: Sequence[Job], timeout_s: float | None) -> dict[str, Any]:
+    """Return the memory and the minutes to ask for: one array has one request, the largest of its tasks."""
+    memory = max((job.memory_bytes or 0 for job in jobs), default=0)
+    seconds = timeout_s + _MARGIN_S if timeout_s else max((job.seconds or 0 for job in jobs), default=0)
+    requests: dict[str, Any] = {"mem": f"{math.ceil(memory / 2**20)}M"} if memory else {}
+    return requests | ({"time": math.ceil(seconds / 60)} if seconds else {})
+
+
+class _Task:
+    """One task of the array, and what is known of its end."""
+
+    def __init__(self, job: Job, frozen: FrozenJob, handle: Any, ended: Callable[[Any], bool]) -> None:
+        self.job = job
+        self.id: str = handle.job_id
+        self._frozen, self._handle, self._ended = frozen, handle, ended
+        self._gone_since = math.inf
+
+    def outcome(self, states: Mapping[str, str] | None) -> Outcome | None:
+        """Return how it ended, ``None`` while it has not; ``states``: the queue's, ``None`` if it did not answer."""
+        if self._ended(self._handle):
+            return self._result()
+        state = "" if states is None else states.get(self.id, "")
+        if states is None or state not in _OVER:
+            self._gone_since = math.inf
+            return None
+        self._gone_since = min(self._gone_since, time.monotonic())
+        if time.monotonic() - self._gone_since < _LOST_AFTER_S:
+            return None
+        return self._lost(Outcome(_OVER[state], f"{_OVER[state]} (Slurm: {state or 'the job is gone'})", 1))
+
+    def _result(self) -> Outcome:
+        try:
+            outcome: Outcome = self._handle.result()
+        except RuntimeError:  # submitit's, for what failed around the worker
+            return self._lost(Outcome("failed", f"Slurm's task failed, see {self._handle.paths.stderr}", 1))
+        return outcome
+
+    def _lost(self, outcome: Outcome) -> Outcome:
+        record_failure(self._frozen, outcome, hardware="unknown: a node of the cluster")
+        return outcome
+
+
+def _has_result(handle: Any) -> bool:
+    """Whether a task's result is there; submitit's ``done`` asks Slurm's accounting, which not every cluster has."""
+    return bool(handle.paths.result_pickle.exists())
+
+
+class _Queue:
+    """The states of the user's tasks, asked for now and then."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] | None = None
+        self._asked = -math.inf
+
+    def states(self) -> dict[str, str] | None:
+        """Return the state of every task by its id; ``None`` if Slurm does not answer."""
+        if time.monotonic() - self._asked > _QUEUE_EVERY_S:
+            command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            lines = [line.split() for line in done.stdout.splitlines()]
+            self._states = None if done.returncode else {line[0]: line[1] for line in lines}
+            self._asked = time.monotonic()
+        return self._states
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

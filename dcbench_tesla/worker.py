@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dcbench_tesla.backends.base import FrozenJob, Outcome
 from dcbench_tesla.backends.process import GRACE_S
-from dcbench_tesla.errors import UsageError
+from dcbench_tesla.errors import CorruptFileError, UsageError, explained
 from dcbench_tesla.progress import say
 
 
@@ -73,9 +73,13 @@ def main() -> int:
     if arguments.stop_with_stdin:
         _stop_with_stdin()
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm tells all processes of a job; who started this one acts on it
+    try:
+        job = FrozenJob.read(arguments.job)
+    except (OSError, CorruptFileError) as error:
+        parser.error(str(explained(error)))
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)  # what plugins and libraries print is no answer
-        outcome = run_frozen(FrozenJob.read(arguments.job))
+        outcome = run_frozen(job)
         _log(f"ended: {outcome.reason or outcome.status}")
         print(json.dumps(dataclasses.asdict(outcome)), file=answer, flush=True)
     return outcome.exit_code

@@ -84,6 +84,15 @@ CELLS = 12
 ATTEMPT = re.compile(r"^\S+ \S+ (?P<cell>\S+): .* \((?P<backend>\S+), cpu, threads 1, process (?P<pid>\d+) on \S+\)$")
 
 
+def wait_for(seen: Callable[[], bool], log: Path, alive: Callable[[], bool] = lambda: True) -> None:
+    """Wait until ``seen``, which has to happen while something is ``alive``."""
+    deadline = time.monotonic() + 600
+    while not seen():
+        assert alive(), log.read_text()
+        assert time.monotonic() < deadline, log
+        time.sleep(0.005)
+
+
 class Running:
     """``dcbench run`` with words, in a process of its own."""
 
@@ -95,11 +104,7 @@ class Running:
 
     def wait_for(self, seen: Callable[[], bool]) -> None:
         """Wait until ``seen``, which has to happen before the process ends."""
-        deadline = time.monotonic() + 600
-        while not seen():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.005)
+        wait_for(seen, self.log, lambda: self.process.poll() is None)
 
 
 def attempts(log: Path) -> list[re.Match[str]]:
@@ -156,8 +161,7 @@ def test_sweep_survives_kill_of_two_workers_and_of_itself(tmp_path: Path) -> Non
     orphans = at_work(out)
     first.process.kill()
     first.process.wait()
-    while any(map(alive, orphans.values())):  # they notice it; the test's own time limit is pytest's
-        time.sleep(0.05)
+    wait_for(lambda: not any(map(alive, orphans.values())), log)  # they notice it
 
     finished = {row["cell"] for row in rows(out, "evaluate")}
     assert 3 <= len(finished) < CELLS - len(lost)
@@ -206,7 +210,7 @@ def test_stopped_sweep_stops_its_workers_in_order(tmp_path: Path) -> None:
 
 
 def test_every_failure_becomes_its_row_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    backend = Local("cpu", jobs=2)
+    backend = Local("cpu", jobs=2, timeout_s=900)
     made = {
         "endless": a_job(tmp_path, "tesla", ENDLESS, backend.execution),
         "diverges": a_job(tmp_path, "tesla", DIVERGES, backend.execution),
@@ -216,12 +220,11 @@ def test_every_failure_becomes_its_row_and_the_others_go_on(tmp_path: Path, caps
     jobs = list(made.values())
 
     def kill_the_endless() -> None:
-        while not (found := [pid for name, pid in at_work(tmp_path).items() if made["endless"].cell.name in name]):
-            time.sleep(0.05)
-        os.kill(found[0], signal.SIGKILL)
+        name = made["endless"].freeze().name
+        wait_for(lambda: name in at_work(tmp_path), tmp_path)
+        os.kill(at_work(tmp_path)[name], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_the_endless, daemon=True)
-    killer.start()
+    threading.Thread(target=kill_the_endless, daemon=True).start()
     outcomes = dict(zip(made, sweep([*jobs, jobs[-1]], backend), strict=False))
     assert {name: outcome.status for name, outcome in outcomes.items()} == {
         "endless": "killed",
@@ -351,6 +354,10 @@ def test_file_that_is_no_job(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"cell": 1}')
     with pytest.raises(CorruptFileError, match=r"x\.json is no job of this version"):
         FrozenJob.read(tmp_path / "x.json")
+    for name, message in (("x.json", "is no job of this version"), ("y.json", "No such file")):
+        done = worker(tmp_path / name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr.splitlines()[-1]
 
 
 # --------------------------------------------------------------------------------------------------- what is shared out

@@ -54,7 +54,7 @@ def test_ratios_stand_beside_the_papers() -> None:
     shown = figure1.markdown_b(table)
     (line,) = [line for line in shown.splitlines() if line.startswith("| cifar100") and "`tesla` " in line]
     assert [cell.strip() for cell in line.split("|")][4:] == ["25.0", "about 5", "3", "1.50", "about 1.27", ""]
-    assert "a CPU, 2 threads" in shown
+    assert "a CPU, threads: 2" in shown
 
 
 def test_what_was_not_timed_is_empty() -> None:

@@ -21,16 +21,9 @@ from dcbench_tesla.backends.process import run_job
 from dcbench_tesla.backends.slurm import Slurm
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.sweep import sweep
-from tests.test_backends import DIVERGES, ENDLESS, SMALL, TESLA, a_job, at_work, one_thread, rows
+from tests.test_backends import DIVERGES, ENDLESS, SMALL, TESLA, a_job, at_work, one_thread, rows, wait_for
 
 __all__ = ["one_thread"]  # a fixture of every test here
-
-
-def wait_for(seen: Callable[[], bool], what: object) -> None:
-    deadline = time.monotonic() + 300
-    while not seen():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 # ---------------------------------------------------------------------------------------------- without any Slurm
@@ -48,7 +41,7 @@ def test_by_the_debug_executor(tmp_path: Path) -> None:
 
 
 def test_signal_of_the_time_limit_stops_the_worker_in_order(tmp_path: Path) -> None:
-    job = a_job(tmp_path, "tesla", ENDLESS).freeze().write()
+    job = a_job(tmp_path, "tesla", ENDLESS).freeze(timeout_s=900).write()
     metrics = job.workspace.cells / job.cell / "metrics.jsonl"
 
     def limit_is_near() -> None:
@@ -114,7 +107,7 @@ def interrupt_when(seen: Callable[[], bool], work: Callable[[], object]) -> None
     """Do ``work``, and press Ctrl-C as soon as ``seen``."""
 
     def press() -> None:
-        wait_for(seen, work)
+        wait_for(seen, Path())
         time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -258,7 +251,7 @@ def real_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_real_slurm_gives_what_local_gives(real_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", str(real_slurm))
-    on_cluster = Slurm(tmp_path / "slurm" / "jobs" / "slurm", jobs=2)
+    on_cluster = Slurm(tmp_path / "slurm" / "jobs" / "slurm", jobs=2, timeout_s=900)
     here = Local("cpu", jobs=2)
     assert on_cluster.execution.threads == here.execution.threads == 1
     wanted = [("random", SMALL), ("dm", {**SMALL, "iterations": 3}), ("tesla", TESLA), ("tesla", DIVERGES)]

@@ -53,7 +53,7 @@ class Local:
                 time.sleep(POLL_S)
         finally:
             if busy:
-                say(f"stopping {len(busy)} workers, which write their checkpoints ...")
+                say(f"stopping {len(busy)} worker{'s' * (len(busy) > 1)}; checkpoints are written ...")
                 WorkerProcess.stop(list(busy))
 
 

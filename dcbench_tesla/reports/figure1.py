@@ -175,7 +175,7 @@ def markdown_b(table: pd.DataFrame) -> str:
         for r in table.astype(object).where(table.notna(), None).to_dict("records")
     ]
     first = table.iloc[0]
-    machines = [f"{m['hardware']}, {m['threads']} threads" for m in _machines_of(table)]
+    machines = [f"{m['hardware']}, threads: {m['threads']}" for m in _machines_of(table)]
     lines = [
         f"### {panel_b().title}",
         "",

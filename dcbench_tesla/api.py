@@ -12,6 +12,7 @@ from dcbench_tesla.config import SECTIONS, CellConfig, Override, resolve
 from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
+from dcbench_tesla.live import check_logs
 from dcbench_tesla.profilers.memory import PredictedMeter
 from dcbench_tesla.runner import CellResult, run_cell
 from dcbench_tesla.workspace import Workspace
@@ -157,6 +158,7 @@ def run(
     data_dir: Path | None = None,
     device: str = "auto",
     memory_budget: str | int | None = None,
+    log: Sequence[str] = (),
     force: bool = False,
     quiet: bool = False,
 ) -> CellResult:
@@ -178,6 +180,7 @@ def run(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         memory_budget: bytes, or a size such as ``"40GiB"``: what is predicted to need more is not begun, and graphs are
             kept as far as it goes (``keep_graphs``).
+        log: ``tensorboard``, ``wandb`` or both: where the metrics of every iteration go besides ``metrics.jsonl``.
         force: start over.
         quiet: show no progress.
 
@@ -187,7 +190,8 @@ def run(
     """
     overrides = overrides_from(settings or {})
     config = resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
-    session = Session(out, data_dir=data_dir, device=device, quiet=quiet)
+    execution = replace(Execution.resolve(device), logs=check_logs(log))
+    session = Session(out, data_dir=data_dir, execution=execution, quiet=quiet)
     cell = session.cell(config, from_scratch=force)
     if memory_budget is not None:
         stages = cell.stages_from_scratch() if force else cell.pending()

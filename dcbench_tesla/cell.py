@@ -42,11 +42,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where a cell computes: recorded with its results, part of no key. Equal settings promise equal bytes."""
+    """Where a cell computes: recorded with its results, part of no key. Equal settings promise equal bytes.
+
+    ``logs``: where its metrics go besides ``metrics.jsonl``, see :mod:`dcbench_tesla.live`.
+    """
 
     device: str
     threads: int
     backend: str = "serial"
+    logs: tuple[str, ...] = ()
 
     @classmethod
     def resolve(cls, device: str = "auto", threads: int | None = None, backend: str = "serial") -> "Execution":

@@ -14,7 +14,9 @@ from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
 from dcbench_tesla.store import load_tensors, save_tensors
 
-_FORMAT = "dcbench distilled set"
+FORMAT = "dcbench distilled set"
+"""What the file of one says it is."""
+
 _ZCA_FOLDER = "preprocessing"
 _EMBEDDED = "preprocessing."  # before the names of its tensors in the same file
 
@@ -115,7 +117,7 @@ class DistilledSet:
                 save_tensors(shared, _embedded(tensors), {"format": "dcbench preprocessing", **meta["preprocessing"]})
             tensors = {"images": self.images, "labels": self.labels}
             meta["preprocessing"] = {"shared": self.preprocessing.key}
-        save_tensors(path, tensors, {"format": _FORMAT, "version": 1, **meta})
+        save_tensors(path, tensors, {"format": FORMAT, "version": 1, **meta})
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return named CPU tensors and JSON facts, from which :meth:`from_state` makes the same set again."""
@@ -161,7 +163,7 @@ class DistilledSet:
         except CorruptFileError as error:
             remedy = "If it is a run's, the same command with --force makes it again."
             raise CorruptFileError(f"{path} is damaged, or is no distilled set of dcbench. {remedy}") from error
-        if meta.get("format") != _FORMAT:
+        if meta.get("format") != FORMAT:
             raise CorruptFileError(f"{path} is not a distilled set of dcbench.")
         facts = meta.get("preprocessing", {})
         if "shared" in facts:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -15,6 +15,7 @@ import torch
 
 from dcbench_tesla.errors import CorruptFileError, DivergedError
 from dcbench_tesla.interface import Condenser, IterationRecord
+from dcbench_tesla.live import MetricLog
 from dcbench_tesla.profilers import LiveBytes
 from dcbench_tesla.progress import bar, say
 from dcbench_tesla.store import load_tensors, read_meta, save_tensors, write_text, writing
@@ -55,7 +56,7 @@ class CondenseLoop:
     A checkpoint is written at least every half minute (every iteration, where one takes longer) and on Ctrl-C, so a
     killed process loses that much. Since every random number belongs to its iteration, going on from a checkpoint
     gives the bytes an uninterrupted run would have given. ``keep_snapshot`` is called after the iterations in
-    ``snapshots``.
+    ``snapshots``. ``logs`` take the metrics of every iteration besides the folder's ``metrics.jsonl``.
 
     After :meth:`run`, ``seconds`` holds the time all iterations took, over all processes, ``last_loss`` the last loss,
     and ``peak_bytes`` the most that the condenser's state and the tensors of one iteration held on the device at once
@@ -71,11 +72,12 @@ class CondenseLoop:
         key: str,
         snapshots: Collection[int],
         keep_snapshot: Callable[[int], object],
+        logs: Sequence[MetricLog] = (),
         quiet: bool = False,
     ) -> None:
         self._condenser, self._label, self._key, self._quiet = condenser, label, key, quiet
         self._checkpoint, self._metrics = folder / _CHECKPOINT, folder / _METRICS
-        self._snapshots, self._keep_snapshot = snapshots, keep_snapshot
+        self._snapshots, self._keep_snapshot, self._logs = snapshots, keep_snapshot, logs
         self._saved_at, self._saving_took = 0.0, 0.0
         self.seconds = 0.0
         self.last_loss: float | None = None
@@ -131,8 +133,10 @@ class CondenseLoop:
         if not math.isfinite(loss):
             raise DivergedError(self._divergence(f"the loss of iteration {iteration} is {loss}"))
         self.last_loss = loss
-        line = {"iteration": iteration, "loss": loss, **metrics, "seconds": round(self.seconds, 4)}
-        log.write(json.dumps(line) + "\n")
+        noted = {"loss": loss, **metrics, "seconds": round(self.seconds, 4)}
+        log.write(json.dumps({"iteration": iteration, **noted}) + "\n")
+        for other in self._logs:
+            other.write(iteration, noted)
 
     def _divergence(self, how: str) -> str:
         remedy = f"Lower its learning rates (--set, see dcbench info {self._label})"
@@ -149,6 +153,8 @@ class CondenseLoop:
             raise DivergedError(self._divergence(f"iteration {done - 1} left NaN or infinity behind"))
         log.flush()
         os.fsync(log.fileno())  # the metrics of every iteration before the checkpoint are on the disk before it
+        for other in self._logs:
+            other.flush()
         meta = {
             "iteration": done,
             "seconds": self.seconds,

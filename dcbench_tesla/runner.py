@@ -8,7 +8,7 @@ after the last network.
 import dataclasses
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.evaluation import Accuracy, Evaluation
 from dcbench_tesla.experts import StoredExperts
 from dcbench_tesla.interface import Condenser
+from dcbench_tesla.live import MetricLog, open_log
 from dcbench_tesla.loop import CondenseLoop
 from dcbench_tesla.progress import bar
 from dcbench_tesla.sheet import write_sheet
@@ -182,20 +183,25 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
 
 
 def _condense(cell: Cell) -> None:
-    cell.check_snapshots(min(CondenseLoop.iterations_done(cell.folder), cell.iterations - 1))
+    done = CondenseLoop.iterations_done(cell.folder)
+    cell.check_snapshots(min(done, cell.iterations - 1))
     condenser = cell.method(cell.config.settings)
     experts = StoredExperts(cell.expert_store, cell.expert_count, cell.device) if cell.request else None
     condenser.setup(cell.problem(experts))
-    loop = CondenseLoop(
-        condenser,
-        cell.folder,
-        label=cell.config.method,
-        key=cell.key,
-        snapshots=cell.snapshots,
-        keep_snapshot=lambda iteration: _keep(cell, condenser, iteration),
-        quiet=cell.quiet,
-    )
-    loop.run(cell.device)
+    with ExitStack() as stack:
+        names = cell.execution.logs if done < cell.iterations else ()
+        logs = [stack.enter_context(closing(_open_log(cell, name, start=done))) for name in names]
+        loop = CondenseLoop(
+            condenser,
+            cell.folder,
+            label=cell.config.method,
+            key=cell.key,
+            snapshots=cell.snapshots,
+            keep_snapshot=lambda iteration: _keep(cell, condenser, iteration),
+            logs=logs,
+            quiet=cell.quiet,
+        )
+        loop.run(cell.device)
     final = _keep(cell, condenser, cell.iterations)
     if cell.dataset.redistributable:
         for path in (cell.folder / "sheet.png", cell.workspace.sheets / f"{cell.name}.png"):
@@ -219,6 +225,10 @@ def _condense(cell: Cell) -> None:
         "images_may_be_passed_on": cell.dataset.redistributable,
     }
     cell.workspace.write_row("condense", cell.key, row)
+
+
+def _open_log(cell: Cell, name: str, *, start: int) -> MetricLog:
+    return open_log(name, cell.folder, cell.name, cell.config.as_dict(), key=cell.key, start=start)
 
 
 def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:

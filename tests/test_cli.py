@@ -41,6 +41,7 @@ COMMAND_LINE = {
         "--jobs",
         "--timeout",
         "--backend-option",
+        "--log",
         "--force",
         "--no-baseline",
         "--dry-run",
@@ -81,6 +82,7 @@ COMMAND_LINE = {
         *("--device", "--data-dir", "--out"),
     ],
     "report": ["--out", "--output"],
+    "merge": ["sources", "--out", "--no-tensors", "--experts"],
     "reproduce": [],
     "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out"],
     **{
@@ -151,7 +153,7 @@ def test_names_of_commands_and_options_stay() -> None:
     assert found == COMMAND_LINE
 
 
-@pytest.mark.parametrize("option", ["method", "dataset", "ipc", "evaluator", "seed", "set", "backend-option"])
+@pytest.mark.parametrize("option", ["method", "dataset", "ipc", "evaluator", "seed", "set", "backend-option", "log"])
 def test_options_that_may_be_given_several_times(option: str) -> None:
     (found,) = (p for p in main.commands["run"].params if f"--{option}" in p.opts)
     assert isinstance(found, click.Option)

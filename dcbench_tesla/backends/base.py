@@ -56,7 +56,7 @@ class FrozenJob:
     """A cell as a file: the settings as they were resolved, where to compute, and what a failure's row says of it.
 
     ``name``: of its files under ``jobs/``. ``folder``: the cell's. ``facts``: :func:`dcbench_tesla.runner.cell_facts`.
-    ``memory_facts``: what its row is to say of a memory budget.
+    ``memory_facts``: what its row is to say of a memory budget. ``logs``: where its metrics go besides the folder.
     """
 
     name: str
@@ -67,6 +67,7 @@ class FrozenJob:
     device: str
     threads: int
     backend: str
+    logs: Sequence[str]
     force: bool
     timeout_s: float | None
     config: Mapping[str, Any]
@@ -144,6 +145,7 @@ class Job:
             device=execution.device,
             threads=execution.threads,
             backend=execution.backend,
+            logs=execution.logs,
             force=self.force,
             timeout_s=timeout_s,
             config=cell.config.as_dict(),

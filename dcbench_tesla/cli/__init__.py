@@ -6,6 +6,7 @@ from dcbench_tesla.cli.common import Group
 from dcbench_tesla.cli.compare import compare
 from dcbench_tesla.cli.evaluate import evaluate
 from dcbench_tesla.cli.exchange import export, import_
+from dcbench_tesla.cli.merge import merge
 from dcbench_tesla.cli.report import report
 from dcbench_tesla.cli.reproduce import reproduce
 from dcbench_tesla.cli.run import experts, run
@@ -36,6 +37,7 @@ for _command in (
     compare,
     reproduce,
     report,
+    merge,
     import_,
     export,
     list_,

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,13 @@ if TYPE_CHECKING:
         help="Begin nothing that is predicted to need more, 40GiB for instance; what is left over buys time.",
     ),
     *backend_options,
+    click.option(
+        "--log",
+        "logs",
+        multiple=True,
+        metavar="NAME",
+        help="Where metrics go besides the cell's metrics.jsonl: tensorboard, wandb.",
+    ),
     click.option("--force", is_flag=True, help="Start over, even what is done."),
     click.option("--no-baseline", is_flag=True, help="Leave out the matching random selection."),
     click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
@@ -67,6 +75,7 @@ def run(
     at_once: int | None,
     timeout: str | None,
     backend_settings: tuple[str, ...],
+    logs: tuple[str, ...],
     force: bool,
     no_baseline: bool,
     dry_run: bool,
@@ -82,6 +91,7 @@ def run(
       dcbench run --config experiment.toml
       dcbench run --method dm --method tesla --ipc 1 --ipc 10 --seed 0 --seed 1 --backend local --jobs 4 --timeout 2h
       dcbench run --method tesla --dataset cifar10 --backend slurm --device cuda --backend-option partition=gpu
+      dcbench run --method tesla --dataset digits --log tensorboard    (tensorboard --logdir results/cells shows it)
 
     \b
     A configuration file (the command line goes over it):
@@ -101,6 +111,9 @@ def run(
         "seed": seeds,
         "preset": preset,
     }
+    from dcbench_tesla.live import check_logs
+
+    wanted_logs = check_logs(logs)
     configs = _resolve(options, assignments, config_file)
     from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Job
@@ -112,7 +125,7 @@ def run(
     where = backend_of(
         device=device, out=out, backend=backend, at_once=at_once, timeout=timeout, backend_settings=backend_settings
     )
-    session = Session(out, data_dir=data_dir, execution=where.execution)
+    session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs))
     if not dry_run:
         session.workspace.check_writable()
     cells = [session.cell(config, from_scratch=force) for config in configs]

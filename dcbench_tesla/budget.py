@@ -7,6 +7,7 @@ meter ``predicted``, which computes nothing. What CUDA and its libraries take, a
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -177,15 +178,19 @@ def fit(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[st
         UsageError: as :func:`predicted_peak`.
     """
     stages = cell.pending() if stages is None else stages
-    needs = []
-    if "experts" in stages:
-        needs.append(_experts_need(cell, budget_bytes, meter))
-    if "condense" in stages and cell.iterations:
-        needs.append(_condensation_need(cell, budget_bytes, meter))
-    found = Fit(budget_bytes, cell.prepared_bytes, tuple(needs))
+    found = Fit(budget_bytes, cell.prepared_bytes, tuple(_needs(cell, budget_bytes, meter, stages)))
     if not found.fits or found.condensation_bytes is None:
         return found
     return dataclasses.replace(found, kept=_kept(cell, found.condensation_bytes, budget_bytes, meter))
+
+
+def largest_peak(cell: Cell, meter: MemoryMeter, stages: Collection[str]) -> int | None:
+    """Return the largest predicted peak of ``stages``, in bytes; ``None`` where they are evaluations, or none.
+
+    Raises:
+        UsageError: as :func:`predicted_peak`.
+    """
+    return max((need.peak_bytes for need in _needs(cell, sys.maxsize, meter, stages)), default=None)
 
 
 def fitted(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[str] | None = None) -> Cell:
@@ -207,6 +212,13 @@ def fitted(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection
 
 
 # ---- what a stage needs, and what would fit --------------------------------------------------------------------------
+
+
+def _needs(cell: Cell, budget: int, meter: MemoryMeter, stages: Collection[str]) -> Iterator[Need]:
+    if "experts" in stages:
+        yield _experts_need(cell, budget, meter)
+    if "condense" in stages and cell.iterations:
+        yield _condensation_need(cell, budget, meter)
 
 
 def _experts_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:

@@ -51,16 +51,18 @@ class _StandIns:
         return self._start * (1 + 0.001 * epoch)
 
 
-def estimate(cell: Cell, stages: Collection[str], *, from_scratch: bool = False) -> Estimate:
+def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_scratch: bool = False) -> Estimate:
     """Measure a few steps of each of ``stages`` and extrapolate; takes seconds, leaves nothing behind.
 
+    ``expert_epochs``: how many the stage ``experts`` is to train; 0 where other cells do.
     ``from_scratch``: the condensation starts over, and does not go on from its checkpoint.
     """
     cell.execution.apply()
     seconds = {}
     for stage in stages:
         if stage == "experts":
-            seconds["experts"] = _experts(cell)
+            if expert_epochs:
+                seconds["experts"] = _expert_epoch(cell) * expert_epochs
         elif stage == "condense":
             if cell.iterations:
                 done = 0 if from_scratch else CondenseLoop.iterations_done(cell.folder)
@@ -98,14 +100,12 @@ def _first(images: LabelledImages, count: int) -> LabelledImages:
     )
 
 
-def _experts(cell: Cell) -> float:
-    assert cell.request is not None
+def _expert_epoch(cell: Cell) -> float:
     settings = cell.config.experts
     few = _first(cell.splits.train, settings.batch_size)
     network = cell.build_network().to(cell.device)
     spent = _timed(cell, lambda: train_epoch(network, few, settings, cell.augmentation, 0, 0))
-    epochs = cell.expert_store.missing_epochs(cell.expert_count, cell.request.epochs)
-    return spent / len(few) * len(cell.splits.train) * epochs
+    return spent / len(few) * len(cell.splits.train)
 
 
 def _iteration(cell: Cell) -> float:

@@ -453,7 +453,7 @@ def test_cells_that_fit_go_on_and_say_what_they_keep(tmp_path: Path) -> None:
     assert kept is not None, lines[told]
     assert "--method tesla (" in refusal
     assert lines.index(refusal) < told < next(i for i, line in enumerate(lines) if "measuring a few steps" in line)
-    assert lines[-1] == "Error: 1 of 3 cells failed, see above; the others are done."
+    assert lines[-1] == "Error: 1 of 3 cells failed, see above; the others are done. The same command retries."
     assert sorted(path.name.partition("-")[0] for path in (tmp_path / "cells").iterdir()) == ["random", "tesla"]
     (row,) = (row for row in map(read_json, tmp_path.glob("rows/condense-*")) if row["method"] == "tesla")
     assert row["settings"]["keep_graphs"] == int(kept[1]) > 1

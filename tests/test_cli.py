@@ -81,6 +81,7 @@ COMMAND_LINE = {
         *("--method", "--dataset", "--ipc", "--steps", "--student-lr", "--repetitions", "--preset", "--set"),
         *("--device", "--data-dir", "--out"),
     ],
+    "plan": ["table", "--dataset", "--ipc", "--method", "--preset", "--device", "--data-dir", "--out"],
     "report": ["--out", "--output"],
     "merge": ["sources", "--out", "--no-tensors", "--experts"],
     "reproduce": [],

@@ -1,5 +1,6 @@
 """Backend ``slurm``: submitit's debug executor, a Slurm of fake commands, and a real one on this machine."""
 
+import math
 import os
 import shutil
 import signal
@@ -19,9 +20,11 @@ from dcbench_tesla.backends.base import Job, Outcome
 from dcbench_tesla.backends.local import Local
 from dcbench_tesla.backends.process import run_job
 from dcbench_tesla.backends.slurm import Slurm
+from dcbench_tesla.budget import largest_peak
 from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.profilers.memory import PredictedMeter
 from dcbench_tesla.sweep import sweep
-from tests.test_backends import DIVERGES, ENDLESS, SMALL, TESLA, a_job, at_work, one_thread, rows, wait_for
+from tests.test_backends import DIVERGES, ENDLESS, SMALL, TESLA, a_job, at_work, command, one_thread, rows, wait_for
 
 __all__ = ["one_thread"]  # a fixture of every test here
 
@@ -124,6 +127,29 @@ def test_time_limit_is_that_of_the_partition_or_follows_the_timeout(commands: Pa
         limits = [line[10:] for line in (commands / "submitted").read_text().splitlines() if "SBATCH --time" in line]
         assert limits == ([expected] if expected else [])
         assert job.freeze(timeout_s).timeout_s == timeout_s
+
+
+def test_memory_is_asked_for_as_planned_unless_the_user_asks(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "_LOST_AFTER_S", 0.0)
+    (commands / "states").write_text("77_0 FAILED\n")
+    changes = [word for name, value in TESLA.items() for word in ("--set", f"{name}={value}")]
+    words = ["run", "--method", "tesla", "--preset", "smoke", *changes, "--no-baseline", "--backend", "slurm"]
+
+    def asked(*options: str) -> list[str]:
+        result = command(*words, *options, "--out", tmp_path)
+        assert result.exit_code == 1, result.output  # Slurm ends it
+        return [line[10:] for line in (commands / "submitted").read_text().splitlines() if "SBATCH --mem" in line]
+
+    cell = a_job(tmp_path, "tesla", TESLA).cell
+    peak = largest_peak(cell, PredictedMeter(), cell.pending())
+    assert peak
+    needed = 2 * 2**30 + cell.dataset.x_train.nbytes + 1.4 * peak
+    assert asked() == [f"mem={math.ceil(int(needed) / 2**20)}M"]
+    assert asked("--device", "cuda") == [f"mem={math.ceil((needed - 1.4 * peak) / 2**20)}M"]
+    assert asked("--backend-option", "mem=9G") == ["mem=9G"]
+    assert asked("--backend-option", "mem_per_cpu=3G") == ["mem-per-cpu=3G"]
 
 
 def test_tasks_that_slurm_ends_become_rows(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,8 @@ class Slurm:
             **({"gpus_per_node": 1} if self.execution.device == "cuda" else {}),
             **({"array_parallelism": self.at_once} if self.at_once else {}),
         }
+        if any(name.startswith("mem") for name in self._given):  # Slurm takes one of mem, mem_per_cpu, mem_per_gpu
+            requests = {name: value for name, value in requests.items() if name != "mem"}
         try:
             self._executor.update_parameters(**{**parameters, **requests, **self._given})
         except (ValueError, TypeError) as error:

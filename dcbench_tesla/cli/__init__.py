@@ -7,6 +7,7 @@ from dcbench_tesla.cli.compare import compare
 from dcbench_tesla.cli.evaluate import evaluate
 from dcbench_tesla.cli.exchange import export, import_
 from dcbench_tesla.cli.merge import merge
+from dcbench_tesla.cli.plan import plan
 from dcbench_tesla.cli.report import report
 from dcbench_tesla.cli.reproduce import reproduce
 from dcbench_tesla.cli.run import experts, run
@@ -24,6 +25,7 @@ def main() -> None:
       dcbench run --method tesla --method mtt --dataset fashion-mnist --preset quick
       dcbench compare accuracy
       dcbench report
+      dcbench plan table1 --preset quick
       dcbench reproduce table1
       dcbench list methods
       dcbench info tesla
@@ -35,6 +37,7 @@ for _command in (
     experts,
     evaluate,
     compare,
+    plan,
     reproduce,
     report,
     merge,

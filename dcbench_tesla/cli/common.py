@@ -76,6 +76,12 @@ device_option = click.option("--device", default="auto", show_default=True, help
 preset_option = click.option(
     "--preset", help="Hyper-parameters: paper (published), quick (minutes) or smoke (seconds).  [default: paper]"
 )
+part_options = (
+    click.option("--dataset", "datasets", multiple=True, help="Only this data set.  [default: all]"),
+    click.option("--ipc", "ipcs", multiple=True, type=int, help="Only this IPC.  [default: all]"),
+    click.option("--method", "methods", multiple=True, help="Only this method.  [default: all]"),
+    preset_option,
+)
 set_option = click.option(
     "--set",
     "assignments",

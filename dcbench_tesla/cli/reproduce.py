@@ -14,7 +14,7 @@ from dcbench_tesla.cli.common import (
     failure,
     options,
     out_option,
-    preset_option,
+    part_options,
 )
 from dcbench_tesla.cli.run import backend_of, run_jobs
 from dcbench_tesla.errors import UsageError
@@ -41,10 +41,7 @@ def reproduce() -> None:
 
 
 _part_options = options(
-    click.option("--dataset", "datasets", multiple=True, help="Only this data set.  [default: all]"),
-    click.option("--ipc", "ipcs", multiple=True, type=int, help="Only this IPC.  [default: all]"),
-    click.option("--method", "methods", multiple=True, help="Only this method.  [default: all]"),
-    preset_option,
+    *part_options,
     click.option("--run", "run_missing", is_flag=True, help="Run what is missing of this part first."),
     device_option,
     data_dir_option,
@@ -136,7 +133,7 @@ def figure1(datasets: tuple[str, ...], methods: tuple[str, ...], run_missing: bo
     from dcbench_tesla.store import write_text
     from dcbench_tesla.workspace import Workspace
 
-    _check(Part(datasets=datasets, methods=methods))
+    check_part(Part(datasets=datasets, methods=methods))
     a, b = declared.panel_a().points, declared.panel_b().points
     wanted = list(dict.fromkeys([*a, *b]))
     if not any((not datasets or p.dataset in datasets) and (not methods or p.method in methods) for p in wanted):
@@ -230,7 +227,7 @@ def _reproduce(
     from dcbench_tesla.workspace import Workspace
 
     part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
-    _check(part)
+    check_part(part)
     declaration, workspace = declarations()[name], Workspace(out)
     if methods and not set(methods) & set(declaration.methods):
         say(f"{name} has no {' and no '.join(methods)}")
@@ -247,7 +244,7 @@ def _reproduce(
         raise failed
 
 
-def _check(part: "Part") -> None:
+def check_part(part: "Part") -> None:
     """Raise :class:`UsageError` for a name that no table and no plugin has, or an IPC below 1."""
     from dcbench_tesla import registry
     from dcbench_tesla.config import PRESETS

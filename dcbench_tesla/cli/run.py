@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dcbench_tesla.backends.base import Backend, Job, Outcome
     from dcbench_tesla.cell import Cell
     from dcbench_tesla.config import CellConfig, Override
+    from dcbench_tesla.plan import PlannedCell
     from dcbench_tesla.runner import CellResult
 
 
@@ -273,11 +274,15 @@ def run_jobs(
     jobs: "list[Job]", backend: "Backend", *, baselines: "Mapping[str, Cell]", refused: "Sequence[Outcome]" = ()
 ) -> None:
     """Run every cell; one that fails does not stop the others. Then show all, each beside its baseline."""
+    from dcbench_tesla.plan import host_memory_bytes
     from dcbench_tesla.runner import CellResult
     from dcbench_tesla.sweep import sweep
 
     total = len(jobs) + len(refused)
-    _tell_estimates(jobs, backend)
+    planned = _tell_estimates(jobs, backend)
+    if backend.elsewhere:
+        needed = [host_memory_bytes(job.cell, found.peak_bytes) for job, found in zip(jobs, planned, strict=True)]
+        jobs = [replace(job, memory_bytes=memory) for job, memory in zip(jobs, needed, strict=True)]
     outcomes = sweep(jobs, backend, among=total)
     results = [CellResult(job.cell) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.ok]
     _show_results(results, baselines)
@@ -294,39 +299,36 @@ def _end_with(outcomes: "Sequence[Outcome]", total: int) -> None:
         raise Failure(f"{len(failures)} of {total} cells failed, see above{others}. The same command retries.", 1)
 
 
-def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> None:
-    """Say what is to be done and how long that will take here, measured on the first steps, before anything runs."""
-    from dcbench_tesla.backends.base import Outcome
-    from dcbench_tesla.estimate import LONG_S, estimate
+def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> "list[PlannedCell]":
+    """Say what is to be done and how long that will take here, measured on the first steps, before anything runs.
+
+    For a backend that is elsewhere, memory is predicted instead: that is what it is asked for.
+    """
+    from dcbench_tesla.estimate import LONG_S
+    from dcbench_tesla.plan import machine, plan
+    from dcbench_tesla.profilers.memory import PredictedMeter
     from dcbench_tesla.progress import duration, say
 
-    total = 0.0
-    trained: dict[str, int] = {}  # epochs of the experts already counted, by their key
-    for cell, force in ((job.cell, job.force) for job in jobs):
-        try:
-            stages = cell.stages_from_scratch() if force else cell.pending()
-            say(f"{cell.name} ({cell.config.protocol}): {', '.join(stages) or 'done already (--force does it again)'}")
-            if not stages or backend.elsewhere:
-                continue
+    def begin(cell: "Cell", stages: "Sequence[str]") -> None:
+        say(f"{cell.name} ({cell.config.protocol}): {', '.join(stages) or 'done already (--force does it again)'}")
+        if stages and not backend.elsewhere:
             say("  measuring a few steps, to say how long it will take ...")
-            experts, epochs = cell.expert_store.recipe.key, cell.request.epochs if cell.request else 0
-            counted = trained.get(experts, 0) >= epochs
-            measured = [stage for stage in stages if not (stage == "experts" and counted)]
-            found = estimate(cell, measured, from_scratch=force)
-        except Exception as error:  # running will report it, and the others go on
-            say(f"  not estimated: {Outcome.of(error, cell.folder / 'error.txt').reason}")
-            continue
-        trained[experts] = max(trained.get(experts, 0), epochs)
-        total += found.total
-        say(f"  estimated on this machine: {found}")
-    total /= min(backend.at_once or 1, len(jobs))
+
+    planned = []
+    meter = PredictedMeter() if backend.elsewhere else None
+    for found in plan(jobs, measure=not backend.elsewhere, meter=meter, begin=begin):
+        planned.append(found)
+        if found.estimate:
+            say(f"  estimated on this machine: {found.estimate}")
+        elif found.reason:
+            say(f"  {'memory not predicted' if backend.elsewhere else 'not estimated'}: {found.reason}")
+    total = sum(found.estimate.total for found in planned if found.estimate) / min(backend.at_once or 1, len(jobs) or 1)
     if total:
-        execution = jobs[0].cell.execution
-        where = f"{jobs[0].cell.environment['hardware']}, {execution.threads} thread{'s' * (execution.threads > 1)}"
-        where += f", {backend.at_once} cells at a time" if not backend.in_process else ""
-        say(f"All together about {duration(total)} ({where}).")
+        at_once = f", {backend.at_once} cells at a time" if not backend.in_process else ""
+        say(f"All together about {duration(total)} ({machine(jobs[0].cell.execution)}{at_once}).")
     if total > LONG_S and any(job.cell.config.preset == "paper" for job in jobs):
         say("That is more than a day. --preset quick takes minutes, and says so in its results.")
+    return planned
 
 
 def _show_results(results: "list[CellResult]", baselines: "Mapping[str, Cell]") -> None:

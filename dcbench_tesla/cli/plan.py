@@ -1,0 +1,116 @@
+"""`dcbench plan`: what a table of the paper still takes, before anything runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dcbench_tesla.cli.common import data_dir_option, device_option, options, out_option, part_options
+from dcbench_tesla.cli.reproduce import check_part
+
+if TYPE_CHECKING:
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.config import CellConfig
+    from dcbench_tesla.plan import PlannedCell
+
+
+@click.command()
+@click.argument("table")
+@options(*part_options, device_option, data_dir_option, out_option)
+def plan(
+    table: str,
+    datasets: tuple[str, ...],
+    ipcs: tuple[int, ...],
+    methods: tuple[str, ...],
+    preset: str | None,
+    device: str,
+    data_dir: Path | None,
+    out: Path,
+) -> None:
+    """Show the cells of a table: which are done, and the time and memory of the others. Nothing is run.
+
+    TABLE is table1, table2, table3 or figure2. Times are measured on this machine, by a few steps of every stage, and
+    extrapolated; experts are counted with the first cell that uses them. Memory is the predicted peak of the tensors of
+    condensation and expert training. Done is what lies under --out.
+
+    \b
+    Examples:
+      dcbench plan table1 --preset quick --dataset fashion-mnist --ipc 1 --ipc 10
+      dcbench plan table2 --dataset npz:my_images.npz --ipc 1 --preset quick
+      dcbench plan figure2 --method tesla --device cuda
+    """
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.errors import unknown_name
+    from dcbench_tesla.plan import machine
+    from dcbench_tesla.progress import say
+    from dcbench_tesla.reports.declarations import Part, cells, declarations
+    from dcbench_tesla.table import aligned
+
+    if table not in declarations():
+        raise unknown_name("table", table, declarations())
+    part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
+    check_part(part)
+    configs = cells(declarations()[table], part)
+    if not configs:
+        say(f"{table} has nothing of it that can be run here")
+        return
+    session = Session(out, data_dir=data_dir, device=device)
+    planned = _measured(configs, session)
+    head = ("cell", "to do", "time", "peak memory")
+    click.echo("\n".join(aligned(head, [_row(cell) for cell in planned], left=2)))
+    click.echo(f"\n{_totals(planned, machine(session.execution))}")
+
+
+def _measured(configs: "list[CellConfig]", session: "Session") -> "list[PlannedCell]":
+    """Plan all cells, those last that there cannot be; say why figures are missing, a reason once."""
+    from dcbench_tesla.backends.base import Job
+    from dcbench_tesla.plan import open_cells, plan
+    from dcbench_tesla.profilers.memory import PredictedMeter
+    from dcbench_tesla.progress import bar, say
+
+    cells, absent = open_cells(configs, session)
+    planned = []
+    say("measuring a few steps of what is to be done ...")
+    with bar("plan", len(cells), unit="cell") as shown:
+        for found in plan(map(Job, cells), meter=PredictedMeter(), begin=lambda cell, _: shown.advance(0, cell.name)):
+            planned.append(found)
+            shown.advance()
+    planned += absent
+    for reason in dict.fromkeys(cell.reason for cell in planned if cell.reason):
+        about = [cell for cell in planned if cell.reason == reason]
+        say(f"{'; '.join(_label(c) for c in about[:1])}{f' and {len(about) - 1} more' * (len(about) > 1)}: {reason}")
+    return planned
+
+
+def _label(cell: "PlannedCell") -> str:
+    """Return what tells a cell from the others of its table."""
+    from dcbench_tesla import registry
+    from dcbench_tesla.reports.declarations import row_name
+
+    c = cell.config
+    ipc = f"IPC {c.ipc}" if registry.load_method(c.method).uses_ipc else "all images"
+    return ", ".join([c.method, row_name(c.dataset), ipc, *(f"{n}={getattr(c.settings, n)}" for n in c.changed)])
+
+
+def _row(cell: "PlannedCell") -> tuple[str, ...]:
+    from dcbench_tesla.progress import duration, size
+
+    todo = "" if cell.stages is None else ", ".join(cell.stages) or "done"
+    time = duration(cell.estimate.total) if cell.estimate else ""
+    return _label(cell), todo, time, "" if cell.peak_bytes is None else size(cell.peak_bytes)
+
+
+def _totals(planned: "Sequence[PlannedCell]", where: str) -> str:
+    """Return one line: how many cells, how long on this machine, and the largest peak."""
+    from dcbench_tesla.progress import duration, size
+
+    todo = [cell for cell in planned if not cell.done]
+    text = f"{len(todo)} of {len(planned)} cells to do"
+    estimated = [cell.estimate.total for cell in todo if cell.estimate]
+    if estimated:
+        text += f", about {duration(sum(estimated))} on {where}"
+    if len(estimated) < len(todo):
+        text += f", {len(todo) - len(estimated)} of them not estimated"
+    peaks = [cell.peak_bytes for cell in todo if cell.peak_bytes is not None]
+    return text + (f"; the largest needs {size(max(peaks))}" if peaks else "")

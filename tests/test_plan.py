@@ -1,0 +1,165 @@
+"""`dcbench plan`: what is done, what the rest takes; against the predictor, the stages and a run of one cell."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from dcbench_tesla import plan as planning
+from dcbench_tesla.api import Session, overrides_from
+from dcbench_tesla.backends.base import Job
+from dcbench_tesla.budget import predicted_expert_peak, predicted_peak
+from dcbench_tesla.cli import main
+from dcbench_tesla.cli.plan import _totals
+from dcbench_tesla.config import resolve
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.estimate import Estimate
+from dcbench_tesla.plan import PlannedCell, plan
+from dcbench_tesla.profilers.memory import PredictedMeter
+from dcbench_tesla.runner import train_experts
+
+SMALL = {"data.train_images": 100, "network.width": 4, "experts.count": 2, "expert_epochs": 1, "max_start_epoch": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def dcbench(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def job(out: Path, method: str, **changes: Any) -> Job:
+    settings = {**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}}
+    config = resolve(method, "digits", 1, preset="smoke", overrides=overrides_from(settings), leave_out=True)
+    return Job(Session(out, device="cpu", quiet=True).cell(config))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs of experts that every estimate is asked for; nothing is measured."""
+    asked: list[int] = []
+
+    def estimate(cell: object, stages: object, *, expert_epochs: int, from_scratch: bool) -> Estimate:
+        asked.append(expert_epochs)
+        return Estimate({"experts": float(expert_epochs)})
+
+    monkeypatch.setattr(planning, "estimate", estimate)
+    return asked
+
+
+def test_shared_experts_are_counted_once_and_what_one_needs_more_with_it(tmp_path: Path, counted: list[int]) -> None:
+    jobs = [job(tmp_path, "mtt"), job(tmp_path, "tesla"), job(tmp_path, "tesla", max_start_epoch=4)]
+    jobs += [job(tmp_path, "tesla", experts__count=3, max_start_epoch=4), job(tmp_path, "tesla", network__width=5)]
+    wanted = [j.cell.expert_count * j.cell.request.epochs for j in jobs if j.cell.request]
+    found = list(plan(jobs))
+    assert counted == [wanted[0], 0, wanted[2] - wanted[0], wanted[3] - wanted[2], wanted[4]]
+    assert all(cell.stages and cell.stages[0] == "experts" for cell in found)
+
+
+def test_experts_that_are_trained_are_not_counted(tmp_path: Path, counted: list[int]) -> None:
+    one = job(tmp_path, "tesla")
+    assert one.cell.request
+    train_experts(one.cell, 1, one.cell.request.epochs)
+    list(plan([one]))
+    assert counted == [one.cell.request.epochs]
+
+
+def test_experts_of_a_cell_that_fails_are_counted_with_the_next(
+    tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = vars(planning)["estimate"]
+
+    def fails(cell: Any, *given: Any, **named: Any) -> Estimate:
+        if cell.config.method == "mtt":
+            raise UsageError("it cannot be")
+        found: Estimate = counts(cell, *given, **named)
+        return found
+
+    monkeypatch.setattr(planning, "estimate", fails)
+    first, second = plan([job(tmp_path, "mtt"), job(tmp_path, "tesla")])
+    assert (first.estimate, first.reason) == (None, "it cannot be")
+    assert second.estimate
+    assert second.estimate.total > 0
+
+
+def test_peak_is_the_predicted_one_of_what_is_to_be_done(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, name) for name in ("tesla", "dm", "random")]
+    tesla, dm, random = plan(jobs, measure=False, meter=PredictedMeter())
+    meter = PredictedMeter()
+    cell = jobs[0].cell
+    experts = predicted_expert_peak(cell, meter, min(cell.config.experts.batch_size, 100))
+    assert tesla.peak_bytes == max(experts, predicted_peak(cell, meter))
+    assert dm.peak_bytes == predicted_peak(jobs[1].cell, meter)
+    assert random.peak_bytes is None  # nothing but an evaluation
+    assert tesla.estimate is None
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+
+def table(result: Result) -> Mapping[str, list[str]]:
+    """Return the rows of the printed table by cell: what is to be done, time, memory."""
+    lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0] == ["cell", "to do", "time", "peak memory"]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_what_is_done_and_what_the_rest_takes(tmp_path: Path) -> None:
+    part = ["--dataset", "digits", "--ipc", 1, "--preset", "smoke"]
+    ran = dcbench("run", "--method", "random", *part, "--device", "cpu", "--out", tmp_path)
+    assert ran.exit_code == 0, ran.output
+    words = ["--method", "random", "--method", "tesla", "--dataset", f"npz:{tmp_path}/absent.npz"]
+    before = sorted(tmp_path.rglob("*"))
+    result = dcbench("plan", "table1", *part, *words, "--device", "cpu", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    found = table(result)
+    assert found["random, digits, IPC 1"] == ["done", "", ""]
+    todo, time, peak = found["tesla, digits, IPC 1"]
+    assert todo == "experts, condense, evaluate by convnet"
+    assert re.fullmatch(r"\d+ (s|min)", time)
+    assert re.fullmatch(r"\d+\.\d MiB", peak)
+    assert found["tesla, npz:absent, IPC 1"] == found["random, npz:absent, IPC 1"] == ["", "", ""]
+    assert result.stderr.count("no such file") == 1
+    totals = result.stdout.splitlines()[-1]
+    assert re.match(rf"3 of 4 cells to do, about {time} on .*, 1 thread, 2 of them not estimated; ", totals)
+    assert totals.endswith(f"the largest needs {peak}")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_totals() -> None:
+    config = resolve("random", "digits", 1)
+    done = PlannedCell(config=config, stages=())
+    todo = [
+        PlannedCell(config=config, stages=("condense",), estimate=Estimate({"a": 3600.0}), peak_bytes=5 * 2**20),
+        PlannedCell(config=config, stages=("condense",), estimate=Estimate({"a": 3600.0, "b": 3600.0})),
+    ]
+    assert _totals([done, *todo], "X") == "2 of 3 cells to do, about 3.0 h on X; the largest needs 5.0 MiB"
+    assert _totals([done], "X") == "0 of 1 cells to do"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tabel1"], "unknown table 'tabel1'. Did you mean 'table1'?"),
+        (["table1", "--method", "tesl"], "unknown method 'tesl'. Did you mean 'tesla'?"),
+        (["table1", "--ipc", "0"], "--ipc must be at least 1, not 0."),
+    ],
+)
+def test_usage(words: list[str], message: str, tmp_path: Path) -> None:
+    result = dcbench("plan", *words, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_of_it_is_here() -> None:
+    result = dcbench("plan", "table2", "--method", "random")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "table2 has nothing of it that can be run here" in result.stderr

@@ -67,8 +67,8 @@ class Execution:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"device {device!r} cannot be used here; try cpu. ({reason})") from error
-        if kind == "meta":
-            raise UsageError("device 'meta' computes nothing; try cpu.")
+        if kind not in ("cpu", "cuda"):
+            raise UsageError(f"device {device!r} is not supported: cpu and cuda are.")
         return cls(device, threads or torch.get_num_threads(), backend)
 
     def apply(self) -> None:

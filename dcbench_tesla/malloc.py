@@ -8,6 +8,28 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
 _NEVER = 2**31 - 1
 
 
+_MALLINFO2 = (
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+    *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+)
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in _MALLINFO2]
+
+
+def kept_bytes() -> int:
+    """Return the bytes that this process holds for tensors to come; 0 where the C library does not tell."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    try:
+        mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return 0
+    mallinfo.restype = _Mallinfo2
+    return int(mallinfo().fordblks)
+
+
 @cache
 def keep_freed_memory() -> bool:
     """Let this process keep what tensors give back, for the next ones; return whether that could be arranged.

@@ -229,7 +229,7 @@ for words in {LIGHT}:
         (["run", "--method", "tesla", "--set", "experts.lr=-0.1"], "experts.lr must be positive, not -0.1."),
         (["run", "--method", "random", "--set", "experts.count=3"], "setting experts.count has no effect"),
         (["run", "--method", "random", "--device", "cdua"], "device 'cdua' cannot be used here; try cpu."),
-        (["run", "--method", "random", "--device", "meta"], "device 'meta' computes nothing; try cpu."),
+        (["run", "--method", "random", "--device", "meta"], "device 'meta' is not supported: cpu and cuda are."),
         (["run", "--method", "random", "--ipc", "ten"], "'ten' is not a valid integer"),
         (["run", "--methd", "random"], "No such option"),
         (["run"], "no method: give --method NAME. Known: dc, dm, dsa, herding, k-center, mtt, random, tesla"),

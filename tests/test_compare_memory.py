@@ -127,6 +127,8 @@ def test_the_command_writes_rows_and_plots(tmp_path: Path) -> None:
         (["--dataset", "cifar1000"], "cifar100"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--meter", "predict"], "predicted"),
+        (["--ipc", "1", "--ipc", "2"], "several --ipc need --against ipc"),
+        (["--device", "foo"], "device 'foo' cannot be used here"),
         (["--method", "random"], "random has no iterations to measure"),
     ],
 )

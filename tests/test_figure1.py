@@ -76,6 +76,17 @@ def test_machines_are_not_mixed() -> None:
     assert ratios["time_ratio"].to_dict() == pytest.approx({"a CPU": 1.5, "a GPU": float("nan")}, nan_ok=True)
 
 
+def test_one_machine_is_drawn_also_where_it_was_timed_with_several_threads() -> None:
+    both = pd.concat([times(threads=1, mtt=4.0, tesla=5.0), times(threads=2, mtt=2.0, tesla=3.0)])
+    table = figure1.figure_b(memory(mtt=100, tesla=4, tesla_exact=5), both)
+    shown = {text.get_text() for axes in figure1.draw_b(table).axes for text in axes.texts}
+    assert {"4", "5"} <= shown
+    assert not {"2", "3"} & shown
+    on_gpu = memory(mtt=100, tesla=4, tesla_exact=5).assign(hardware="a GPU", meter="cuda")
+    table = figure1.figure_b(on_gpu, pd.concat([both, times("a GPU", 1, mtt=0.2)]))
+    assert "a GPU" in figure1.draw_b(table).axes[1].get_title()
+
+
 def test_what_is_still_to_be_timed() -> None:
     done = times("a CPU", 2, mtt=2.0, tesla=3.0)
     left = [(p.dataset, p.method) for p in figure1.untimed(done, "a CPU", 2)]

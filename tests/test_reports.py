@@ -636,7 +636,7 @@ def test_all_of_them_and_one_that_fails_does_not_stop_the_others(tmp_path: Path)
     (tmp_path / "tables" / "table2.csv").write_text("my,own\n1,2\n")
     result = dcbench("reproduce", "all", "--dataset", "digits", "--out", tmp_path)
     assert result.exit_code == 1
-    assert "figure1 has no digits" in result.stderr
+    assert "figure1 has nothing of digits" in result.stderr
     assert "table2.csv is another table: it has no column status. Move it away." in result.stderr
     assert result.stderr.splitlines()[-1] == "Error: 1 of 5 failed, see above."
     assert {"table1.csv", "table3.csv", "figure2.md"} <= {path.name for path in tmp_path.glob("tables/*")}
@@ -648,7 +648,7 @@ def test_all_of_a_method_that_some_have_not(tmp_path: Path) -> None:
     result = dcbench("reproduce", "all", "--method", "dsa", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "table2 has no dsa" in result.stderr
-    assert "figure1 has no dsa" in result.stderr
+    assert "figure1 has nothing of dsa" in result.stderr
     assert {path.stem for path in tmp_path.glob("tables/*")} == {"table1", "table3"}
 
 

@@ -174,6 +174,7 @@ def memory(
       dcbench compare memory --method mtt --method tesla --steps 5 --steps 10 --meter allocated --width 32
       dcbench compare memory --against ipc --dataset cifar10
     """
+    from dcbench_tesla.cell import Execution
     from dcbench_tesla.compare import memory as compared
     from dcbench_tesla.compare.files import merge_csv
     from dcbench_tesla.compare.plots import memory_figure
@@ -182,6 +183,9 @@ def memory(
     from dcbench_tesla.workspace import Workspace
 
     by_ipc = against == "ipc"
+    for name, values, varies in (("ipc", ipcs, by_ipc), ("steps", steps, not by_ipc)):
+        if len(values) > 1 and not varies:
+            raise UsageError(f"several --{name} need --against {name}: give one, or that.")
     wanted = _points(
         methods or compared.METHODS,
         datasets or ("cifar100",),
@@ -198,7 +202,7 @@ def memory(
         merge_csv(figures / "memory.csv", rows, compared.KEY)
 
     with bar("memory", len(wanted), unit="point") as shown:
-        on = "cpu" if device == "auto" else device
+        on = "cpu" if device == "auto" else Execution.resolve(device).device
         table = compared.measure(wanted, meter, on, done=shown.advance, keep=keep)
     column = "ipc" if by_ipc else "matching_steps"
     for dataset, rows in table.groupby("dataset", sort=False):

@@ -122,6 +122,7 @@ def figure1(datasets: tuple[str, ...], methods: tuple[str, ...], run_missing: bo
       dcbench reproduce figure1 --run
       dcbench reproduce figure1 --run --device cuda
     """
+    from dcbench_tesla.cell import Execution
     from dcbench_tesla.compare import memory as memories
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv, read_csv, save_figure
@@ -137,15 +138,16 @@ def figure1(datasets: tuple[str, ...], methods: tuple[str, ...], run_missing: bo
     a, b = declared.panel_a().points, declared.panel_b().points
     wanted = list(dict.fromkeys([*a, *b]))
     if not any((not datasets or p.dataset in datasets) and (not methods or p.method in methods) for p in wanted):
-        say(f"figure1 has no {' and no '.join([*datasets, *methods])}")
+        say(f"figure1 has nothing of {' and '.join([*datasets, *methods])}")
         return
     workspace = Workspace(out)
     workspace.check_writable()
     figures, tables = workspace.figures, workspace.tables
     if run_missing:
         _time_figure1(device, figures / "time.csv")
+    on = "cpu" if device == "auto" else Execution.resolve(device).device
     with bar("memory", len(wanted) + growth.count(), unit="point") as shown:
-        memory = memories.measure(wanted, "auto", "cpu" if device == "auto" else device, done=shown.advance)
+        memory = memories.measure(wanted, "auto", on, done=shown.advance)
         grown = growth.predict(done=shown.advance)
     merge_csv(figures / "memory.csv", memory, memories.KEY)
     table = declared.figure_b(memory, read_csv(figures / "time.csv", timing.KEY))

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     click.option(
         "--memory-budget",
         metavar="SIZE",
-        help="Begin nothing that is predicted to need more, 40GiB for instance; what is left over buys time.",
+        help="Begin nothing that is predicted to need more, each cell, 40GiB for instance; what is left buys time.",
     ),
     *backend_options,
     click.option(

@@ -20,12 +20,17 @@ _HEXADECIMAL = {"commit": "string", "dataset_fingerprint": "string"}
 def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     """Write ``new`` into the CSV at ``path`` and return all it holds then: equal keys are replaced, others kept.
 
+    A row whose ``status`` is not ``ok`` replaces none whose is: a busy machine takes nothing away.
+
     Raises:
         CorruptFileError: the file there is another table.
         DcbenchError: it cannot be written.
     """
     if path.exists():
         old = read_csv(path, key)
+        if "status" in old and "status" in new:
+            measured = set(_keys(old[old["status"] == "ok"], key))
+            new = new[[s == "ok" or k not in measured for s, k in zip(new["status"], _keys(new, key), strict=True)]]
         taken = set(_keys(new, key))
         kept = old[[k not in taken for k in _keys(old, key)]]
         new = pd.concat([kept, new.convert_dtypes()], ignore_index=True)

@@ -9,6 +9,7 @@ for the images and for the student's learning rate b. What float32 costs is seen
 float32 against float64: with ReLU, a rounding can flip a sign.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -50,7 +51,8 @@ class GradientPoint:
 
 KEY = [
     *("method", "reference", "dtype", "of", "matching_steps", "student_lr", "iteration"),
-    *("dataset", "protocol", "ipc", "seed", "batch_size", "width", "depth", "meter", "hardware"),
+    *("dataset", "dataset_fingerprint", "protocol", "ipc", "seed", "batch_size", "width", "depth", "experts"),
+    *("meter", "hardware"),
 ]
 """The columns that tell one row from another."""
 
@@ -142,7 +144,7 @@ def _facts(cell: Cell) -> dict[str, Any]:
     return {
         "reference": REFERENCE,
         "dataset": cell.dataset.name,
-        "protocol": c.condense_protocol,
+        "protocol": ", ".join([c.preset, *sorted(re.findall(r"--set (\S+)", c.command))]),
         "ipc": c.ipc,
         "seed": c.seed,
         "batch_size": min(settings.batch_size or images, images),

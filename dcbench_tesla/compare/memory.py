@@ -5,6 +5,7 @@ process; measured ones have a fresh one each, so that no earlier point's caches 
 """
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from dcbench_tesla.cell import Execution
 from dcbench_tesla.compare import points
 from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing
 from dcbench_tesla.environment import environment
@@ -79,6 +81,9 @@ def _in_fresh_process(point: Point, meter: MemoryMeter) -> dict[str, Any]:
     task = json.dumps({"point": asdict(point), "meter": meter.name, "device": str(meter.device)})
     command = [sys.executable, "-m", "dcbench_tesla.compare.memory"]
     done = subprocess.run(command, input=task, capture_output=True, text=True)
+    if done.returncode == -signal.SIGKILL:
+        remedy = "most likely for want of main memory: --meter predicted needs none"
+        raise DcbenchError(f"measuring {point.method} with {point.matching_steps} matching steps was killed, {remedy}.")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         raise DcbenchError(f"measuring {point.method} with {point.matching_steps} matching steps failed: {last}")
@@ -87,6 +92,7 @@ def _in_fresh_process(point: Point, meter: MemoryMeter) -> dict[str, Any]:
 
 
 def _measure_one(task: dict[str, Any]) -> dict[str, Any]:
+    Execution.resolve(task["device"]).apply()  # as in a run: other algorithms need other workspaces
     return measure_here(Point(**task["point"]), memory_meter(task["meter"], task["device"]))
 
 

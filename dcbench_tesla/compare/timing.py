@@ -33,7 +33,6 @@ KEY = [*COLUMNS, "meter", "hardware", "threads"]
 """The columns that tell one row from another."""
 
 _SECONDS = ("iteration_seconds", "iteration_spread_seconds", "step_seconds", "pass1_seconds", "pass2_seconds")
-_WARM_UP_STEPS = 2  # as many as there are kinds: the first one asks for no adjoint before it
 
 
 def steps(execution: Execution) -> tuple[int, ...]:
@@ -109,14 +108,13 @@ class _Timed:
         self._status = "ok"
 
     def warm_up(self) -> None:
-        """Load kernels, which are those of every step; where memory would not do, decide to run nothing.
+        """Run in full, so that kernels are loaded and the memory was had once; where it would not do, run nothing.
 
         A process that takes more main memory than there is would be killed.
         """
         if self._needed_bytes > (free := free_bytes(self._device)):
             self._status = f"not run: needs {size(self._needed_bytes)}, {size(free)} are free"
-        steps = self.point.matching_steps
-        self._run(replace(self.point, matching_steps=None if steps is None else min(steps, _WARM_UP_STEPS)))
+        self._run(self.point)
 
     def repeat(self) -> None:
         """Run once more, and note the time."""

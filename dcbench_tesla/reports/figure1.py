@@ -195,18 +195,25 @@ def _shown(value: float | None, form: str) -> str:
 def draw_b(table: pd.DataFrame) -> "Figure":
     """Draw Figure 1b: a bar a method for each data set, peak memory left and seconds an iteration right.
 
-    What was not measured has the words in place of a bar. Of several machines the first is drawn.
+    What was not measured has the words in place of a bar. Of several machines the one that measured the memory is
+    drawn, else the first.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    first = table.iloc[0]
-    table = table[table["time_hardware"].isna() | (table["time_hardware"] == first["time_hardware"])]
+    beside = table[table["time_hardware"] == table["memory_hardware"]]
+    first = (beside if len(beside) else table).iloc[0]
+    if not pd.isna(first["time_hardware"]):
+        same = (table["time_hardware"] == first["time_hardware"]) & (table["time_threads"] == first["time_threads"])
+        table = table[same]
     left.set_title(f"peak memory, meter {first['meter']}", fontsize=10)
     left.set_ylabel("GiB")
     _bars(left, table.assign(value=table["peak_bytes"] / 2**30), "{:.3g}")
-    right.set_title(f"seconds an iteration, {first['time_hardware'] or 'not measured'}", fontsize=10)
+    right.set_title(
+        f"seconds an iteration, {first['time_hardware'] if not pd.isna(first['time_hardware']) else 'not measured'}",
+        fontsize=10,
+    )
     right.set_ylabel("s")
     _bars(right, table.assign(value=table["iteration_seconds"]), "{:.3g}")
     handles, labels = left.get_legend_handles_labels()

@@ -507,7 +507,7 @@ class Running:
         """Press Ctrl-C; return the exit code."""
         self._process.send_signal(signal.SIGINT)
         try:
-            return self._process.wait(30)
+            return self._process.wait(120)
         finally:
             self._process.kill()
 

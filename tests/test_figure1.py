@@ -1,11 +1,13 @@
 """Figure 1: its rows from those of memory and time, and the paper's ratios beside."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from dcbench_tesla.compare.timing import KEY
+from dcbench_tesla.progress import size
 from dcbench_tesla.reports import figure1
 
 
@@ -104,3 +106,17 @@ def test_mtt_is_one(name: str) -> None:
     table = figure1.figure_b(memory(mtt=100, tesla=4, tesla_exact=5), times(mtt=2.0, tesla=3.0))
     mtt = table[(table["method"] == "mtt") & (table["dataset"] == "cifar100")]
     assert list(mtt[name]) == [1.0]
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    root = Path(__file__).parents[1]
+    table = pd.read_csv(root / "results" / "figures" / "figure1b.csv")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    for row in table.to_dict("records"):
+        start = f"| {row['dataset']} | `{row['method']}` | {size(row['peak_bytes'])} | {row['memory_ratio']:.1f} |"
+        assert start in readme
+    assert table["iteration_seconds"].isna().all()  # as the README says
+    seconds = pd.read_csv(root / "results" / "figures" / "time.csv").query("matching_steps == 10")
+    of = seconds.set_index("method")["iteration_seconds"]
+    assert f"`tesla` takes {of['tesla'] / of['mtt']:.2f} and" in readme
+    assert f"`tesla-exact` {of['tesla-exact'] / of['mtt']:.2f} times as long" in readme

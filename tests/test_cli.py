@@ -491,7 +491,10 @@ class Running:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DCBENCH_DATA": str(data_dir)}
         command = [sys.executable, "-m", "dcbench_tesla", *map(str, words)]
         with log.open("w") as file:
+            # a shell starts what runs in its background deaf to Ctrl-C, and children inherit that
+            hearing = signal.signal(signal.SIGINT, signal.default_int_handler)
             self._process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=log.parent)
+            signal.signal(signal.SIGINT, hearing)
 
     def wait_for(self, seen: Callable[[], bool], seconds: float) -> bool:
         """Wait until ``seen``, for so many seconds at most."""

@@ -37,9 +37,9 @@ paper's text differs from it, is in ``docs/gradients.md``.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -49,7 +49,8 @@ from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.profilers import origin, phase
 from dcbench_tesla.profilers.free import free_bytes
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+from .matching_step import Back, Built, Loss, MatchingStep, leaves
+
 Mode = Literal["unrolled", "frozen", "exact"]
 Weights = Literal["auto", "device", "host", "restep"]
 
@@ -119,7 +120,7 @@ class _Collected:
 
 
 def matching_gradient(
-    loss: Loss,
+    loss: Loss | MatchingStep,
     start: Tensor,
     target: Tensor,
     inputs: Sequence[Tensor],
@@ -133,7 +134,8 @@ def matching_gradient(
     """Return L and its gradient with respect to every step's input, its labels and the student's learning rate.
 
     Args:
-        loss: any scalar function ``loss(theta, x, y)`` of a flat parameter vector, twice differentiable by autograd.
+        loss: any scalar function ``loss(theta, x, y)`` of a flat parameter vector, twice differentiable by autograd; or
+            the operations made of one (:class:`~dcbench_tesla.methods.matching_step.CompiledStep`).
         start: ``w_0``, ``(P,)``.
         target: ``w*``, ``(P,)``.
         inputs: T tensors ``x_k``.
@@ -170,7 +172,7 @@ def matching_gradient(
 
 
 def stream_matching_gradient(
-    loss: Loss,
+    loss: Loss | MatchingStep,
     start: Tensor,
     target: Tensor,
     steps: Steps,
@@ -191,11 +193,12 @@ def stream_matching_gradient(
     _check(start, target, len(steps), mode, weights, keep)
     start, target = start.detach(), target.detach()
     rate = torch.as_tensor(lr, dtype=start.dtype, device=start.device).detach()
+    step = loss if isinstance(loss, MatchingStep) else MatchingStep(loss)
     if mode == "unrolled":
-        return _unrolled(loss, start, target, steps, rate)
+        return _unrolled(step.loss, start, target, steps, rate)
     if mode == "frozen":
-        return _frozen(loss, start, target, steps, rate, keep)
-    return _exact(loss, start, target, steps, rate, weights, keep)
+        return _frozen(step, start, target, steps, rate, keep)
+    return _exact(step, start, target, steps, rate, weights, keep)
 
 
 def _check(start: Tensor, target: Tensor, count: int, mode: str, weights: str, keep: int) -> None:
@@ -227,31 +230,33 @@ def _unrolled(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Ten
     rate = rate.clone().requires_grad_()
     with origin("trajectory"):
         w = start.clone().requires_grad_()
-    leaves: list[Tensor] = []
-    owners: list[tuple[int, bool]] = []  # which step a leaf belongs to, and whether it is its input
+    wanted: list[Tensor] = []
+    owners: list[tuple[int, bool]] = []  # which step a tensor belongs to, and whether it is its input
     with phase("pass 1"):
         for k in range(len(steps)):
-            x, y = _leaves(*steps.batch(k))
+            x, y = leaves(*steps.batch(k))
             with torch.enable_grad():
                 (g,) = grad(loss(w, x, y), w, create_graph=True)
                 with origin("trajectory"):
                     w = w - rate * g
-            leaves.append(x)
+            wanted.append(x)
             owners.append((k, True))
             if y.requires_grad:
-                leaves.append(y)
+                wanted.append(y)
                 owners.append((k, False))
         with torch.enable_grad():
             value = (w - target).square().sum() / _distance(start, target)
     with phase("pass 2"):
-        rate_gradient, *gradients = grad(value, [rate, *leaves], allow_unused=True, materialize_grads=True)
+        rate_gradient, *gradients = grad(value, [rate, *wanted], allow_unused=True, materialize_grads=True)
         by_owner = dict(zip(owners, gradients, strict=True))
         for k in range(len(steps)):
             steps.accumulate(k, by_owner[k, True], by_owner.get((k, False)))
     return StreamedGradient(value.detach(), rate_gradient, w.detach())
 
 
-def _frozen(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tensor, keep: int) -> StreamedGradient:
+def _frozen(
+    step: MatchingStep, start: Tensor, target: Tensor, steps: Steps, rate: Tensor, keep: int
+) -> StreamedGradient:
     """Run pass 2 forwards with the adjoint of the end, re-stepping w as it goes: nothing of size T is kept.
 
     The adjoint is the same for every step, so that their order is free. Kept graphs come first: all of them are gone
@@ -261,21 +266,21 @@ def _frozen(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tenso
     end = start
     with phase("pass 1"):
         for k in range(first):
-            end = _advance(loss, end, *steps.batch(k), rate)
-        kept, end = _keep(loss, end, steps, rate, first)
+            end = _advance(step, end, *steps.batch(k), rate)
+        kept, end = _keep(step, end, steps, rate, first)
         distance = _distance(start, target)
         with origin("trajectory"):
             adjoint = 2 * (end - target) / distance
     with phase("pass 2"):
         rate_gradient = torch.zeros_like(rate)
         for k in reversed(range(first, len(steps))):
-            back = _back_step(kept.pop(), adjoint, through_weights=False)
+            back = step.back_through(kept.pop(), adjoint, through_weights=False)
             rate_gradient -= back.product
             _hand_over(steps, k, back, rate)
             del back
         w = start
         for k in range(first):
-            back = _back_step(_build(loss, w, *steps.batch(k)), adjoint, through_weights=False)
+            back = step.back(w, *steps.batch(k), adjoint, through_weights=False)
             rate_gradient -= back.product
             _hand_over(steps, k, back, rate)
             with origin("trajectory"):
@@ -285,11 +290,11 @@ def _frozen(loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tenso
 
 
 def _exact(
-    loss: Loss, start: Tensor, target: Tensor, steps: Steps, rate: Tensor, weights: Weights, keep: int
+    step: MatchingStep, start: Tensor, target: Tensor, steps: Steps, rate: Tensor, weights: Weights, keep: int
 ) -> StreamedGradient:
     """Run the adjoint recursion ``a_k = a_{k+1} - b H_k a_{k+1}`` backwards over the trajectory."""
     with phase("pass 1"):
-        trajectory = _Trajectory(loss, start, steps, rate, weights, keep)
+        trajectory = _Trajectory(step, start, steps, rate, weights, keep)
         end = trajectory.end
         distance = _distance(start, target)
         with origin("trajectory"):
@@ -297,84 +302,39 @@ def _exact(
         value = (end - target).square().sum() / distance
     with phase("pass 2"):
         rate_gradient = torch.zeros_like(rate)
-        for k, built in trajectory.backwards():
+        for k, held in trajectory.backwards():
             # the first step's start is a constant: nothing asks for the adjoint before it
-            back = _back_step(built, adjoint, through_weights=k > 0)
+            if isinstance(held, Built):
+                back = step.back_through(held, adjoint, through_weights=k > 0)
+            else:
+                back = step.back(held, *steps.batch(k), adjoint, through_weights=k > 0)
             rate_gradient -= back.product
             _hand_over(steps, k, back, rate)
             if back.curvature is not None:
                 with origin("trajectory"):
                     adjoint = adjoint - rate * back.curvature
-            del back, built  # or they live on while the next step's graph is built
+            del back, held  # or they live on while the next step's graph is built
     return StreamedGradient(value, rate_gradient, end)
 
 
-def _advance(loss: Loss, w: Tensor, x: Tensor, y: Tensor, rate: Tensor) -> Tensor:
+def _advance(step: MatchingStep, w: Tensor, x: Tensor, y: Tensor, rate: Tensor) -> Tensor:
     """Return ``w - b g(w)``, keeping no graph."""
-    w = w.detach().requires_grad_()
-    with torch.enable_grad():
-        (g,) = grad(loss(w, x.detach(), y.detach()), w)
+    g = step.gradient(w, x, y)
     with origin("trajectory"):
         return w.detach() - rate * g
 
 
-def _leaves(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut a step's tensors off from what made them; labels ask for a gradient where they did before."""
-    return x.detach().requires_grad_(), y.detach().requires_grad_(y.requires_grad)
-
-
-class _Built(NamedTuple):
-    """One step's gradient with its graph, which ends at the step's own leaves: no step's graph holds another's."""
-
-    weights: Tensor
-    inputs: Tensor
-    labels: Tensor
-    gradient: Tensor
-
-
-def _build(loss: Loss, w: Tensor, x: Tensor, y: Tensor) -> _Built:
-    w = w.detach().requires_grad_()
-    x, y = _leaves(x, y)
-    with torch.enable_grad():
-        (g,) = grad(loss(w, x, y), w, create_graph=True)
-    return _Built(w, x, y, g)
-
-
-def _keep(loss: Loss, w: Tensor, steps: Steps, rate: Tensor, first: int) -> tuple[list[_Built], Tensor]:
+def _keep(step: MatchingStep, w: Tensor, steps: Steps, rate: Tensor, first: int) -> tuple[list[Built], Tensor]:
     """Take the steps from ``first`` to the last, starting at ``w``; return their graphs and where they arrive."""
-    kept: list[_Built] = []
+    kept: list[Built] = []
     for k in range(first, len(steps)):
-        kept.append(_build(loss, w, *steps.batch(k)))
+        kept.append(step.build(w, *steps.batch(k)))
         with origin("trajectory"):
             w = w - rate * kept[-1].gradient.detach()
     return kept, w
 
 
-@dataclass(frozen=True)
-class _Back:
-    """One step of pass 2: ``g``, ``s = g . a``, and the gradient of s with respect to w, x and y."""
-
-    gradient: Tensor
-    product: Tensor
-    curvature: Tensor | None
-    inputs: Tensor
-    labels: Tensor | None
-
-
-def _back_step(built: _Built, adjoint: Tensor, *, through_weights: bool) -> _Back:
-    """Differentiate the product of a step's gradient with the adjoint: one double backward, which uses the graph up."""
-    w, x, y, g = built
-    with torch.enable_grad():
-        product = torch.dot(g, adjoint)
-    wanted = [x] + [y] * y.requires_grad + [w] * through_weights
-    # a loss that is linear in one of them has no second derivative there: materialised as zeros
-    h, *rest = grad(product, wanted, allow_unused=True, materialize_grads=True)
-    m = rest.pop(0) if y.requires_grad else None
-    u = rest.pop(0) if through_weights else None
-    return _Back(g.detach(), product.detach(), u, h, m)
-
-
-def _hand_over(steps: Steps, k: int, back: _Back, rate: Tensor) -> None:
+def _hand_over(steps: Steps, k: int, back: Back, rate: Tensor) -> None:
     with origin("inputs"):
         steps.accumulate(k, -rate * back.inputs, None if back.labels is None else -rate * back.labels)
 
@@ -382,11 +342,13 @@ def _hand_over(steps: Steps, k: int, back: _Back, rate: Tensor) -> None:
 class _Trajectory:
     """Pass 1 of ``exact``: the students w_0 .. w_T, and their steps handed out backwards.
 
-    The last ``keep`` steps stay built. The others are built again, at the w_k that ``weights`` keeps or re-steps.
+    The last ``keep`` steps stay built. The others are to be built again, at the w_k that ``weights`` keeps or re-steps.
     """
 
-    def __init__(self, loss: Loss, start: Tensor, steps: Steps, rate: Tensor, weights: Weights, keep: int) -> None:
-        self._loss, self._steps, self._rate = loss, steps, rate
+    def __init__(
+        self, step: MatchingStep, start: Tensor, steps: Steps, rate: Tensor, weights: Weights, keep: int
+    ) -> None:
+        self._step, self._steps, self._rate = step, steps, rate
         self._first = max(len(steps) - keep, 0)  # of the steps that stay built
         place = _resolve(weights, start, self._first)
         self._on_host = place == "host"
@@ -398,14 +360,14 @@ class _Trajectory:
                 with origin("trajectory"):
                     self._kept[k] = _to_host(w) if self._on_host else w
             w = self._advance(k, w)
-        self._built, self.end = _keep(loss, w, steps, rate, self._first)
+        self._built, self.end = _keep(step, w, steps, rate, self._first)
         self._device = w.device
 
     def _advance(self, k: int, w: Tensor) -> Tensor:
-        return _advance(self._loss, w, *self._steps.batch(k), self._rate)
+        return _advance(self._step, w, *self._steps.batch(k), self._rate)
 
-    def backwards(self) -> Iterator[tuple[int, _Built]]:
-        """Yield every ``k = T-1 .. 0`` and its step, built; what was kept for it is let go of as it is handed out."""
+    def backwards(self) -> Iterator[tuple[int, Built | Tensor]]:
+        """Yield every ``k = T-1 .. 0``, and its step as built or its w_k; both are let go of as they are handed out."""
         for k in reversed(range(self._first, len(self._steps))):
             yield k, self._built.pop()
         for first in reversed(range(0, self._first, self._stride)):
@@ -415,7 +377,7 @@ class _Trajectory:
             for k in sorted(segment, reverse=True):
                 with origin("trajectory"):
                     w = segment.pop(k).to(self._device, non_blocking=True)
-                yield k, _build(self._loss, w, *self._steps.batch(k))
+                yield k, w
                 del w
 
 

@@ -23,8 +23,8 @@ from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import Problem, Task
 from dcbench_tesla.methods.matching import InnerBatches, MatchingSettings
+from dcbench_tesla.methods.matching_step import Loss
 from dcbench_tesla.methods.trajectory import (
-    Loss,
     Mode,
     StreamedGradient,
     Weights,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dcbench_tesla.budget import fitted, parse_size
-from dcbench_tesla.cell import Cell, Execution
+from dcbench_tesla.cell import COMPILE, Cell, Execution
 from dcbench_tesla.config import SECTIONS, CellConfig, Override, resolve
 from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
+from dcbench_tesla.errors import unknown_name
 from dcbench_tesla.live import check_logs
 from dcbench_tesla.profilers.memory import PredictedMeter
 from dcbench_tesla.runner import CellResult, run_cell
@@ -159,6 +160,7 @@ def run(
     device: str = "auto",
     memory_budget: str | int | None = None,
     log: Sequence[str] = (),
+    compile: str = "auto",
     force: bool = False,
     quiet: bool = False,
 ) -> CellResult:
@@ -181,6 +183,8 @@ def run(
         memory_budget: bytes, or a size such as ``"40GiB"``: what is predicted to need more is not begun, and graphs are
             kept as far as it goes (``keep_graphs``).
         log: ``tensorboard``, ``wandb`` or both: where the metrics of every iteration go besides ``metrics.jsonl``.
+        compile: whether the matching step of ``tesla`` and ``tesla-exact`` is compiled: ``on``, ``off``, or ``auto``,
+            where the run is long enough to gain by it.
         force: start over.
         quiet: show no progress.
 
@@ -190,7 +194,9 @@ def run(
     """
     overrides = overrides_from(settings or {})
     config = resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
-    execution = replace(Execution.resolve(device), logs=check_logs(log))
+    if compile not in COMPILE:
+        raise unknown_name("compile", compile, COMPILE)
+    execution = replace(Execution.resolve(device), logs=check_logs(log), compile=compile)
     session = Session(out, data_dir=data_dir, execution=execution, quiet=quiet)
     cell = session.cell(config, from_scratch=force)
     if memory_budget is not None:

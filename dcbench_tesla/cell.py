@@ -40,17 +40,22 @@ if TYPE_CHECKING:
     from dcbench_tesla.data.dataset import Pixels
 
 
+COMPILE = ("auto", "on", "off")
+
+
 @dataclass(frozen=True)
 class Execution:
     """Where a cell computes: recorded with its results, part of no key. Equal settings promise equal bytes.
 
-    ``logs``: where its metrics go besides ``metrics.jsonl``, see :mod:`dcbench_tesla.live`.
+    ``logs``: where its metrics go besides ``metrics.jsonl``, see :mod:`dcbench_tesla.live`. ``compile``: whether a
+    method's steps are compiled, one of :data:`COMPILE`; ``auto`` is decided when a condensation begins.
     """
 
     device: str
     threads: int
     backend: str = "serial"
     logs: tuple[str, ...] = ()
+    compile: str = "off"
 
     @classmethod
     def resolve(cls, device: str = "auto", threads: int | None = None, backend: str = "serial") -> "Execution":
@@ -125,6 +130,12 @@ class Cell:
         other = copy.copy(self)
         other.config = dataclasses.replace(self.config, settings=dataclasses.replace(self.config.settings, **changes))
         other.memory_facts = memory_facts
+        return other
+
+    def with_compilation(self, compile: str) -> "Cell":
+        """Return this cell with its compilation decided, ``on`` or ``off``; the key stays the same."""
+        other = copy.copy(self)
+        other.execution = dataclasses.replace(self.execution, compile=compile)
         return other
 
     def _check_ipc(self) -> None:
@@ -241,7 +252,7 @@ class Cell:
         return self.folder / "snapshots" / f"{iteration:06d}.safetensors"
 
     def _begun_with(self, wanted: Execution) -> Execution:
-        """Return device and threads of a cell that was begun, so that its bytes stay the same; else those wanted."""
+        """Return device, threads and compilation of a cell that was begun, for the same bytes; else those wanted."""
         path = self.folder / "execution.json"
         half_evaluated = (n for n in self.config.evaluators if self.records(n).exists() and not self._evaluated(n))
         if not path.exists() or (self.distilled_path.exists() and not any(half_evaluated)):
@@ -250,7 +261,8 @@ class Cell:
         if stored["device"] != wanted.device:
             self.say(f"{self.name} was begun on {stored['device']} and goes on there (--force starts over)")
             Execution.resolve(stored["device"])
-        return dataclasses.replace(wanted, device=stored["device"], threads=stored["threads"])
+        began_with = {name: stored[name] for name in ("device", "threads", "compile") if name in stored}
+        return dataclasses.replace(wanted, **{"compile": "off", **began_with})
 
     # ---- data ------------------------------------------------------------------------------------------------------
 
@@ -368,6 +380,7 @@ class Cell:
             device=self.device,
             build_network=self.build_network,
             experts=experts,
+            compile=self.execution.compile == "on",
         )
 
     # ---- what is done ----------------------------------------------------------------------------------------------

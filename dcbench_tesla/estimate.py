@@ -18,6 +18,8 @@ from dcbench_tesla.networks import flatten_parameters, seeded
 from dcbench_tesla.progress import duration
 
 LONG_S = 24 * 3600.0
+_COMPILING_S = 120.0
+_SAVED_SHARE = 0.1  # of an iteration, at least: tests/benchmarks/test_matching.py
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,24 @@ def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_sc
             name = stage.removeprefix("evaluate by ")
             seconds[f"evaluation by {name}"] = _evaluation(cell, name)
     return Estimate(seconds)
+
+
+def compilation_decided(cell: Cell) -> Cell:
+    """Return ``cell`` with its setting ``auto`` of compilation made ``on`` or ``off``, and say so where it is ``on``.
+
+    Compiling takes a minute or so and saves a part of every iteration: it pays for long condensations. ``auto`` is
+    ``off`` on a GPU, where neither has been measured.
+    """
+    if cell.execution.compile != "auto":
+        return cell
+    left = cell.iterations - CondenseLoop.iterations_done(cell.folder)
+    if not cell.method.compiles or cell.device.type != "cpu" or not left:
+        return cell.with_compilation("off")
+    saved = _SAVED_SHARE * _iteration(cell.with_compilation("off")) * left
+    if saved < _COMPILING_S:
+        return cell.with_compilation("off")
+    cell.say(f"compiling the matching step: takes a minute or two, saves about {duration(saved)} (--compile off: not)")
+    return cell.with_compilation("on")
 
 
 def _timed(cell: Cell, work: Callable[[], object]) -> float:

@@ -96,6 +96,7 @@ class Problem:
 
     ``build_network()`` returns a freshly initialised network of the run on the CPU; under
     :func:`dcbench_tesla.networks.seeded` it is reproducible. ``experts`` is there where the condenser asked for them.
+    ``compile``: whether the condenser is to compile what it repeats, if it can (``Condenser.compiles``).
     """
 
     task: Task
@@ -105,6 +106,7 @@ class Problem:
     device: torch.device
     build_network: Callable[[], ConvNet]
     experts: ExpertSource | None = None
+    compile: bool = False
 
     def seed_for(self, role: str, *repetition: int) -> int:
         """Derive a seed from the run's seed, the role of the numbers and their repetition."""
@@ -151,13 +153,15 @@ class Condenser(ABC):
     A subclass is registered in the entry-point group ``dcbench.methods``. Its class docstring is its documentation:
     the first line is shown in listings. ``version`` is raised whenever the same settings give another result.
     ``uses_ipc``, ``uses_network``, ``learns_lr``: whether IPC and the network matter to it, and whether its sets carry
-    a learned learning rate. A baseline without iterations leaves ``iterations`` out of its settings.
+    a learned learning rate. ``compiles``: whether it heeds ``Problem.compile``. A baseline without iterations leaves
+    ``iterations`` out of its settings.
     """
 
     version: ClassVar[int] = 1
     uses_ipc: ClassVar[bool] = True
     uses_network: ClassVar[bool] = True
     learns_lr: ClassVar[bool] = False
+    compiles: ClassVar[bool] = False
     Settings: ClassVar[type[Settings]] = Settings
 
     def __init__(self, settings: Any) -> None:

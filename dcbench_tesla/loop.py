@@ -60,7 +60,8 @@ class CondenseLoop:
 
     After :meth:`run`, ``seconds`` holds the time all iterations took, over all processes, ``last_loss`` the last loss,
     and ``peak_bytes`` the most that the condenser's state and the tensors of one iteration held on the device at once
-    (:class:`~dcbench_tesla.profilers.LiveBytes`; both ``None`` for a method without iterations).
+    (:class:`~dcbench_tesla.profilers.LiveBytes`). Both are ``None`` for a method without iterations, the
+    latter also for a run that is not ``metered``: the meter cannot see into compiled code.
     """
 
     def __init__(
@@ -73,11 +74,12 @@ class CondenseLoop:
         snapshots: Collection[int],
         keep_snapshot: Callable[[int], object],
         logs: Sequence[MetricLog] = (),
+        metered: bool = True,
         quiet: bool = False,
     ) -> None:
         self._condenser, self._label, self._key, self._quiet = condenser, label, key, quiet
         self._checkpoint, self._metrics = folder / _CHECKPOINT, folder / _METRICS
-        self._snapshots, self._keep_snapshot, self._logs = snapshots, keep_snapshot, logs
+        self._snapshots, self._keep_snapshot, self._logs, self._metered = snapshots, keep_snapshot, logs, metered
         self._saved_at, self._saving_took = 0.0, 0.0
         self.seconds = 0.0
         self.last_loss: float | None = None
@@ -122,7 +124,7 @@ class CondenseLoop:
 
     def _iterate(self, iteration: int, device: torch.device) -> IterationRecord:
         """Make one iteration; the first one is metered, which costs it some time and changes no number."""
-        if self.peak_bytes is not None:
+        if self.peak_bytes is not None or not self._metered:
             return self._condenser.iterate(iteration)
         with LiveBytes(self._condenser.state_dict().values()) as meter:
             record = self._condenser.iterate(iteration)

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from dcbench_tesla.cell import Cell
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.estimate import compilation_decided
 from dcbench_tesla.evaluation import Accuracy, Evaluation
 from dcbench_tesla.experts import StoredExperts
 from dcbench_tesla.interface import Condenser
@@ -89,6 +90,8 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
                 for name in cell.config.evaluators:
                     shutil.rmtree(cell.records(name), ignore_errors=True)
             cell.execution.apply()
+            if "condense" in stages:
+                cell = compilation_decided(cell)
             _record_start(cell)
             for stage in stages:
                 _run_stage(cell, stage)
@@ -199,6 +202,7 @@ def _condense(cell: Cell) -> None:
             snapshots=cell.snapshots,
             keep_snapshot=lambda iteration: _keep(cell, condenser, iteration),
             logs=logs,
+            metered=not (cell.execution.compile == "on" and condenser.compiles),
             quiet=cell.quiet,
         )
         loop.run(cell.device)
@@ -217,6 +221,7 @@ def _condense(cell: Cell) -> None:
         "iterations": cell.iterations,
         "condense_seconds": round(loop.seconds, 3),
         "peak_bytes": loop.peak_bytes,
+        **({"compiled": True} if cell.execution.compile == "on" and condenser.compiles else {}),
         **cell.memory_facts,
         "learned_lr": final.lr,
         "distilled_images": len(final),

@@ -31,7 +31,7 @@ def run_frozen(job: FrozenJob) -> Outcome:
     data_dir = None if job.data_dir is None else Path(job.data_dir)
     try:
         execution = Execution.resolve(job.device, job.threads, job.backend)
-        execution = dataclasses.replace(execution, logs=tuple(job.logs))
+        execution = dataclasses.replace(execution, logs=tuple(job.logs), compile=job.compile)
         session = Session(job.workspace.root, data_dir=data_dir, execution=execution)
         cell = session.cell(CellConfig.from_dict(job.config), from_scratch=job.force)
         cell = cell.planned({}, job.memory_facts)

@@ -30,6 +30,7 @@ from dcbench_tesla.interface import (
 from dcbench_tesla.networks import FlatNetwork
 from dcbench_tesla.profilers import origin
 
+from .matching_step import CompiledStep, MatchingStep
 from .trajectory import Mode, Weights, stream_matching_gradient
 
 Labels = Literal["hard", "target", "last", "learned"]
@@ -158,6 +159,7 @@ class TrajectoryMatching(Condenser):
         s = self.settings
         self.problem = problem
         self._network = FlatNetwork(problem.build_network)
+        self._step = (CompiledStep if problem.compile and self.compiles else MatchingStep)(self._network.loss)
         self._hard = problem.hard_labels().to(problem.device)
         images = problem.train.inputs(problem.draw_real("start images")).clone()
         student_lr = torch.tensor(s.student_lr, dtype=images.dtype, device=problem.device)
@@ -228,7 +230,7 @@ class TrajectoryMatching(Condenser):
         expert, epoch = self._draw_segment(iteration)
         batches = InnerBatches(self.problem, self._values["images"], self.labels(iteration), s, iteration)
         result = stream_matching_gradient(
-            self._network.loss,
+            self._step,
             self._experts.snapshot(expert, epoch),
             self._experts.snapshot(expert, epoch + s.expert_epochs),
             batches,

@@ -13,4 +13,5 @@ class TESLA(TrajectoryMatching):
     """
 
     mode = "frozen"
+    compiles = True
     Settings = TwoPassSettings

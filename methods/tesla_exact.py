@@ -10,4 +10,5 @@ class TESLAExact(TrajectoryMatching):
     """
 
     mode = "exact"
+    compiles = True
     Settings = ExactSettings

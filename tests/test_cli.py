@@ -42,6 +42,7 @@ COMMAND_LINE = {
         "--timeout",
         "--backend-option",
         "--log",
+        "--compile",
         "--force",
         "--no-baseline",
         "--dry-run",

@@ -48,7 +48,7 @@ def test_bare_name_cannot_be_imported(name: str) -> None:
 def test_every_plugin_file_is_registered() -> None:
     """A method's file without its entry point would be found by nobody."""
     shared = {"__init__", "matching", "selection", "trajectory", "training"}
-    shared |= {"class_matching", "gradient_matching", "coreset", "cross_architecture"}
+    shared |= {"class_matching", "matching_step", "gradient_matching", "coreset", "cross_architecture"}
     for kind, folder in (("methods", "methods"), ("evaluators", "evaluators")):
         registered = {point.module.rpartition(".")[2] for point in entry_points(group=f"dcbench.{kind}")}
         assert {path.stem for path in (ROOT / folder).glob("*.py")} - shared <= registered

@@ -57,6 +57,7 @@ class FrozenJob:
 
     ``name``: of its files under ``jobs/``. ``folder``: the cell's. ``facts``: :func:`dcbench_tesla.runner.cell_facts`.
     ``memory_facts``: what its row is to say of a memory budget. ``logs``: where its metrics go besides the folder.
+    ``compile``: see :class:`~dcbench_tesla.cell.Execution`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class FrozenJob:
     threads: int
     backend: str
     logs: Sequence[str]
+    compile: str
     force: bool
     timeout_s: float | None
     config: Mapping[str, Any]
@@ -146,6 +148,7 @@ class Job:
             threads=execution.threads,
             backend=execution.backend,
             logs=execution.logs,
+            compile=execution.compile,
             force=self.force,
             timeout_s=timeout_s,
             config=cell.config.as_dict(),

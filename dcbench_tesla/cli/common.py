@@ -111,6 +111,13 @@ backend_options = (
         help="What to ask Slurm for, as sbatch names it: partition=gpu, account=lab, cpus_per_task=8, mem=32G.",
     ),
 )
+compile_option = click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile the matching step of tesla and tesla-exact (auto: where the run is long enough to gain by it).",
+)
 config_option = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="A TOML file with options and settings."
 )

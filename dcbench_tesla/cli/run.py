@@ -11,6 +11,7 @@ import click
 from dcbench_tesla.cli.common import (
     Failure,
     backend_options,
+    compile_option,
     config_option,
     data_dir_option,
     device_option,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         metavar="NAME",
         help="Where metrics go besides the cell's metrics.jsonl: tensorboard, wandb.",
     ),
+    compile_option,
     click.option("--force", is_flag=True, help="Start over, even what is done."),
     click.option("--no-baseline", is_flag=True, help="Leave out the matching random selection."),
     click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
@@ -77,6 +79,7 @@ def run(
     timeout: str | None,
     backend_settings: tuple[str, ...],
     logs: tuple[str, ...],
+    compile: str,
     force: bool,
     no_baseline: bool,
     dry_run: bool,
@@ -126,7 +129,7 @@ def run(
     where = backend_of(
         device=device, out=out, backend=backend, at_once=at_once, timeout=timeout, backend_settings=backend_settings
     )
-    session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs))
+    session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs, compile=compile))
     if not dry_run:
         session.workspace.check_writable()
     cells = [session.cell(config, from_scratch=force) for config in configs]

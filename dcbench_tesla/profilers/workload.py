@@ -68,6 +68,7 @@ def workload(
     augmentation: Augmentation = _AUGMENTATION,
     per_class: int | None = None,
     shortened: bool = False,
+    compile: bool = False,
 ) -> Prepare:
     """Return what makes a condenser ready and then runs its iteration 0, any number of times.
 
@@ -88,6 +89,7 @@ def workload(
         per_class: training images of every class; ``None``: enough for the method's real batch.
         shortened: take the shorter iteration of the same peak memory that the method knows
             (:meth:`~dcbench_tesla.interface.Condenser.memory_probe`).
+        compile: whether a method that can is to compile what it repeats.
 
     Raises:
         UsageError: the method is unknown, has no iterations, or has no such settings; or no ConvNet fits the images.
@@ -101,7 +103,7 @@ def workload(
     if shortened:
         chosen = kind.memory_probe(chosen, ipc)
     train = _Noise(shape, per_class or _real_per_class(chosen, ipc), torch.device(device))
-    problem = _problem(kind, chosen, shape, ipc, _network(shape, width, depth), train, augmentation)
+    problem = _problem(kind, chosen, shape, ipc, _network(shape, width, depth), train, augmentation, compile)
 
     def prepare() -> Callable[[], object]:
         condenser = kind(chosen)
@@ -182,6 +184,7 @@ def _problem(
     build: Callable[[], ConvNet],
     train: LabelledImages,
     augmentation: Augmentation,
+    compile: bool,
 ) -> Problem:
     with seeded(0):
         experts = _StandIns(flatten_parameters(build()), train.device)
@@ -201,6 +204,7 @@ def _problem(
         device=train.device,
         build_network=build,
         experts=experts if kind.expert_request(settings) is not None else None,
+        compile=compile,
     )
 
 

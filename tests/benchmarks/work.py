@@ -1,0 +1,144 @@
+"""The pieces of work that are timed, each as ``plain`` (what people run today) and as ours, on the same draws.
+
+``WORK[name]()`` makes everything ready and returns what is to be timed. The shapes are those of the published settings
+on CIFAR-10: ConvNet-D3 of width 128, 100 synthetic images; images are noise and experts random, which changes no time.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcbench_tesla import registry
+from dcbench_tesla.config import ExpertSettings
+from dcbench_tesla.data.augmentation import Augmentation
+from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.experts import train_epoch
+from dcbench_tesla.interface import Condenser, Problem
+from dcbench_tesla.networks import ConvNet, seeded
+from dcbench_tesla.profilers.workload import Shape, _network, _Noise, _problem
+from tests.benchmarks import plain
+
+CPU = torch.device("cpu")
+CIFAR = Shape.of("cifar10")
+WIDTH, BATCH, REAL = 128, 100, 256
+STEPS = int(os.environ.get("DCBENCH_BENCHMARK_STEPS", "10"))  # fewer: sooner done, the same ratios
+EXPERT_IMAGES = 2048
+NETWORKS, EPOCHS = 5, 4
+
+Run = Callable[[], object]
+
+
+def _condenser(method: str, *, ipc: int, compile: bool = False, **settings: Any) -> Condenser:
+    kind = registry.load_method(method)
+    chosen = kind.Settings(**settings)
+    train = _Noise(CIFAR, REAL, CPU)
+    condenser = kind(chosen)
+    condenser.setup(_problem(kind, chosen, CIFAR, ipc, _network(CIFAR, WIDTH, 0), train, Augmentation(), compile))
+    return condenser
+
+
+def _matching(method: str, *, steps: int = STEPS, compile: bool = False) -> Condenser:
+    # rates of 0: every repetition has the same images before it
+    still = {"lr_images": 0.0, "lr_student_lr": 0.0}
+    return _condenser(method, ipc=BATCH // CIFAR.classes, compile=compile, steps=steps, batch_size=BATCH, **still)
+
+
+def matching(method: str, *, steps: int = STEPS, compile: bool = False) -> Run:
+    """One iteration of trajectory matching as the harness makes it."""
+    condenser = _matching(method, steps=steps, compile=compile)
+    return lambda: condenser.iterate(0)
+
+
+def plain_matching(method: str) -> Run:
+    """The same iteration in a plain loop: ``mtt`` unrolled, ``tesla`` in two passes."""
+    condenser = _matching(method)
+    problem: Problem = condenser.problem  # type: ignore[attr-defined]
+    images, labels = condenser.state_dict()["value.images"], problem.hard_labels()
+    assert problem.experts is not None
+    start, target = problem.experts.snapshot(0, 0), problem.experts.snapshot(0, 2)
+    loop = plain.unrolled if method == "mtt" else plain.two_pass
+    return lambda: loop(problem, images, labels, start, target, 0.01, BATCH, STEPS)
+
+
+def _fresh() -> ConvNet:
+    with seeded(0):
+        return ConvNet(CIFAR.channels, CIFAR.classes, CIFAR.side, WIDTH)
+
+
+def expert_epoch() -> Run:
+    """An epoch of an expert on 2,048 images."""
+    train = _Noise(CIFAR, EXPERT_IMAGES // CIFAR.classes + 1, CPU)
+    network, settings = _fresh(), ExpertSettings()
+    return lambda: train_epoch(network, train, settings, Augmentation(), 0, 0)
+
+
+def plain_expert_epoch() -> Run:
+    """The same epoch in a plain loop."""
+    train = _Noise(CIFAR, EXPERT_IMAGES // CIFAR.classes + 1, CPU)
+    network, settings = _fresh(), ExpertSettings()
+    images = train.inputs(torch.arange(len(train)))
+    return lambda: plain.expert_epoch(network, images, train.labels, Augmentation(), settings.lr, settings.batch_size)
+
+
+def _distilled() -> DistilledSet:
+    """A hundred noise images as a distilled set."""
+    problem: Problem = _condenser("dm", ipc=BATCH // CIFAR.classes).problem  # type: ignore[attr-defined]
+    return problem.distilled(problem.train.inputs(problem.draw_real("images")), problem.hard_labels())
+
+
+def evaluation() -> Run:
+    """Five networks trained on 100 images, four epochs each."""
+    distilled, kind = _distilled(), registry.load_evaluator("convnet")
+    make: Any = kind.Settings
+    evaluator = kind(make(width=WIDTH, epochs=EPOCHS, lr=0.01))
+    return lambda: evaluator.train(distilled, list(range(NETWORKS)), CPU)
+
+
+def plain_evaluation() -> Run:
+    """The same five networks in a plain loop."""
+    distilled = _distilled()
+    images, labels, augmentation = distilled.images, distilled.labels, Augmentation(distilled.augmentation)
+
+    def run() -> None:
+        networks: list[nn.Module] = [_fresh() for _ in range(NETWORKS)]
+        plain.train_networks(networks, list(range(NETWORKS)), images, labels, augmentation, epochs=EPOCHS, lr=0.01)
+
+    return run
+
+
+def class_matching(method: str) -> Run:
+    """One iteration of DM, or of DSA, at IPC 1 with 256 real images a class."""
+    loops: dict[str, Any] = {"outer": 1, "inner": 1} if method == "dsa" else {}
+    condenser = _condenser(method, ipc=1, lr_images=0.0, real_batch=REAL, **loops)
+    return lambda: condenser.iterate(0)
+
+
+def plain_class_matching(method: str) -> Run:
+    """The same iteration in a plain loop."""
+    condenser = _condenser(method, ipc=1, real_batch=REAL)
+    problem: Problem = condenser.problem  # type: ignore[attr-defined]
+    images = condenser.state_dict()["images"]
+    loop = plain.distribution_matching if method == "dm" else plain.gradient_matching
+    return lambda: loop(problem, images, REAL)
+
+
+WORK: dict[str, Callable[[], Run]] = {
+    "mtt": lambda: matching("mtt"),
+    "mtt, plain": lambda: plain_matching("mtt"),
+    "tesla": lambda: matching("tesla"),
+    "tesla, compiled": lambda: matching("tesla", compile=True),
+    "tesla, plain": lambda: plain_matching("tesla"),
+    "tesla-exact": lambda: matching("tesla-exact"),
+    "tesla-exact, compiled": lambda: matching("tesla-exact", compile=True),
+    "expert epoch": expert_epoch,
+    "expert epoch, plain": plain_expert_epoch,
+    "evaluation": evaluation,
+    "evaluation, plain": plain_evaluation,
+    "dm": lambda: class_matching("dm"),
+    "dm, plain": lambda: plain_class_matching("dm"),
+    "dsa": lambda: class_matching("dsa"),
+    "dsa, plain": lambda: plain_class_matching("dsa"),
+}

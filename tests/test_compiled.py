@@ -1,0 +1,156 @@
+"""The compiled matching step: the eager numbers, one graph an operation, eager where the compiler fails."""
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dcbench_tesla import estimate
+from dcbench_tesla.api import Session, run
+from dcbench_tesla.config import resolve
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.methods.matching_step import CompiledStep, Loss, MatchingStep
+from dcbench_tesla.methods.trajectory import MatchingGradient, Mode, matching_gradient
+from dcbench_tesla.networks import ConvNet, FlatNetwork
+from dcbench_tesla.profilers import LiveBytes
+from dcbench_tesla.runner import CellResult
+from dcbench_tesla.seeds import generator
+from dcbench_tesla.store import read_json
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+STEPS, CLASSES, SIDE, BATCH = 20, 4, 8, 3
+
+
+def draw(name: str, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator(0, name), dtype=torch.float64)
+
+
+def gradients(step: Loss | MatchingStep, mode: Mode, dtype: torch.dtype, *, soft: bool) -> MatchingGradient:
+    start = NETWORK.initial(0).to(dtype)
+    target = start + (0.05 * draw("way", len(start))).to(dtype)
+    inputs = [draw(f"images {k}", BATCH, 3, SIDE, SIDE).to(dtype) for k in range(STEPS)]
+    labels = [draw(f"labels {k}", BATCH, CLASSES).softmax(1).to(dtype).requires_grad_() for k in range(STEPS)]
+    if not soft:
+        labels = [y.detach().argmax(1) for y in labels]
+    return matching_gradient(step, start, target, inputs, labels, 0.05, mode)
+
+
+NETWORK = FlatNetwork(lambda: ConvNet(3, CLASSES, SIDE, width=6))
+
+
+def found(of: MatchingGradient) -> list[Tensor]:
+    return [of.loss, of.lr, of.end, *of.inputs, *(y for y in of.labels if y is not None)]
+
+
+def error(of: MatchingGradient, reference: MatchingGradient) -> float:
+    """The largest relative error of what is found."""
+    pairs = zip(found(of), found(reference), strict=True)
+    return max(float((a.double() - b.double()).norm() / b.double().norm()) for a, b in pairs)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("mode", "soft"), [("frozen", False), ("exact", True)])
+def test_float64_compiled_is_eager(mode: Mode, soft: bool) -> None:
+    compiled = CompiledStep(NETWORK.loss)
+    of_compiled = gradients(compiled, mode, torch.float64, soft=soft)
+    assert not compiled.given_up
+    assert error(of_compiled, gradients(NETWORK.loss, mode, torch.float64, soft=soft)) < 1e-9
+    # one graph for pass 1, and one for pass 2; exact has another for step 0, whose start is a constant
+    assert len(compiled._compiled) == (3 if mode == "exact" else 2)
+
+
+@needs_compiler
+def test_the_same_twice_and_float32_is_as_near_to_float64_as_eager_is() -> None:
+    compiled = CompiledStep(NETWORK.loss)
+    reference = gradients(NETWORK.loss, "frozen", torch.float64, soft=False)
+    first, second = (gradients(compiled, "frozen", torch.float32, soft=False) for _ in range(2))
+    assert not compiled.given_up
+    assert all(torch.equal(a, b) for a, b in zip(found(first), found(second), strict=True))
+    eager = gradients(NETWORK.loss, "frozen", torch.float32, soft=False)
+    assert error(first, reference) <= 1.5 * error(eager, reference) + 1e-6
+
+
+@needs_compiler
+def test_many_cells_of_one_process_compile_each() -> None:
+    x, y, w, a = torch.randn(3, 2), torch.randn(3), torch.randn(2), torch.randn(2)
+    for scale in range(1, 11):  # dynamo gives up a function at its ninth compilation
+        step = CompiledStep(lambda w, x, y, scale=scale: scale * ((x @ w - y) ** 2).mean())  # type: ignore[misc]
+        back = step.back(w, x, y, a, through_weights=True)
+        assert not step.given_up
+        assert back.curvature is not None
+        torch.testing.assert_close(back.curvature, scale * 2 / 3 * x.T @ (x @ a))
+
+
+def test_where_the_compiler_fails_one_warning_and_the_eager_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_here(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler is installed\nfor a reason")
+
+    monkeypatch.setattr(torch, "compile", none_here)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        fallen_back = gradients(CompiledStep(NETWORK.loss), "frozen", torch.float64, soft=False)
+    (said,) = [str(w.message) for w in heard if "eagerly" in str(w.message)]
+    assert "no compiler is installed" in said
+    eager = gradients(NETWORK.loss, "frozen", torch.float64, soft=False)
+    assert all(torch.equal(a, b) for a, b in zip(found(fallen_back), found(eager), strict=True))
+
+
+def test_live_tensors_of_compiled_steps_are_not_counted() -> None:
+    with LiveBytes([]), pytest.raises(UsageError, match="--compile off"):
+        gradients(CompiledStep(NETWORK.loss), "frozen", torch.float64, soft=False)
+
+
+SMALL: dict[str, Any] = {
+    **{"network.width": 4, "experts.count": 1, "max_start_epoch": 1, "expert_epochs": 1, "steps": 2, "iterations": 2},
+    **{"batch_size": 5, "convnet.epochs": 2, "convnet.width": 4, "evaluation.networks": 1, "evaluation.every": 0},
+}
+
+
+def small(out: Path, **how: Any) -> CellResult:
+    return run("tesla", dataset="digits", preset="smoke", settings=SMALL, out=out, quiet=True, **how)
+
+
+def recorded(result: CellResult) -> str:
+    return str(read_json(result.folder / "execution.json")["compile"])
+
+
+@needs_compiler
+def test_a_compiled_run_is_the_same_cell_and_says_so(tmp_path: Path) -> None:
+    on, off = small(tmp_path / "on", compile="on"), small(tmp_path / "off", compile="off")
+    assert (recorded(on), recorded(off)) == ("on", "off")
+    assert on.cell.key == off.cell.key
+    torch.testing.assert_close(on.distilled.images, off.distilled.images, rtol=1e-3, atol=1e-3)
+    rows = [r.cell.workspace.row("condense", r.cell.key) for r in (on, off)]
+    assert rows[0] is not None
+    assert rows[1] is not None
+    assert (rows[0]["compiled"], rows[0]["peak_bytes"]) == (True, None)  # the meter cannot see into compiled code
+    assert "compiled" not in rows[1]
+    assert rows[1]["peak_bytes"] > 0
+
+
+@pytest.mark.parametrize(("seconds", "decided"), [(0.01, "off"), (1e6, "on")])
+def test_auto_compiles_where_it_pays(
+    seconds: float, decided: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "_iteration", lambda cell: seconds)
+    cell = Session(tmp_path, quiet=True).cell(resolve("tesla", "digits", 1, preset="smoke"))
+    assert estimate.compilation_decided(cell.with_compilation("auto")).execution.compile == decided
+    mtt = Session(tmp_path, quiet=True).cell(resolve("mtt", "digits", 1, preset="smoke"))
+    assert estimate.compilation_decided(mtt.with_compilation("auto")).execution.compile == "off"  # one graph of all T
+
+
+def test_a_cell_goes_on_as_it_was_begun(tmp_path: Path) -> None:
+    done = small(tmp_path)
+    assert recorded(done) == "off"  # auto: too short to gain
+    done.cell.distilled_path.unlink()
+    again = Session(tmp_path, quiet=True).cell(done.cell.config).with_compilation("on")
+    assert again._begun_with(again.execution).compile == "off"
+
+
+def test_an_unknown_word_for_compile(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="auto"):
+        small(tmp_path, compile="always")

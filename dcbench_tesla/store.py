@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _META = "dcbench"
-_REMEDY = "Delete it, or run again with --force."
+_REMEDY = "Delete it: dcbench run makes what is its own again, with --force where the cell is done already."
 
 
 @contextmanager
@@ -68,12 +68,14 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        CorruptFileError: the file does not hold JSON.
+        CorruptFileError: the file does not hold JSON, or is a folder.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is not valid JSON ({error}). Delete it, or run again with --force.") from error
+        raise CorruptFileError(f"{path} is not valid JSON ({error}). {_REMEDY}") from error
+    except IsADirectoryError as error:
+        raise CorruptFileError(f"{path} is a folder, not a file. Move it away.") from error
 
 
 def content_key(content: Any) -> str:

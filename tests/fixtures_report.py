@@ -45,7 +45,9 @@ def write_cell(root: Path, method: str, ipc: int, curve: dict[int, list[float]])
         "command": f"dcbench run --method {method} --dataset digits --ipc {ipc} --preset smoke",
     }
     condense = {
-        "identity": {"method": method, "ipc": ipc, "seed": 0},
+        "identity": {"method": method, "ipc": ipc, "seed": 0, "network": {"width": 32}, "data": {"train_images": 1000}},
+        "settings": {} if method == "random" else {"labels": "hard", "last_epoch": 50, "steps": 10},
+        "distilled_images": 10 * ipc,
         **{"condense_seconds": 100.0 * ipc, "peak_bytes": 2**20, "iterations": max(curve), "learned_lr": 0.0123},
     }
     evaluate = {

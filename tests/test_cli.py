@@ -452,7 +452,8 @@ def test_list_of_cells(results: Path, tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "evaluate-0.json").write_text('{"half": ')
     damaged = dcbench("list", "cells", "--out", tmp_path)
-    assert damaged.exit_code == 0  # one damaged row does not hide the others
+    assert damaged.exit_code == 1  # though one damaged row does not hide the others
+    assert "no finished cells" in damaged.stdout
     assert "evaluate-0.json is not valid JSON" in damaged.stderr
 
 

@@ -9,6 +9,7 @@ from dcbench_tesla.cli.common import (
     Failure,
     Group,
     backend_options,
+    damaged_rows_told,
     data_dir_option,
     device_option,
     failure,
@@ -239,9 +240,10 @@ def _reproduce(
     if run_missing:
         where = backend_of(device=device, out=out, **backend)
         failed = _run_missing(cells(declaration, part), where, out, data_dir)
-    made = report(declaration, workspace, part)
-    click.echo(made.text)
-    say(f"written: {', '.join(str(path) for path in made.write(force=force))}")
+    with damaged_rows_told(out, ("condense", "evaluate")):
+        made = report(declaration, workspace, part)
+        click.echo(made.text)
+        say(f"written: {', '.join(str(path) for path in made.write(force=force))}")
     if failed:
         raise failed
 

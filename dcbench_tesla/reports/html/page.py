@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves, stage_rows
+from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves
 from dcbench_tesla.compare.plots import colours
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.reports.html.accuracy import curves_part, ipc_part, tables_part
@@ -20,6 +20,7 @@ from dcbench_tesla.reports.html.drift import gradient_part
 from dcbench_tesla.reports.html.gallery import gallery_part
 from dcbench_tesla.reports.html.parts import Part, joined
 from dcbench_tesla.reports.html.published import published_part
+from dcbench_tesla.rows import stage_rows
 from dcbench_tesla.workspace import Workspace
 
 _HERE = Path(__file__).parent
@@ -32,7 +33,7 @@ def page(workspace: Workspace) -> str:
 
     Raises:
         DcbenchError: there are no results at all.
-        CorruptFileError: a row, a CSV or a picture is none.
+        CorruptFileError: a CSV or a picture is none.
     """
     rows = [row for stage in ("experts", "condense", "evaluate") for row in stage_rows(workspace, stage)]
     parts = _parts(workspace)
@@ -56,7 +57,7 @@ def page(workspace: Workspace) -> str:
 
 
 def _parts(workspace: Workspace) -> list[Part]:
-    evaluated = any(workspace.rows.glob("evaluate-*.json"))
+    evaluated = bool(stage_rows(workspace, "evaluate"))
     table = accuracies(workspace, Wanted()) if evaluated else None
     return [
         tables_part(table),

@@ -67,8 +67,8 @@ def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
 def curves(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     """Return the rows of :func:`accuracies`, one for every distilled set that was evaluated on the way.
 
-    Adds ``iteration``, ``test`` (mean over seeds of the means over networks) and, spread and counted as there,
-    ``test_std_networks``, ``test_std_seeds`` and ``test_networks``.
+    Adds ``evaluation``, which is one for all points of an evaluation, ``iteration``, ``test`` (mean over seeds of the
+    means over networks) and, spread and counted as there, ``test_std_networks``, ``test_std_seeds``, ``test_networks``.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
@@ -168,7 +168,7 @@ def _over_seeds(name: str, values: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 def _curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the points of one method and evaluator: its seeds were evaluated at the same iterations."""
-    shared = summary(rows)
+    shared = {**summary(rows), "evaluation": content_key(_group_key(rows[0]))}
     at_iteration = zip(*(row["evaluated"] for row in rows), strict=True)
     return [
         {**shared, "iteration": of_seeds[0]["iteration"], **_over_seeds("test", [e["test"] for e in of_seeds])}

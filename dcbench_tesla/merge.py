@@ -18,6 +18,7 @@ from dcbench_tesla.compare import gradient, memory, timing
 from dcbench_tesla.compare.files import merge_csv, read_csv
 from dcbench_tesla.distilled import FORMAT
 from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.rows import is_settled
 from dcbench_tesla.store import atomic_path, load_tensors, read_json, read_meta, writing
 from dcbench_tesla.workspace import Workspace
 
@@ -170,14 +171,23 @@ class _Merge:
         self.tell(f"conflict: {text}.")
 
     def _failures(self, theirs: Iterable[Row], ours: Iterable[Row]) -> None:
-        """Merge the rows of failures: one falls where the other side has finished more of its cell."""
+        """Merge the rows of failures: one falls where all the evaluations that it names are here now.
+
+        One that names none, as those of older versions, falls where the other side has finished more of its cell.
+        """
         theirs, ours = list(theirs), list(ours)
         done_there, done_here = _finished(theirs), _finished(ours)
+
+        def falls(row: Row, other_side: Mapping[str, set[str]], its_side: Mapping[str, set[str]]) -> bool:
+            if "evaluations" in row:
+                return is_settled(self.target, row)
+            return bool(other_side[row["key"]] - its_side[row["key"]]) and row["key"] not in self.disputed
+
         for row in (r for r in ours if r["stage"] == "failed"):
-            if done_there[row["key"]] - done_here[row["key"]] and row["key"] not in self.disputed:
+            if falls(row, done_there, done_here):
                 self.target.drop_row("failed", row["key"])
         for row in (r for r in theirs if r["stage"] == "failed"):
-            if done_here[row["key"]] - done_there[row["key"]]:
+            if falls(row, done_here, done_there):
                 continue
             mine = self.target.rows / _name(row)
             if mine.exists():

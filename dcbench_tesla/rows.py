@@ -42,6 +42,18 @@ def damaged_rows(workspace: Workspace, stages: Sequence[str] = STAGES) -> list[s
     return [str(row) for stage in stages for row in _read(workspace, stage) if isinstance(row, CorruptFileError)]
 
 
+def is_settled(workspace: Workspace, failure: Mapping[str, Any]) -> bool:
+    """Whether all the evaluations that a failure's row names are done under ``workspace``."""
+    return all((workspace.rows / f"evaluate-{key}.json").exists() for key in failure.get("evaluations", ()))
+
+
+def drop_settled_failure(workspace: Workspace, key: str) -> None:
+    """Drop the row of a condensation's failure, unless it names an evaluation that is not done."""
+    found = [row for row in stage_rows(workspace, "failed") if row.get("key") == key]
+    if all(is_settled(workspace, row) for row in found):
+        workspace.drop_row("failed", key)
+
+
 def _read(workspace: Workspace, stage: str) -> Iterator[dict[str, Any] | CorruptFileError]:
     for path in sorted(workspace.rows.glob(f"{stage}-*.json")):
         try:

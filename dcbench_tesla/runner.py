@@ -25,6 +25,7 @@ from dcbench_tesla.interface import Condenser
 from dcbench_tesla.live import MetricLog, open_log
 from dcbench_tesla.loop import CondenseLoop
 from dcbench_tesla.progress import bar
+from dcbench_tesla.rows import drop_settled_failure
 from dcbench_tesla.sheet import write_sheet
 from dcbench_tesla.store import content_key, write_json
 
@@ -72,7 +73,7 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
     """Do what is not done yet of a cell (all of it with ``force``), and return its result.
 
     ``evaluate_again``: the evaluations that are on record too; what is on record stays until there is another. The row
-    of an earlier failure is dropped.
+    of an earlier failure is dropped, unless it names an evaluation that is not done.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
@@ -92,7 +93,7 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
             _record_start(cell)
             for stage in stages:
                 _run_stage(cell, stage)
-    cell.workspace.drop_row("failed", cell.key)
+    drop_settled_failure(cell.workspace, cell.key)
     return CellResult(cell)
 
 

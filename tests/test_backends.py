@@ -303,6 +303,22 @@ def test_retry_of_a_failure_drops_its_row(tmp_path: Path) -> None:
     assert rows(tmp_path, "failed") == []
 
 
+def test_failure_stays_until_what_it_names_is_done(tmp_path: Path) -> None:
+    """A success of another job of the same set, by another evaluation, says nothing of the one that failed."""
+    short, long = (a_job(tmp_path, settings={**SMALL, "convnet.epochs": epochs}) for epochs in (2, 3))
+    assert short.cell.key == long.cell.key
+    record_failure(long.freeze(), Outcome("killed", "killed (SIGKILL)", 1))
+    for _ in range(2):  # run, and found done
+        assert sweep([short], Serial("cpu")) == [Outcome()]
+        assert len(rows(tmp_path, "failed")) == 1
+    record_failure(short.freeze(), Outcome("killed", "killed (SIGKILL)", 1))
+    assert sweep([short], Serial("cpu")) == [Outcome()]
+    (row,) = rows(tmp_path, "failed")  # of two failures, the one that is not made good
+    assert row["attempts"] == 2
+    assert sweep([long], Serial("cpu")) == [Outcome()]
+    assert rows(tmp_path, "failed") == []
+
+
 def test_defect_leaves_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = a_job(tmp_path)
     monkeypatch.setattr(job.cell.method, "setup", lambda *_: 1 / 0)

@@ -177,6 +177,23 @@ def test_failures_fall_where_the_other_side_has_finished(made: Path, other: Path
     assert sorted(p.name for p in out.glob("rows/failed-*")) == ["failed-88.json"]
 
 
+def test_failures_fall_when_the_evaluations_they_name_are_here(made: Path, other: Path, tmp_path: Path) -> None:
+    condensed, evaluated = (
+        only(made, f"rows/{stage}-*.json").stem.partition("-")[2] for stage in ("condense", "evaluate")
+    )
+    failed = {"stage": "failed", "key": condensed, "status": "killed", "cell": "a cell", "reason": "killed"}
+    for evaluations, left in (([evaluated], 0), (["another", evaluated], 1)):
+        row = failed | {"evaluations": evaluations}
+        here, there = tmp_path / f"here{left}", tmp_path / f"there{left}"
+        write_json(here / "rows" / f"failed-{condensed}.json", row)
+        assert merge(here, other).exit_code == 0  # failed here, finished there
+        assert len(list(here.glob("rows/failed-*"))) == left
+        write_json(there / "rows" / f"failed-{condensed}.json", row)
+        out = shutil.copytree(made, tmp_path / f"out{left}")
+        assert merge(out, there).exit_code == 0  # finished here, failed there
+        assert len(list(out.glob("rows/failed-*"))) == left
+
+
 def test_comparisons(other: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     mine = table(out, {"ipc": 1, "peak_bytes": 10, "commit": "a"}, {"ipc": 2, "peak_bytes": 20, "commit": "a"})

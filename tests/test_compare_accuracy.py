@@ -107,6 +107,13 @@ def test_one_seed_has_no_spread_over_seeds(tmp_path: Path) -> None:
     assert "over seeds" not in shown
 
 
+def test_the_condensing_machine_is_named_where_it_is_another(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.3])
+    stage(tmp_path, "dsa", 0, [0.4], extra={"hardware": "EPYC"})
+    table = accuracies(Workspace(tmp_path), Wanted())
+    assert list(table["hardware"]) == ["a machine", "a machine (condensation), EPYC (evaluation)"]
+
+
 def test_other_settings_are_another_line_and_no_other_seed(tmp_path: Path) -> None:
     stage(tmp_path, "dm", 0, [0.5, 0.6])
     stage(tmp_path, "dm", 0, [0.7, 0.8], set="iterations=9")

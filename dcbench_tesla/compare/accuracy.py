@@ -146,10 +146,19 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "condense_seconds": _mean(row.get("condense_seconds") for row in made),
         "peak_bytes": _mean(row.get("peak_bytes") for row in made),
         "evaluate_seconds": _mean(row["evaluate_seconds"] for row in rows),
-        "hardware": ", ".join(sorted({row["hardware"] for row in rows})),
+        "hardware": _machines(made, rows),
         "commit": ", ".join(sorted({str(row["environment"]["commit"]) for row in rows})),
         "command": first["command"],
     }
+
+
+def _machines(made: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the machines of the evaluations; those of the condensations too, whose seconds they are, if others."""
+    condensed, evaluated = ({row["hardware"] for row in of_stage} for of_stage in (made, rows))
+    told = ", ".join(sorted(evaluated))
+    if not condensed or condensed == evaluated:
+        return told
+    return f"{', '.join(sorted(condensed))} (condensation), {told} (evaluation)"
 
 
 def _over_seeds(name: str, values: Sequence[Sequence[float]]) -> dict[str, Any]:

@@ -118,15 +118,14 @@ class FrozenJob:
 class Job:
     """A cell that a backend is to run, from scratch with ``force``.
 
-    ``data_dir``: where data sets lie. ``memory_bytes`` and ``seconds``: what to ask a cluster for; ``None`` leaves it
-    to the cluster's defaults.
+    ``data_dir``: where data sets lie. ``memory_bytes``: what to ask a cluster for; ``None`` where it is not known,
+    which leaves it to the cluster's defaults.
     """
 
     cell: "Cell"
     force: bool = False
     data_dir: Path | None = None
     memory_bytes: int | None = None
-    seconds: float | None = None
 
     @cached_property
     def id(self) -> str:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from dcbench_tesla.backends.serial import Serial
 from dcbench_tesla.cell import Execution
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import CellConfig, resolve
+from dcbench_tesla.data.splits import Splits, cut
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.progress import parse_duration
 from dcbench_tesla.store import read_json, read_meta
@@ -254,6 +256,37 @@ def test_every_failure_becomes_its_row_and_the_others_go_on(tmp_path: Path, caps
     assert by_cell == {}
     (row,) = rows(tmp_path, "evaluate")
     assert (row["method"], row["environment"]["backend"], row["environment"]["threads"]) == ("random", "local", 1)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["workers", "serial"])
+def test_estimates_leave_the_memory_to_the_workers(
+    elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others compute, nothing of the images that were prepared for estimating is left in this process."""
+    prepared: list[weakref.ref[Any]] = []
+    emptied: list[bool] = []
+    left: list[bool] = []
+
+    def cut_and_noted(*given: Any) -> Splits:
+        splits = cut(*given)
+        prepared.append(weakref.ref(splits.train))
+        return splits
+
+    def run_none(_: object, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        left.extend(reference() is not None for reference in prepared)
+        yield from ((job, Outcome("killed", "killed (by the test)", 1)) for job in jobs)
+
+    monkeypatch.setattr("dcbench_tesla.cell.cut", cut_and_noted)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    monkeypatch.setattr(Local if elsewhere else Serial, "run", run_none)
+    words = ["run", "--method", "tesla", "--preset", "smoke", "--device", "cpu", "--out", tmp_path]
+    words += [word for key, value in TESLA.items() for word in ("--set", f"{key}={value}")]
+    result = command(*words, "--backend", "local" if elsewhere else "serial")
+    assert "killed (by the test)" in result.stderr
+    assert left == [not elsewhere] * len(prepared)
+    assert left
+    assert emptied == [True] * elsewhere
 
 
 def test_cell_that_takes_too_long_is_stopped(tmp_path: Path) -> None:

@@ -274,10 +274,11 @@ def _run_missing(configs: "list[CellConfig]", backend: "Backend", out: Path, dat
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.progress import say
 
-    todo, failed = _pending(configs, Session(out, data_dir=data_dir, execution=backend.execution))
+    session = Session(out, data_dir=data_dir, execution=backend.execution)
+    todo, failed = _pending(configs, session)
     try:
         if todo:
-            run_jobs([Job(cell, data_dir=data_dir) for cell in todo], backend, baselines={})
+            run_jobs([Job(cell, data_dir=data_dir) for cell in todo], backend, session, baselines={})
         elif not failed:
             say(
                 "nothing of it is missing"

@@ -27,7 +27,7 @@ from dcbench_tesla.loop import CondenseLoop
 from dcbench_tesla.progress import bar
 from dcbench_tesla.rows import drop_settled_failure
 from dcbench_tesla.sheet import write_sheet
-from dcbench_tesla.store import content_key, write_json
+from dcbench_tesla.store import content_key, write_json, writing
 
 EVALUATE = "evaluate by "
 _LOCK = ".lock"
@@ -111,7 +111,7 @@ def _forget(cell: Cell) -> None:
 @contextmanager
 def _alone(cell: Cell) -> Iterator[None]:
     """Hold the cell's lock: of two processes that want the same cell, one works and the other finds it done."""
-    try:
+    with writing(cell.folder / _LOCK):
         cell.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cell.folder / _LOCK)
         try:
@@ -119,9 +119,6 @@ def _alone(cell: Cell) -> Iterator[None]:
         except Timeout:
             cell.say(f"another process is at work on {cell.name}; waiting for it")
             lock.acquire()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DcbenchError(f"cannot write to {cell.workspace.root}: {reason}. Choose another --out.") from error
     try:
         yield
     finally:

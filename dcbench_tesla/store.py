@@ -43,10 +43,14 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the system says while ``path`` is written into one message.
 
     Raises:
-        DcbenchError: the folder cannot be written, or the disk is full.
+        DcbenchError: the folder cannot be written or is a file, or the disk is full.
     """
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((folder for folder in path.parents if folder.is_file()), path)
+        reason = f"{file} is a file, not a folder"
+        raise DcbenchError(f"cannot write {path}: {reason}. Choose another folder by --out.") from error
     except OSError as error:
         reason = error.strerror or str(error)
         remedy = "Free space there, or choose another folder by --out."

@@ -336,6 +336,8 @@ def test_folder_for_results_that_cannot_be_written(command: list[str], tmp_path:
     for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/dcbench")):
         message = refused(dcbench(*command, "--out", out), 1, out)
         assert "--out" in message
+        assert (f"{tmp_path / 'file'} is a file, not a folder" in message) == (out.parts[1] != "proc")
+        assert "Free space" not in message or out.parts[1] == "proc"
     assert (tmp_path / "file").read_text() == ""
 
 

@@ -352,6 +352,19 @@ def test_failure_stays_until_what_it_names_is_done(tmp_path: Path) -> None:
     assert rows(tmp_path, "failed") == []
 
 
+def test_a_row_that_is_none_is_told(tmp_path: Path) -> None:
+    words = ["run", "--method", "random", "--preset", "smoke", "--device", "cpu", "--no-baseline", "--out", tmp_path]
+    words += [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    assert command(*words).exit_code == 0
+    (path,) = tmp_path.glob("rows/evaluate-*.json")
+    path.write_text("[]")
+    result = command(*words)
+    assert result.exit_code == 1
+    assert f"{path.name} is no row of dcbench. Delete it: the same command makes it again." in result.stderr
+    path.unlink()
+    assert command(*words).exit_code == 0
+
+
 def test_defect_leaves_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = a_job(tmp_path)
     monkeypatch.setattr(job.cell.method, "setup", lambda *_: 1 / 0)

@@ -181,9 +181,11 @@ def test_the_commands_are_commands() -> None:
     """What the page says made the committed figures is understood by the command line."""
     commands = [c for c in Reader(page(Workspace(ROOT / "results"))).code if re.match("dcbench compare .* --", c)]
     assert commands
+    parent = main.make_context("dcbench", [commands[0].split()[1]], resilient_parsing=True)
     for command in commands:
         _, group, name, *words = command.split()
-        main.commands[group].commands[name].make_context(name, words)  # type: ignore[attr-defined]
+        # the parent says how help is asked for, which a command remembers
+        main.commands[group].commands[name].make_context(name, words, parent=parent)  # type: ignore[attr-defined]
 
 
 def test_memory_against_ipc(tmp_path: Path) -> None:

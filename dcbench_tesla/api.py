@@ -1,10 +1,13 @@
 """The harness from Python: what ``dcbench run`` does, as functions."""
 
+import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dcbench_tesla.budget import fitted, parse_size
 from dcbench_tesla.cell import COMPILE, Cell, Execution
@@ -14,6 +17,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
 from dcbench_tesla.errors import unknown_name
 from dcbench_tesla.live import check_logs
+from dcbench_tesla.malloc import give_back_freed_memory
 from dcbench_tesla.profilers.memory import PredictedMeter
 from dcbench_tesla.runner import CellResult, run_cell
 from dcbench_tesla.workspace import Workspace
@@ -136,6 +140,17 @@ class Session:
             from_scratch=from_scratch,
             shared_splits=self._splits,
         )
+
+    def release(self) -> None:
+        """Give back prepared images, and the memory that PyTorch keeps: other processes are going to compute.
+
+        Images are prepared again for a cell that asks for them.
+        """
+        self._splits.clear()
+        gc.collect()  # tensors of estimates, where they refer to one another
+        give_back_freed_memory()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def baselines(self, cells: Iterable[Cell]) -> dict[str, Cell]:
         """Return the matching ``random`` cell of every cell that is not one, by the cell's key."""

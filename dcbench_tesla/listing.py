@@ -3,16 +3,16 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dcbench_tesla import registry
 from dcbench_tesla.config import SECTIONS
 from dcbench_tesla.data import default_data_dir
-from dcbench_tesla.errors import CorruptFileError, unknown_name
-from dcbench_tesla.progress import say
-from dcbench_tesla.store import read_json
+from dcbench_tesla.errors import unknown_name
+from dcbench_tesla.rows import stage_rows
+from dcbench_tesla.workspace import Workspace
 
 Row = tuple[str, ...]
 
@@ -51,26 +51,17 @@ def datasets(data_dir: Path | None) -> list[Row]:
 def cells(out: Path) -> list[Row]:
     """Return the finished evaluations on record under ``out``, then the cells that failed, with their reasons."""
     rows: list[Row] = [("method", "data set", "IPC", "seed", "evaluator", "test accuracy (last)", "protocol", "cell")]
-    for row in _rows(out, "evaluate"):
+    for row in stage_rows(Workspace(out), "evaluate"):
         last = row["accuracy"]["last"]
         accuracy = f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} %"
         rows.append((*_head(row), row["evaluator"], accuracy, row["protocol"], row["cell"]))
-    failed = _rows(out, "failed")
+    failed = stage_rows(Workspace(out), "failed")
     rows += [(*_head(r), "", r["status"], r["protocol"], f"{r['cell']}: {r['reason']}") for r in failed]
     return rows if len(rows) > 1 else [(f"no finished cells under {out}",)]
 
 
 def _head(row: dict[str, Any]) -> Row:
     return (row["method"], row["dataset"], "all" if row["ipc"] is None else str(row["ipc"]), str(row["seed"]))
-
-
-def _rows(out: Path, stage: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a stage; a damaged one is told of, and does not hide the others."""
-    for path in sorted((out / "rows").glob(f"{stage}-*.json")):
-        try:
-            yield read_json(path)
-        except CorruptFileError as error:
-            say(str(error))
 
 
 def info(name: str, data_dir: Path | None) -> list[str]:

@@ -18,6 +18,7 @@ from dcbench_tesla.compare import gradient, memory, timing
 from dcbench_tesla.compare.files import merge_csv, read_csv
 from dcbench_tesla.distilled import FORMAT
 from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.rows import is_settled
 from dcbench_tesla.store import atomic_path, load_tensors, read_json, read_meta, writing
 from dcbench_tesla.workspace import Workspace
 
@@ -32,6 +33,7 @@ RESULTS: Mapping[str, Sequence[str]] = {
 TABLES: Mapping[str, Sequence[str]] = {"memory.csv": memory.KEY, "time.csv": timing.KEY, "gradient.csv": gradient.KEY}
 """The comparisons under ``figures/``, by the columns that tell their rows apart."""
 
+_REMEDY = "delete the one here and merge again to take the other"
 _ABOUT = ("commit", "torch")  # of their columns: what measured, not what was measured
 _DISTILLED = "distilled.safetensors"
 # of a cell: what an interrupted run goes on from, on its own device, and what it said on the way
@@ -68,11 +70,11 @@ def check_source(source: Workspace, target: Workspace) -> None:
     """Check that there is something to merge.
 
     Raises:
-        UsageError: ``source`` has no rows, or is the target.
+        UsageError: ``source`` has no rows and no comparisons, or is the target.
     """
     if source.root.resolve() == target.root.resolve():
         raise UsageError(f"{source.root} is where results go (--out): it cannot be merged into itself.")
-    if not any(source.rows.glob("*.json")):
+    if not any(source.rows.glob("*.json")) and not any((source.figures / name).is_file() for name in TABLES):
         raise UsageError(f"{source.root} holds no rows: name a results folder of dcbench.")
 
 
@@ -145,7 +147,7 @@ class _Merge:
         if mine.exists():
             self._compare(mine, other, row)
         elif row.get("condense_key") in self.disputed:
-            self._conflict(f"{other} evaluates a set that is another one here: left out")
+            self._conflict(f"{other} evaluates a set that is another one here: left out, as long as the set here stays")
         else:
             _copy(other, mine)
             self.result.new += 1
@@ -161,7 +163,7 @@ class _Merge:
         if not difference:
             self.result.here += 1
             return
-        self._conflict(f"{mine} and {other} differ: {difference}. The one here stays")
+        self._conflict(f"{mine} and {other} differ: {difference}. The one here stays; {_REMEDY}")
         if row["stage"] == "condense":
             self.disputed.add(row["key"])
 
@@ -170,14 +172,23 @@ class _Merge:
         self.tell(f"conflict: {text}.")
 
     def _failures(self, theirs: Iterable[Row], ours: Iterable[Row]) -> None:
-        """Merge the rows of failures: one falls where the other side has finished more of its cell."""
+        """Merge the rows of failures: one falls where all the evaluations that it names are here now.
+
+        One that names none, as those of older versions, falls where the other side has finished more of its cell.
+        """
         theirs, ours = list(theirs), list(ours)
         done_there, done_here = _finished(theirs), _finished(ours)
+
+        def falls(row: Row, other_side: Mapping[str, set[str]], its_side: Mapping[str, set[str]]) -> bool:
+            if "evaluations" in row:
+                return is_settled(self.target, row)
+            return bool(other_side[row["key"]] - its_side[row["key"]]) and row["key"] not in self.disputed
+
         for row in (r for r in ours if r["stage"] == "failed"):
-            if done_there[row["key"]] - done_here[row["key"]] and row["key"] not in self.disputed:
+            if falls(row, done_there, done_here):
                 self.target.drop_row("failed", row["key"])
         for row in (r for r in theirs if r["stage"] == "failed"):
-            if done_here[row["key"]] - done_there[row["key"]]:
+            if falls(row, done_here, done_there):
                 continue
             mine = self.target.rows / _name(row)
             if mine.exists():
@@ -202,7 +213,7 @@ class _Merge:
             found[key] = path.parent
             if here is not None and here.get("digest") != theirs.get("digest"):
                 self.disputed.add(key)
-                self._conflict(f"{mine} and {path} hold different images. The one here stays")
+                self._conflict(f"{mine} and {path} hold different images. The one here stays; {_REMEDY}")
         return found
 
     def _copy_cell(self, folder: Path) -> None:
@@ -246,7 +257,7 @@ class _Merge:
     # ---- comparisons, experts --------------------------------------------------------------------------------------
 
     def table(self, name: str, key: Sequence[str]) -> None:
-        """Add the rows of a comparison whose key is not here."""
+        """Add the rows of a comparison whose key is not here, or that are measured there and not here."""
         mine, other = self.target.figures / name, self.source.figures / name
         if not other.exists():
             return
@@ -260,8 +271,10 @@ class _Merge:
         differing = [f"{_of(row, key)}: {told}" for row, at in rows if at is not None and (told := _differing(at, row))]
         if differing:
             more = f", and {len(differing) - 1} more rows" if len(differing) > 1 else ""
-            self._conflict(f"{mine} and {other} differ in {differing[0]}{more}. What is here stays", len(differing))
-        new = theirs[[at is None for _, at in rows]]
+            remedy = _REMEDY.replace("the one", "the row")
+            told = f"{mine} and {other} differ in {differing[0]}{more}. What is here stays; {remedy}"
+            self._conflict(told, len(differing))
+        new = theirs[[at is None or (_is_measured(row) and not _is_measured(at)) for row, at in rows]]
         self.result.new += len(new)
         self.result.here += len(rows) - len(new) - len(differing)
         if len(new):
@@ -338,8 +351,18 @@ def _of(row: Row, key: Sequence[str]) -> str:
     return ", ".join(f"{name} {row[name]}" for name in key if row[name] is not None)
 
 
+def _is_measured(row: Row) -> bool:
+    return bool(row.get("status", "ok") == "ok")
+
+
 def _differing(here: Row, there: Row) -> str:
-    """Return in what two rows of a comparison differ, of the columns that both files have."""
+    """Return in what two rows of a comparison differ, of the columns that both files have.
+
+    One that was measured contradicts none that was not, and no two contradict one another that were not run.
+    """
+    not_run = all(str(row.get("status")).startswith("not run") for row in (here, there))
+    if not_run or _is_measured(here) != _is_measured(there):
+        return ""
     shared = [name for name in here if name in there and name not in _ABOUT]
     return _difference({name: here[name] for name in shared}, {name: there[name] for name in shared})
 

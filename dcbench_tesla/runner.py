@@ -26,8 +26,9 @@ from dcbench_tesla.interface import Condenser
 from dcbench_tesla.live import MetricLog, open_log
 from dcbench_tesla.loop import CondenseLoop
 from dcbench_tesla.progress import bar
+from dcbench_tesla.rows import drop_settled_failure
 from dcbench_tesla.sheet import write_sheet
-from dcbench_tesla.store import content_key, write_json
+from dcbench_tesla.store import content_key, write_json, writing
 
 EVALUATE = "evaluate by "
 _LOCK = ".lock"
@@ -73,7 +74,7 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
     """Do what is not done yet of a cell (all of it with ``force``), and return its result.
 
     ``evaluate_again``: the evaluations that are on record too; what is on record stays until there is another. The row
-    of an earlier failure is dropped.
+    of an earlier failure is dropped, unless it names an evaluation that is not done.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
@@ -95,7 +96,7 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
             _record_start(cell)
             for stage in stages:
                 _run_stage(cell, stage)
-    cell.workspace.drop_row("failed", cell.key)
+    drop_settled_failure(cell.workspace, cell.key)
     return CellResult(cell)
 
 
@@ -113,7 +114,7 @@ def _forget(cell: Cell) -> None:
 @contextmanager
 def _alone(cell: Cell) -> Iterator[None]:
     """Hold the cell's lock: of two processes that want the same cell, one works and the other finds it done."""
-    try:
+    with writing(cell.folder / _LOCK):
         cell.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cell.folder / _LOCK)
         try:
@@ -121,9 +122,6 @@ def _alone(cell: Cell) -> Iterator[None]:
         except Timeout:
             cell.say(f"another process is at work on {cell.name}; waiting for it")
             lock.acquire()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DcbenchError(f"cannot write to {cell.workspace.root}: {reason}. Choose another --out.") from error
     try:
         yield
     finally:

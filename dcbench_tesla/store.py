@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _META = "dcbench"
-_REMEDY = "Delete it, or run again with --force."
+_REMEDY = "Delete it: dcbench run makes what is its own again, with --force where the cell is done already."
 
 
 @contextmanager
@@ -43,10 +43,14 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the system says while ``path`` is written into one message.
 
     Raises:
-        DcbenchError: the folder cannot be written, or the disk is full.
+        DcbenchError: the folder cannot be written or is a file, or the disk is full.
     """
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((folder for folder in path.parents if folder.is_file()), path)
+        reason = f"{file} is a file, not a folder"
+        raise DcbenchError(f"cannot write {path}: {reason}. Choose another folder by --out.") from error
     except OSError as error:
         reason = error.strerror or str(error)
         remedy = "Free space there, or choose another folder by --out."
@@ -68,12 +72,14 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        CorruptFileError: the file does not hold JSON.
+        CorruptFileError: the file does not hold JSON, or is a folder.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is not valid JSON ({error}). Delete it, or run again with --force.") from error
+        raise CorruptFileError(f"{path} is not valid JSON ({error}). {_REMEDY}") from error
+    except IsADirectoryError as error:
+        raise CorruptFileError(f"{path} is a folder, not a file. Move it away.") from error
 
 
 def content_key(content: Any) -> str:

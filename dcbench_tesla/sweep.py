@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 
 from dcbench_tesla.backends.base import Backend, Job, Outcome, record_failure
 from dcbench_tesla.progress import bar, say
+from dcbench_tesla.rows import drop_settled_failure
 
 
 def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) -> list[Outcome]:
@@ -49,7 +50,7 @@ def _settled(job: Job) -> Outcome | None:
     try:
         if job.force or job.cell.pending():
             return None
-        job.cell.workspace.drop_row("failed", job.cell.key)  # its process was killed after the last stage
+        drop_settled_failure(job.cell.workspace, job.cell.key)  # its process was killed after the last stage
     except Exception as error:
         outcome = Outcome.of(error, job.cell.folder / "error.txt")
         record_failure(job.freeze(), outcome)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcbench_tesla.errors import CorruptFileError
 from dcbench_tesla.store import atomic_path, read_json, write_json
 
 
@@ -65,9 +66,18 @@ class Workspace:
         (self.root / ".writable").unlink(missing_ok=True)
 
     def row(self, stage: str, key: str) -> dict[str, Any] | None:
-        """Return a finished stage's row, ``None`` where it is not finished."""
+        """Return a finished stage's row, ``None`` where it is not finished.
+
+        Raises:
+            CorruptFileError: the file there is no such row.
+        """
         path = self.rows / f"{stage}-{key}.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        row = read_json(path)
+        if not isinstance(row, dict) or (row.get("stage"), row.get("key")) != (stage, key):
+            raise CorruptFileError(f"{path} is no row of dcbench. Delete it: the same command makes it again.")
+        return row
 
     def write_row(self, stage: str, key: str, content: Mapping[str, Any]) -> None:
         """Write a finished stage's row."""

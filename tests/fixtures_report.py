@@ -13,6 +13,9 @@ ENVIRONMENT = {"commit": "0123456789ab", "versions": {"torch": "2.15.0", "dcbenc
 SHAPES = {"dataset": "cifar100", "ipc": 1, "width": 128, "depth": 0}
 WHERE = {"hardware": "a machine", "commit": "0123456789ab", "torch": "2.15.0"}
 STEPS = (1, 10, 50)
+CUT = {"network": {"width": 32}, "data": {"train_images": 1000}}
+SETTINGS = {"labels": "hard", "last_epoch": 50, "label_space": "logits", "lr_labels": 1.0, "iterations": 100}
+SETTINGS |= {"lr_images": 100.0, "lr_student_lr": 1e-5}
 
 # test accuracy of the networks by iteration; what chooses images stands at iteration 0
 CURVES: dict[tuple[str, int], dict[int, list[float]]] = {
@@ -24,33 +27,70 @@ CURVES: dict[tuple[str, int], dict[int, list[float]]] = {
 }
 
 
+# of Figure 2: test accuracy by iteration of two strategies, and of labels alone by the teacher's epoch
+STRATEGIES: dict[str, dict[int, list[float]]] = {
+    "hard": {50: [0.04, 0.06], 100: [0.02, 0.02], 150: [0.03, 0.05]},
+    "target": {50: [0.02, 0.02], 100: [0.06, 0.06], 150: [0.09, 0.11]},
+}
+ALONE: dict[int, list[float]] = {0: [0.01, 0.01], 3: [0.03, 0.05]}
+_ALONE = {"labels": "last", "iterations": 1, "lr_images": 0.0, "lr_student_lr": 0.0}
+
+
 def write_results(root: Path) -> None:
-    """Write rows, sheets, figures' CSV and the paper's first table under ``root``."""
+    """Write rows, sheets and figures' CSV under ``root``."""
     for (method, ipc), curve in CURVES.items():
         write_cell(root, method, ipc, curve)
+    write_cell(root, "tesla", 1, {100: [0.465, 0.475]}, dataset="cifar10", preset="paper")
+    write_labels(root)
+    write_failure(root)
     figures = {"memory": memory(), "time": time(), "gradient": gradient()}
     for name, rows in figures.items():
         write_csv(root / "figures" / f"{name}.csv", rows)
-    write_csv(root / "tables" / "table1.csv", table1())
 
 
-def write_cell(root: Path, method: str, ipc: int, curve: dict[int, list[float]]) -> None:
-    """Write a finished cell: its rows and its sheet."""
-    name = f"{method}-digits-ipc{ipc}-seed0"
+def write_labels(root: Path) -> None:
+    """Write the cells of Figure 2 on a data set that is not the paper's."""
+    for labels, curve in STRATEGIES.items():
+        sets = {"labels": labels, "evaluation.every": 50}
+        write_cell(root, "tesla", 1, curve, dataset="npz:mine", preset="quick", sets=sets)
+    for epoch, values in ALONE.items():
+        sets = {**_ALONE, "last_epoch": epoch}
+        write_cell(root, "tesla", 1, {1: values}, dataset="npz:mine", preset="quick", sets=sets)
+
+
+def write_failure(root: Path) -> None:
+    """Write the row of a cell that failed."""
+    row = {
+        **{"cell": "mtt-digits", "method": "mtt", "dataset": "digits", "ipc": 1, "seed": 0, "preset": "smoke"},
+        **{"protocol": "smoke", "hardware": "a machine", "environment": ENVIRONMENT, "attempts": 2},
+        **{"status": "diverged", "reason": "the loss is NaN", "command": "dcbench run --method mtt --dataset digits"},
+    }
+    Workspace(root).write_row("failed", "mtt", row)
+
+
+def write_cell(root: Path, method: str, ipc: int, curve: dict[int, list[float]], **changes: Any) -> None:
+    """Write a finished cell: its rows and its sheet. ``changes``: as read below."""
+    dataset, preset, sets = changes.get("dataset", "digits"), changes.get("preset", "smoke"), changes.get("sets", {})
+    seed = changes.get("seed", 0)
+    name = "-".join([method, dataset.replace(":", "-"), f"ipc{ipc}", f"seed{seed}", *map(str, sets.values())])
+    words = "".join(f" --set {key}={value}" for key, value in sets.items())
+    settings = {} if method == "random" else {**SETTINGS, **{k: v for k, v in sets.items() if "." not in k}}
     evaluated = [{"iteration": i, "test": values, "validation": [], "diverged": 0} for i, values in curve.items()]
     accuracies = [_accuracy(i, values) for i, values in curve.items()]
     shared = {
-        **{"cell": name, "method": method, "dataset": "digits", "ipc": ipc, "seed": 0, "preset": "smoke"},
-        **{"protocol": "smoke", "hardware": BREAK_OUT, "environment": ENVIRONMENT, "dataset_fingerprint": "f1"},
-        "command": f"dcbench run --method {method} --dataset digits --ipc {ipc} --preset smoke",
+        **{"cell": name, "method": method, "dataset": dataset, "ipc": ipc, "seed": seed, "preset": preset},
+        **{"protocol": preset, "hardware": BREAK_OUT, "environment": ENVIRONMENT, "dataset_fingerprint": "f1"},
+        "command": f"dcbench run --method {method} --dataset {dataset} --ipc {ipc} --preset {preset}{words}",
     }
     condense = {
-        "identity": {"method": method, "ipc": ipc, "seed": 0},
+        "identity": {"method": method, "ipc": ipc, "seed": seed, "settings": settings, **CUT},
+        "settings": settings,
+        "distilled_images": 10 * ipc,
         **{"condense_seconds": 100.0 * ipc, "peak_bytes": 2**20, "iterations": max(curve), "learned_lr": 0.0123},
     }
     evaluate = {
         **{"condense_key": name, "evaluator": "convnet", "recipe": "published", "settings": {"width": 32}},
-        **{"networks": 2, "evaluated": evaluated, "diverged_networks": 0, "evaluate_seconds": 1.0},
+        **{"networks": len(curve[max(curve)]), "evaluated": evaluated, "diverged_networks": 0, "evaluate_seconds": 1.0},
         "accuracy": {
             "last": accuracies[-1],
             "best_on_validation": None,
@@ -59,7 +99,7 @@ def write_cell(root: Path, method: str, ipc: int, curve: dict[int, list[float]])
     }
     workspace = Workspace(root)
     workspace.write_row("condense", name, {**shared, **condense})
-    workspace.write_row("evaluate", name, {**shared, **evaluate})
+    workspace.write_row("evaluate", name + changes.get("evaluation", ""), {**shared, **evaluate})
     workspace.sheets.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (200, 20), "gray").save(workspace.sheets / f"{name}.png")
 
@@ -110,19 +150,3 @@ def gradient() -> list[dict[str, Any]]:
                 how = {"reference": "mtt", "dtype": "float64", "of": "images", "protocol": "quick", "batch_size": 20}
                 rows.append({"method": method, **SHAPES, **WHERE, "meter": "", **how, **at, **found})
     return rows
-
-
-def table1() -> list[dict[str, Any]]:
-    """One cell that was run, and one that was not."""
-    shared = {
-        "dataset": "cifar10",
-        "ipc": 1,
-        "evaluator": "convnet",
-        "protocol": "paper",
-        "published_source": "Table 1",
-    }
-    ran = {"last": 0.45, "last_std_networks": 0.01, "best_on_test": 0.47, "difference_points": -1.5, "status": "run"}
-    return [
-        {**shared, "method": "tesla", **ran, "published": 0.485, "published_std": 0.008},
-        {**shared, "method": "kip", "status": "not implemented", "published": 0.499, "published_std": 0.002},
-    ]

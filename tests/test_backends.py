@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from dcbench_tesla.backends.serial import Serial
 from dcbench_tesla.cell import Execution
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import CellConfig, resolve
+from dcbench_tesla.data.splits import Splits, cut
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.progress import parse_duration
 from dcbench_tesla.store import read_json, read_meta
@@ -256,6 +258,37 @@ def test_every_failure_becomes_its_row_and_the_others_go_on(tmp_path: Path, caps
     assert (row["method"], row["environment"]["backend"], row["environment"]["threads"]) == ("random", "local", 1)
 
 
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["workers", "serial"])
+def test_estimates_leave_the_memory_to_the_workers(
+    elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others compute, nothing of the images that were prepared for estimating is left in this process."""
+    prepared: list[weakref.ref[Any]] = []
+    emptied: list[bool] = []
+    left: list[bool] = []
+
+    def cut_and_noted(*given: Any) -> Splits:
+        splits = cut(*given)
+        prepared.append(weakref.ref(splits.train))
+        return splits
+
+    def run_none(_: object, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        left.extend(reference() is not None for reference in prepared)
+        yield from ((job, Outcome("killed", "killed (by the test)", 1)) for job in jobs)
+
+    monkeypatch.setattr("dcbench_tesla.cell.cut", cut_and_noted)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    monkeypatch.setattr(Local if elsewhere else Serial, "run", run_none)
+    words = ["run", "--method", "tesla", "--preset", "smoke", "--device", "cpu", "--out", tmp_path]
+    words += [word for key, value in TESLA.items() for word in ("--set", f"{key}={value}")]
+    result = command(*words, "--backend", "local" if elsewhere else "serial")
+    assert "killed (by the test)" in result.stderr
+    assert left == [not elsewhere] * len(prepared)
+    assert left
+    assert emptied == [True] * elsewhere
+
+
 def test_cell_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     backend = Local("cpu", jobs=1, timeout_s=0.5)
     (outcome,) = sweep([a_job(tmp_path, "tesla", ENDLESS, backend.execution)], backend)
@@ -301,6 +334,35 @@ def test_retry_of_a_failure_drops_its_row(tmp_path: Path) -> None:
     (job.cell.folder / "checkpoint.safetensors").unlink()
     assert sweep([job], Serial("cpu")) == [Outcome()]
     assert rows(tmp_path, "failed") == []
+
+
+def test_failure_stays_until_what_it_names_is_done(tmp_path: Path) -> None:
+    """A success of another job of the same set, by another evaluation, says nothing of the one that failed."""
+    short, long = (a_job(tmp_path, settings={**SMALL, "convnet.epochs": epochs}) for epochs in (2, 3))
+    assert short.cell.key == long.cell.key
+    record_failure(long.freeze(), Outcome("killed", "killed (SIGKILL)", 1))
+    for _ in range(2):  # run, and found done
+        assert sweep([short], Serial("cpu")) == [Outcome()]
+        assert len(rows(tmp_path, "failed")) == 1
+    record_failure(short.freeze(), Outcome("killed", "killed (SIGKILL)", 1))
+    assert sweep([short], Serial("cpu")) == [Outcome()]
+    (row,) = rows(tmp_path, "failed")  # of two failures, the one that is not made good
+    assert row["attempts"] == 2
+    assert sweep([long], Serial("cpu")) == [Outcome()]
+    assert rows(tmp_path, "failed") == []
+
+
+def test_a_row_that_is_none_is_told(tmp_path: Path) -> None:
+    words = ["run", "--method", "random", "--preset", "smoke", "--device", "cpu", "--no-baseline", "--out", tmp_path]
+    words += [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    assert command(*words).exit_code == 0
+    (path,) = tmp_path.glob("rows/evaluate-*.json")
+    path.write_text("[]")
+    result = command(*words)
+    assert result.exit_code == 1
+    assert f"{path.name} is no row of dcbench. Delete it: the same command makes it again." in result.stderr
+    path.unlink()
+    assert command(*words).exit_code == 0
 
 
 def test_defect_leaves_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,6 +337,8 @@ def test_folder_for_results_that_cannot_be_written(command: list[str], tmp_path:
     for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/dcbench")):
         message = refused(dcbench(*command, "--out", out), 1, out)
         assert "--out" in message
+        assert (f"{tmp_path / 'file'} is a file, not a folder" in message) == (out.parts[1] != "proc")
+        assert "Free space" not in message or out.parts[1] == "proc"
     assert (tmp_path / "file").read_text() == ""
 
 
@@ -453,7 +455,8 @@ def test_list_of_cells(results: Path, tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "evaluate-0.json").write_text('{"half": ')
     damaged = dcbench("list", "cells", "--out", tmp_path)
-    assert damaged.exit_code == 0  # one damaged row does not hide the others
+    assert damaged.exit_code == 1  # though one damaged row does not hide the others
+    assert "no finished cells" in damaged.stdout
     assert "evaluate-0.json is not valid JSON" in damaged.stderr
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves, markdown
-from dcbench_tesla.errors import CorruptFileError, DcbenchError
+from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.workspace import Workspace
 
 ENVIRONMENT = {"commit": "0123456789ab", "versions": {}}
@@ -25,6 +25,7 @@ def stage(root: Path, method: str, seed: int, values: list[float], **changes: An
     std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
     accuracy = {"mean": mean, "std": std, "values": values, "iteration": 0}
     shared = {
+        "cell": f"{method}-digits",
         "dataset": "digits",
         "ipc": options["ipc"],
         "method": method,
@@ -43,7 +44,11 @@ def stage(root: Path, method: str, seed: int, values: list[float], **changes: An
             "settings": options["set"],
             "version": options["version"],
             "ipc": options["ipc"],
+            "network": None,
+            "data": {"train_images": 0},
         },
+        "settings": {},
+        "distilled_images": 10,
         "condense_seconds": 10.0,
         "peak_bytes": 2**20 * (1 + seed),
     }
@@ -100,6 +105,13 @@ def test_one_seed_has_no_spread_over_seeds(tmp_path: Path) -> None:
     shown = markdown(accuracies(Workspace(tmp_path), Wanted()))
     assert "| `dm`   | 55.0 ± 5.0 |         10 s | 1.0 MiB |" in shown.splitlines()
     assert "over seeds" not in shown
+
+
+def test_the_condensing_machine_is_named_where_it_is_another(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.3])
+    stage(tmp_path, "dsa", 0, [0.4], extra={"hardware": "EPYC"})
+    table = accuracies(Workspace(tmp_path), Wanted())
+    assert list(table["hardware"]) == ["a machine", "a machine (condensation), EPYC (evaluation)"]
 
 
 def test_other_settings_are_another_line_and_no_other_seed(tmp_path: Path) -> None:
@@ -181,10 +193,44 @@ def test_a_statistic_that_nobody_has_is_empty(tmp_path: Path) -> None:
     assert "| `dm`     |         |" in shown
 
 
-def test_a_foreign_row_is_told(tmp_path: Path) -> None:
-    Workspace(tmp_path).write_row("evaluate", "foreign", {})
-    with pytest.raises(CorruptFileError, match=r"evaluate-foreign\.json is no row of dcbench"):
-        accuracies(Workspace(tmp_path), Wanted())
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is not valid JSON"),
+        (b'{"stage": "eval', "is not valid JSON"),
+        (b"\x89PNG\xff\xfe", "is not valid JSON"),
+        (b"[]", "is no row of dcbench. Delete it: the command that made it, dcbench run or"),
+        (b'{"stage": "evaluate"}', "is no row of dcbench: it has no condense_key. Delete it"),
+        (None, "is a folder, and no row of dcbench. Move it away."),
+    ],
+)
+@pytest.mark.parametrize("words", [["compare", "accuracy"], ["reproduce", "table1"], ["report"], ["list", "cells"]])
+def test_a_damaged_row_is_told_and_the_others_are_shown(
+    words: list[str], content: bytes | None, told: str, tmp_path: Path
+) -> None:
+    stage(tmp_path, "dm", 0, [0.5, 0.6])
+    bad = tmp_path / "rows" / "evaluate-x.json"
+    if content is None:
+        bad.mkdir()
+    else:
+        bad.write_bytes(content)
+    result = CliRunner().invoke(main, [*words, "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert f"Error: {bad} {told}" in result.stderr
+    assert result.stderr.endswith("Error: a file among the rows is left out, see above.\n")
+    written = tmp_path / "report.html"
+    assert "55.0 ± 5.0" in (written.read_text() if words == ["report"] else result.stdout)
+
+
+def test_a_row_whose_parts_lack_something_is_told(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.5, 0.6])
+    stage(tmp_path, "dsa", 0, [0.5, 0.6], extra={"accuracy": {"best_on_validation": None, "best_on_test": None}})
+    stage(tmp_path, "dc", 0, [0.5, 0.6], extra={"evaluated": [{"iteration": 9}]})
+    result = CliRunner().invoke(main, ["list", "cells", "--out", str(tmp_path)])
+    assert "it has no accuracy.last.mean." in result.stderr
+    assert "it has no evaluated.test." in result.stderr
+    assert "2 files among the rows are left out, see above." in result.stderr
+    assert len(result.stdout.splitlines()) == 2
 
 
 def test_methods_are_lines_and_evaluators_columns_the_condensing_network_first(tmp_path: Path) -> None:

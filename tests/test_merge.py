@@ -127,6 +127,10 @@ def test_another_accuracy_is_a_conflict_and_the_rest_is_merged(made: Path, other
     assert str(row) in told
     assert str(out / "rows" / row.name) in told
     assert f"accuracy.last.mean is {was} here and 0.25 there" in told
+    assert told.endswith("The one here stays; delete the one here and merge again to take the other.")
+    (out / "rows" / row.name).unlink()
+    assert summary(merge(out, other), other) == "1 row new, 1 already here, 0 conflicts; 0 sets copied"
+    shutil.copy(made / "rows" / row.name, out / "rows" / row.name)
     assert {n: c for n, c in contents(out).items() if "77" not in n} == contents(made)
     assert (out / "rows" / "experts-77.json").exists()
 
@@ -177,6 +181,23 @@ def test_failures_fall_where_the_other_side_has_finished(made: Path, other: Path
     assert sorted(p.name for p in out.glob("rows/failed-*")) == ["failed-88.json"]
 
 
+def test_failures_fall_when_the_evaluations_they_name_are_here(made: Path, other: Path, tmp_path: Path) -> None:
+    condensed, evaluated = (
+        only(made, f"rows/{stage}-*.json").stem.partition("-")[2] for stage in ("condense", "evaluate")
+    )
+    failed = {"stage": "failed", "key": condensed, "status": "killed", "cell": "a cell", "reason": "killed"}
+    for evaluations, left in (([evaluated], 0), (["another", evaluated], 1)):
+        row = failed | {"evaluations": evaluations}
+        here, there = tmp_path / f"here{left}", tmp_path / f"there{left}"
+        write_json(here / "rows" / f"failed-{condensed}.json", row)
+        assert merge(here, other).exit_code == 0  # failed here, finished there
+        assert len(list(here.glob("rows/failed-*"))) == left
+        write_json(there / "rows" / f"failed-{condensed}.json", row)
+        out = shutil.copytree(made, tmp_path / f"out{left}")
+        assert merge(out, there).exit_code == 0  # finished here, failed there
+        assert len(list(out.glob("rows/failed-*"))) == left
+
+
 def test_comparisons(other: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     mine = table(out, {"ipc": 1, "peak_bytes": 10, "commit": "a"}, {"ipc": 2, "peak_bytes": 20, "commit": "a"})
@@ -192,11 +213,27 @@ def test_comparisons(other: Path, tmp_path: Path) -> None:
     (told,) = (line for line in result.stderr.splitlines() if line.startswith("conflict: "))
     assert str(path) in told
     assert str(mine) in told
+    assert told.endswith("What is here stays; delete the row here and merge again to take the other.")
     assert re.search(r"ipc 2, .*peak_bytes is 20 here and 21(\.0)? there", told)
     found = pd.read_csv(mine)
     assert list(found["ipc"]) == [1, 2, 3]
     assert found["peak_bytes"].fillna(-1).tolist() == [10, 20, -1]
     assert found["commit"].tolist() == ["a", "a", "b"]
+
+
+def test_what_was_measured_wins_over_what_was_not_run(tmp_path: Path) -> None:
+    """Comparisons alone are something to merge; a busy machine's row without a value contradicts nothing."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    not_run = "not run: needs 58 GiB, 20 GiB are free"
+    measured, lacking = ({"peak_bytes": 10, "status": "ok"}, {"peak_bytes": None, "status": not_run})
+    mine = table(out, {"ipc": 1} | lacking, {"ipc": 2} | measured, {"ipc": 3} | lacking)
+    also_lacking = lacking | {"status": "not run: needs 58 GiB, 1 GiB is free"}
+    table(other, {"ipc": 1} | measured, {"ipc": 2} | lacking, {"ipc": 3} | also_lacking)
+    result = merge(out, other)
+    assert result.exit_code == 0, result.output
+    assert summary(result, other) == "1 row new, 2 already here, 0 conflicts; 0 sets copied"
+    assert pd.read_csv(mine)["peak_bytes"].fillna(-1).tolist() == [10, 10, -1]
+    assert pd.read_csv(mine)["status"].tolist() == ["ok", "ok", not_run]
 
 
 def test_damaged_and_foreign_files_are_named_in_one_message(other: Path, tmp_path: Path) -> None:

@@ -58,7 +58,13 @@ class Written:
             protocol += f", changed: {', '.join(sorted(o['sets']))}"
         shared = {
             **{name: o[name] for name in ("ipc", "seed", "preset")},
-            **{"method": method, "dataset": dataset, "protocol": protocol, "command": " ".join(words)},
+            **{
+                "cell": f"{method}-{dataset}",
+                "method": method,
+                "dataset": dataset,
+                "protocol": protocol,
+                "command": " ".join(words),
+            },
             "hardware": "a machine",
             "environment": {"commit": "0123456789ab"},
         }

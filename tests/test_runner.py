@@ -427,7 +427,7 @@ def test_corrupt_checkpoint_is_named_and_can_be_deleted(damage: bytes | None, co
     checkpoint = undone(copy, done)
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if damage is None else damage)
-    with pytest.raises(CorruptFileError, match=rf"{checkpoint} is damaged.*Delete it, or run again with --force"):
+    with pytest.raises(CorruptFileError, match=rf"{checkpoint} is damaged.*Delete it: dcbench run makes"):
         tiny(copy)
     checkpoint.unlink()
     assert tiny(copy).cell.distilled_path.read_bytes() == done.cell.distilled_path.read_bytes()

@@ -93,12 +93,13 @@ def on_gpus(out: Path, **options: object) -> tuple[Slurm, list[Job]]:
 def test_requests_are_the_largest_of_the_jobs(commands: Path, tmp_path: Path) -> None:
     (commands / "states").write_text("77_0 PENDING\n77_1 PENDING\n77_2 PENDING\n")
     backend, (first, second, third) = on_gpus(tmp_path, partition="gpu", cpus_per_task=4)
-    jobs = [replace(first, memory_bytes=100 * 2**20, seconds=90), replace(second, memory_bytes=3 * 2**30), third]
+    needed = (100 * 2**20, 3 * 2**30, 200 * 2**20)
+    jobs = [replace(j, memory_bytes=memory) for j, memory in zip((first, second, third), needed, strict=True)]
     with closing(backend.run(jobs)) as ended, pytest.raises(KeyboardInterrupt):
         interrupt_when((commands / "submitted").exists, lambda: next(ended))
     script = (commands / "submitted").read_text()
     lines = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
-    assert {"mem=3072M", "time=2", "gpus-per-node=1", "array=0-2%2", "partition=gpu", "cpus-per-task=4"} <= lines
+    assert {"mem=3072M", "gpus-per-node=1", "array=0-2%2", "partition=gpu", "cpus-per-task=4"} <= lines
     assert "srun " in script
     assert " --cpus-per-task=4 " in script
     assert (commands / "cancelled").read_text() == "77\n"
@@ -150,6 +151,29 @@ def test_memory_is_asked_for_as_planned_unless_the_user_asks(
     assert asked("--device", "cuda") == [f"mem={math.ceil((needed - 1.4 * peak) / 2**20)}M"]
     assert asked("--backend-option", "mem=9G") == ["mem=9G"]
     assert asked("--backend-option", "mem_per_cpu=3G") == ["mem-per-cpu=3G"]
+
+
+def test_no_memory_is_asked_for_where_that_of_a_job_is_not_known(commands: Path, tmp_path: Path) -> None:
+    backend, (first, second, third) = on_gpus(tmp_path)
+    backend._submit([replace(first, memory_bytes=2**30), replace(second, memory_bytes=3 * 2**30), third])
+    assert "SBATCH --mem" not in (commands / "submitted").read_text()
+
+
+def test_threads_are_a_number(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("abc", "0", "-1", "1.5"):
+        with pytest.raises(UsageError, match=rf"--backend-option cpus_per_task must be a whole number .*'{value}'"):
+            Slurm(tmp_path, options={"cpus_per_task": value})
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # a number a level of nested loops: the outer one's is meant
+    assert Slurm(tmp_path).execution.threads == 4
+    assert Slurm(tmp_path, options={"cpus_per_task": 3}).execution.threads == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    with pytest.raises(UsageError, match="OMP_NUM_THREADS must be a whole number from 1, not 'many'"):
+        Slurm(tmp_path)
+
+
+def test_unknown_cluster(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown cluster 'debgu'. Did you mean 'debug'\? Known: debug, slurm"):
+        Slurm(tmp_path, options={"cluster": "debgu"})
 
 
 def test_tasks_that_slurm_ends_become_rows(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

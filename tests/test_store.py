@@ -82,7 +82,7 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "below" / "a.txt"
-    with pytest.raises(DcbenchError, match=r"cannot write .*a\.txt: Not a directory\. .*--out"):
+    with pytest.raises(DcbenchError, match=r"cannot write .*a\.txt: .*/file is a file, not a folder\. Choose .*--out"):
         write_text(path, "")
 
 

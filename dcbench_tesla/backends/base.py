@@ -55,14 +55,15 @@ class Outcome:
 class FrozenJob:
     """A cell as a file: the settings as they were resolved, where to compute, and what a failure's row says of it.
 
-    ``name``: of its files under ``jobs/``. ``folder``: the cell's. ``facts``: :func:`dcbench_tesla.runner.cell_facts`.
-    ``memory_facts``: what its row is to say of a memory budget. ``logs``: where its metrics go besides the folder.
-    ``compile``: see :class:`~dcbench_tesla.cell.Execution`.
+    ``name``: of its files under ``jobs/``. ``evaluations``: the keys of those it is to do. ``facts``:
+    :func:`dcbench_tesla.runner.cell_facts`. ``memory_facts``: what its row is to say of a memory budget. ``logs``:
+    where its metrics go besides the folder. ``compile``: see :class:`~dcbench_tesla.cell.Execution`.
     """
 
     name: str
     cell: str
     key: str
+    evaluations: Sequence[str]
     out: str
     data_dir: str | None
     device: str
@@ -118,20 +119,23 @@ class FrozenJob:
 class Job:
     """A cell that a backend is to run, from scratch with ``force``.
 
-    ``data_dir``: where data sets lie. ``memory_bytes`` and ``seconds``: what to ask a cluster for; ``None`` leaves it
-    to the cluster's defaults.
+    ``data_dir``: where data sets lie. ``memory_bytes``: what to ask a cluster for; ``None`` where it is not known,
+    which leaves it to the cluster's defaults.
     """
 
     cell: "Cell"
     force: bool = False
     data_dir: Path | None = None
     memory_bytes: int | None = None
-    seconds: float | None = None
 
     @cached_property
     def id(self) -> str:
         """What the job does: two jobs of one condensation differ by their evaluations."""
-        return content_key([self.cell.key, *(self.cell.evaluation_key(e) for e in sorted(self.cell.config.evaluators))])
+        return content_key([self.cell.key, *self._evaluations])
+
+    @property
+    def _evaluations(self) -> list[str]:
+        return [self.cell.evaluation_key(name) for name in sorted(self.cell.config.evaluators)]
 
     def freeze(self, timeout_s: float | None = None) -> FrozenJob:
         """Return the job as a worker reads it; it may take ``timeout_s``."""
@@ -142,6 +146,7 @@ class Job:
             name=f"{cell.name}-{self.id[:6]}",
             cell=cell.name,
             key=cell.key,
+            evaluations=self._evaluations,
             out=str(cell.workspace.root.absolute()),
             data_dir=str(self.data_dir.absolute()) if self.data_dir else None,
             device=execution.device,
@@ -186,6 +191,7 @@ class Backend(Protocol):
 def record_failure(job: FrozenJob, outcome: Outcome, *, hardware: str | None = None) -> None:
     """Write the row of a cell that failed: what, where, why, and for the how manieth time; a success drops it.
 
+    It names the evaluations that are to be done before it falls, those of an earlier failure of the same set too.
     ``hardware``: what it ran on, where that is not this machine. Folders of the machine are left out of the reason:
     rows are committed.
     """
@@ -200,4 +206,6 @@ def record_failure(job: FrozenJob, outcome: Outcome, *, hardware: str | None = N
     }
     with suppress(DcbenchError):  # where nothing can be written, the message on the terminal is all there is
         before = job.workspace.row("failed", job.key) or {}
-        job.workspace.write_row("failed", job.key, {**row, "attempts": before.get("attempts", 0) + 1})
+        evaluations = sorted({*before.get("evaluations", ()), *job.evaluations})
+        attempts = before.get("attempts", 0) + 1
+        job.workspace.write_row("failed", job.key, {**row, "evaluations": evaluations, "attempts": attempts})

@@ -11,9 +11,10 @@ from typing import Any
 from dcbench_tesla.backends.base import Ended, FrozenJob, Job, Outcome, Status, record_failure
 from dcbench_tesla.backends.process import run_job
 from dcbench_tesla.cell import Execution
-from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.errors import DcbenchError, UsageError, unknown_name
 from dcbench_tesla.progress import say
 
+_CLUSTERS = ("slurm", "debug")
 _RESULTS_EVERY_S = 1.0
 _QUEUE_EVERY_S = 15.0
 _LOST_AFTER_S = 60.0  # a shared file system may show a result that much later than the queue shows the task's end
@@ -32,10 +33,10 @@ class Slurm:
     ``jobs``: how many tasks at a time. ``options``: what ``submitit.SlurmExecutor.update_parameters`` takes, which are
     sbatch's (``partition``, ``account``, ``mem``, ``time`` in minutes ...); they go over what is asked for here.
     ``cluster="debug"`` runs the tasks here instead, one after another. Every task gets ``cpus_per_task`` threads (else
-    ``OMP_NUM_THREADS``, else one), with ``cuda`` one GPU, and the most memory and time that any of the jobs asks for.
+    ``OMP_NUM_THREADS``, else one), with ``cuda`` one GPU, and the most memory that any of the jobs asks for.
 
     Raises:
-        UsageError: submitit or Slurm is not here, or an option is unknown.
+        UsageError: submitit or Slurm is not here, an option is unknown, or a number of threads is none.
     """
 
     in_process = False
@@ -52,9 +53,11 @@ class Slurm:
         if device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"backend slurm takes --device cpu or cuda, not {device}: Slurm chooses the GPU.")
         self._given = dict(options or {})
-        self._debug = self._given.pop("cluster", "slurm") == "debug"
-        threads = int(self._given.get("cpus_per_task") or os.environ.get("OMP_NUM_THREADS") or 1)
-        self.execution = Execution("cuda" if device == "cuda" else "cpu", threads, "slurm")
+        cluster = str(self._given.pop("cluster", "slurm"))
+        if cluster not in _CLUSTERS:
+            raise unknown_name("cluster", cluster, _CLUSTERS)
+        self._debug = cluster == "debug"
+        self.execution = Execution("cuda" if device == "cuda" else "cpu", _threads(self._given), "slurm")
         self.at_once, self.running = jobs, 0
         self._timeout_s = timeout_s
         self._executor = _executor(folder, debug=self._debug)
@@ -114,6 +117,22 @@ class Slurm:
             raise UsageError(f"--backend-option: {_in_one_line(error)}") from error
 
 
+def _threads(options: Mapping[str, Any]) -> int:
+    """Return how many threads a task gets; ``OMP_NUM_THREADS`` can be a list, whose first number is the outer level's.
+
+    Raises:
+        UsageError: that is no number.
+    """
+    given = {
+        "--backend-option cpus_per_task": str(options.get("cpus_per_task", "")),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip(),
+    }
+    name, value = next(((name, value) for name, value in given.items() if value), ("", "1"))
+    if not (value.isdecimal() and int(value)):
+        raise UsageError(f"{name} must be a whole number from 1, not {value!r}.")
+    return int(value)
+
+
 def _executor(folder: Path, *, debug: bool) -> Any:
     try:
         import submitit
@@ -128,11 +147,13 @@ def _executor(folder: Path, *, debug: bool) -> Any:
 
 
 def _requests(jobs: Sequence[Job], timeout_s: float | None) -> dict[str, Any]:
-    """Return the memory and the minutes to ask for: one array has one request, the largest of its tasks."""
-    memory = max((job.memory_bytes or 0 for job in jobs), default=0)
-    seconds = timeout_s + _MARGIN_S if timeout_s else max((job.seconds or 0 for job in jobs), default=0)
-    requests: dict[str, Any] = {"mem": f"{math.ceil(memory / 2**20)}M"} if memory else {}
-    return requests | ({"time": math.ceil(seconds / 60)} if seconds else {})
+    """Return the memory and the minutes to ask for: one array has one request, the largest of its tasks.
+
+    Of memory nothing is asked where that of any job is not known: it may need more than all the others.
+    """
+    known = [job.memory_bytes for job in jobs if job.memory_bytes is not None]
+    requests: dict[str, Any] = {"mem": f"{math.ceil(max(known) / 2**20)}M"} if len(known) == len(jobs) else {}
+    return requests | ({"time": math.ceil((timeout_s + _MARGIN_S) / 60)} if timeout_s else {})
 
 
 class _Task:

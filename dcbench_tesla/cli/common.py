@@ -1,6 +1,7 @@
 """What the commands share: how an error is shown, and the options that several of them take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,22 @@ def failure(error: BaseException) -> Failure | None:
         return Failure("interrupted. What was done is kept: the same command goes on.", 130)
     message = explained(error)
     return None if message is None else Failure(message, getattr(error, "exit_code", 1))
+
+
+@contextmanager
+def damaged_rows_told(out: Path, stages: Sequence[str]) -> Iterator[None]:
+    """Tell which files among the rows of ``stages`` are none; fail for them when all is made of the others."""
+    from dcbench_tesla.progress import say
+    from dcbench_tesla.rows import damaged_rows
+    from dcbench_tesla.workspace import Workspace
+
+    damaged = damaged_rows(Workspace(out), stages)
+    for text in damaged:
+        say(f"Error: {text}")
+    yield
+    if damaged:
+        what = "a file among the rows is" if len(damaged) == 1 else f"{len(damaged)} files among the rows are"
+        raise Failure(f"{what} left out, see above.", 1)
 
 
 class Group(click.Group):

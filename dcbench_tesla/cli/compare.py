@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dcbench_tesla.cli.common import Group, data_dir_option, device_option, options, out_option, set_option
+from dcbench_tesla.cli.common import (
+    Group,
+    damaged_rows_told,
+    data_dir_option,
+    device_option,
+    options,
+    out_option,
+    set_option,
+)
 from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,12 +82,13 @@ def accuracy(
 
     workspace = Workspace(out)
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
-    table = accuracies(workspace, wanted)
-    shown = markdown(table, statistic)
-    click.echo(shown)
-    write_text(workspace.tables / "accuracy.csv", table.to_csv(index=False))
-    write_text(workspace.tables / "accuracy.md", shown)
-    say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
+    with damaged_rows_told(out, ("condense", "evaluate")):
+        table = accuracies(workspace, wanted)
+        shown = markdown(table, statistic)
+        click.echo(shown)
+        write_text(workspace.tables / "accuracy.csv", table.to_csv(index=False))
+        write_text(workspace.tables / "accuracy.md", shown)
+        say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
 
 
 def _point_options(methods: str, steps: str) -> Callable[[Any], Any]:

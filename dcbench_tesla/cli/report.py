@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from dcbench_tesla.cli.common import options, out_option
+from dcbench_tesla.cli.common import damaged_rows_told, options, out_option
 
 
 @click.command()
@@ -27,9 +27,11 @@ def report(out: Path, output: Path | None) -> None:
     """
     from dcbench_tesla.progress import size
     from dcbench_tesla.reports.html import page
+    from dcbench_tesla.rows import STAGES
     from dcbench_tesla.store import write_text
     from dcbench_tesla.workspace import Workspace
 
     path = output or out / "report.html"
-    write_text(path, page(Workspace(out)))
-    click.echo(f"{path} ({size(path.stat().st_size)})")
+    with damaged_rows_told(out, STAGES):
+        write_text(path, page(Workspace(out)))
+        click.echo(f"{path} ({size(path.stat().st_size)})")

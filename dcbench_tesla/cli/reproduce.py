@@ -9,6 +9,7 @@ from dcbench_tesla.cli.common import (
     Failure,
     Group,
     backend_options,
+    damaged_rows_told,
     data_dir_option,
     device_option,
     failure,
@@ -239,9 +240,10 @@ def _reproduce(
     if run_missing:
         where = backend_of(device=device, out=out, **backend)
         failed = _run_missing(cells(declaration, part), where, out, data_dir)
-    made = report(declaration, workspace, part)
-    click.echo(made.text)
-    say(f"written: {', '.join(str(path) for path in made.write(force=force))}")
+    with damaged_rows_told(out, ("condense", "evaluate")):
+        made = report(declaration, workspace, part)
+        click.echo(made.text)
+        say(f"written: {', '.join(str(path) for path in made.write(force=force))}")
     if failed:
         raise failed
 
@@ -272,10 +274,11 @@ def _run_missing(configs: "list[CellConfig]", backend: "Backend", out: Path, dat
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.progress import say
 
-    todo, failed = _pending(configs, Session(out, data_dir=data_dir, execution=backend.execution))
+    session = Session(out, data_dir=data_dir, execution=backend.execution)
+    todo, failed = _pending(configs, session)
     try:
         if todo:
-            run_jobs([Job(cell, data_dir=data_dir) for cell in todo], backend, baselines={})
+            run_jobs([Job(cell, data_dir=data_dir) for cell in todo], backend, session, baselines={})
         elif not failed:
             say(
                 "nothing of it is missing"

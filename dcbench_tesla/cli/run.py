@@ -23,6 +23,7 @@ from dcbench_tesla.cli.common import (
 from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
+    from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Backend, Job, Outcome
     from dcbench_tesla.cell import Cell
     from dcbench_tesla.config import CellConfig, Override
@@ -141,7 +142,7 @@ def run(
     everything = (Job(c, force=c.key in forced, data_dir=data_dir) for c in (*cells, *baselines.values()))
     jobs = list({job.id: job for job in everything}.values())
     if not dry_run:
-        run_jobs(jobs, where, baselines=baselines, refused=refused)
+        run_jobs(jobs, where, session, baselines=baselines, refused=refused)
         return
     for job in jobs:
         _show_plan(job.cell)
@@ -274,9 +275,14 @@ def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[l
 
 
 def run_jobs(
-    jobs: "list[Job]", backend: "Backend", *, baselines: "Mapping[str, Cell]", refused: "Sequence[Outcome]" = ()
+    jobs: "list[Job]",
+    backend: "Backend",
+    session: "Session",
+    *,
+    baselines: "Mapping[str, Cell]",
+    refused: "Sequence[Outcome]" = (),
 ) -> None:
-    """Run every cell; one that fails does not stop the others. Then show all, each beside its baseline."""
+    """Run every cell of a session; one that fails does not stop the others. Then show all, each beside its baseline."""
     from dcbench_tesla.plan import host_memory_bytes
     from dcbench_tesla.runner import CellResult
     from dcbench_tesla.sweep import sweep
@@ -286,6 +292,8 @@ def run_jobs(
     if backend.elsewhere:
         needed = [host_memory_bytes(job.cell, found.peak_bytes) for job, found in zip(jobs, planned, strict=True)]
         jobs = [replace(job, memory_bytes=memory) for job, memory in zip(jobs, needed, strict=True)]
+    if not backend.in_process:
+        session.release()  # what estimating left here is room that the workers lack
     outcomes = sweep(jobs, backend, among=total)
     results = [CellResult(job.cell) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.ok]
     _show_results(results, baselines)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcbench_tesla.cli.common import Failure, data_dir_option, options, out_option
+from dcbench_tesla.cli.common import Failure, damaged_rows_told, data_dir_option, options, out_option
 
 if TYPE_CHECKING:
     from dcbench_tesla.conformance import Outcome
@@ -33,8 +33,9 @@ def list_(what: str, data_dir: Path | None, out: Path) -> None:
     }
     if what not in listings:
         raise unknown_name("listing", what, listings)
-    for line in listing.columns(listings[what]()):
-        click.echo(line)
+    with damaged_rows_told(out, ("evaluate", "failed") if what == "cells" else ()):
+        for line in listing.columns(listings[what]()):
+            click.echo(line)
 
 
 @click.command()

@@ -13,29 +13,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from dcbench_tesla.errors import CorruptFileError, DcbenchError
+from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.evaluation import STATISTICS
 from dcbench_tesla.progress import duration, size
-from dcbench_tesla.store import content_key, read_json
+from dcbench_tesla.rows import stage_rows
+from dcbench_tesla.store import content_key
 from dcbench_tesla.table import aligned
 from dcbench_tesla.workspace import Workspace
 
 _SECTION = ["dataset", "ipc", "preset", "data"]
-_NEEDED = {
-    "experts": {"key", "dataset"},
-    "condense": {"key", "identity", "method", "dataset", "ipc", "seed", "preset", "command", "protocol", "environment"},
-    "evaluate": {
-        "condense_key",
-        "method",
-        "dataset",
-        "ipc",
-        "evaluator",
-        "recipe",
-        "settings",
-        "accuracy",
-        "evaluated",
-    },
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +58,6 @@ def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
-        CorruptFileError: a file among the rows is none.
     """
     table = pd.DataFrame([summary(rows) for rows in _found(workspace, wanted)])
     table["ipc"] = table["ipc"].astype("Int64")
@@ -82,12 +67,11 @@ def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
 def curves(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     """Return the rows of :func:`accuracies`, one for every distilled set that was evaluated on the way.
 
-    Adds ``iteration``, ``test`` (mean over seeds of the means over networks) and, spread and counted as there,
-    ``test_std_networks``, ``test_std_seeds`` and ``test_networks``.
+    Adds ``evaluation``, which is one for all points of an evaluation, ``iteration``, ``test`` (mean over seeds of the
+    means over networks) and, spread and counted as there, ``test_std_networks``, ``test_std_seeds``, ``test_networks``.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
-        CorruptFileError: a file among the rows is none.
     """
     table = pd.DataFrame([point for rows in _found(workspace, wanted) for point in _curve(rows)])
     table["ipc"] = table["ipc"].astype("Int64")
@@ -109,9 +93,6 @@ def evaluations(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any
     """Return the rows of the wanted evaluations, those that differ by their seed only together.
 
     Each has the row of its condensation under ``made``: ``None`` for a set that came as a file.
-
-    Raises:
-        CorruptFileError: a file among the rows is none.
     """
     condensed = {row["key"]: row for row in stage_rows(workspace, "condense")}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
@@ -120,19 +101,6 @@ def evaluations(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any
         row["made"] = None if of_a_file else condensed.get(row["condense_key"])
         groups[_group_key(row)].append(row)
     return list(groups.values())
-
-
-def stage_rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
-    """Return the rows of all finished stages of a kind (``experts``, ``condense``, ``evaluate``), in order of files.
-
-    Raises:
-        CorruptFileError: a file among them is no such row.
-    """
-    rows = [(path, read_json(path)) for path in sorted(workspace.rows.glob(f"{stage}-*.json"))]
-    for path, row in rows:
-        if not isinstance(row, dict) or not _NEEDED[stage] <= row.keys():
-            raise CorruptFileError(f"{path} is no row of dcbench. Delete it.")
-    return [row for _, row in rows]
 
 
 def _group_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -178,10 +146,19 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "condense_seconds": _mean(row.get("condense_seconds") for row in made),
         "peak_bytes": _mean(row.get("peak_bytes") for row in made),
         "evaluate_seconds": _mean(row["evaluate_seconds"] for row in rows),
-        "hardware": ", ".join(sorted({row["hardware"] for row in rows})),
+        "hardware": _machines(made, rows),
         "commit": ", ".join(sorted({str(row["environment"]["commit"]) for row in rows})),
         "command": first["command"],
     }
+
+
+def _machines(made: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the machines of the evaluations; those of the condensations too, whose seconds they are, if others."""
+    condensed, evaluated = ({row["hardware"] for row in of_stage} for of_stage in (made, rows))
+    told = ", ".join(sorted(evaluated))
+    if not condensed or condensed == evaluated:
+        return told
+    return f"{', '.join(sorted(condensed))} (condensation), {told} (evaluation)"
 
 
 def _over_seeds(name: str, values: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -200,7 +177,7 @@ def _over_seeds(name: str, values: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 def _curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the points of one method and evaluator: its seeds were evaluated at the same iterations."""
-    shared = summary(rows)
+    shared = {**summary(rows), "evaluation": content_key(_group_key(rows[0]))}
     at_iteration = zip(*(row["evaluated"] for row in rows), strict=True)
     return [
         {**shared, "iteration": of_seeds[0]["iteration"], **_over_seeds("test", [e["test"] for e in of_seeds])}

@@ -52,7 +52,7 @@ def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptFileError(f"{path} is no CSV ({error}). Move it away.") from error
     if lacking := sorted(set(key) - set(table.columns)):
-        raise CorruptFileError(f"{path} is another table: it has no column {lacking[0]}.")
+        raise CorruptFileError(f"{path} is another table: it has no column {lacking[0]}. Move it away.")
     return table
 
 

@@ -183,6 +183,13 @@ def panels(lines: Iterable[Line]) -> list[list[Line]]:
     return list(found.values())
 
 
+def labelled(panel: Sequence[Line]) -> Iterator[tuple[Line, str]]:
+    """Yield the lines of a panel with what they are called: the protocol too, where there are several."""
+    names = protocol_names(line.protocol for line in panel)
+    for line in panel:
+        yield line, line.strategy if len(names) == 1 else f"{line.strategy}, {names[line.protocol]}"
+
+
 def protocols(lines: Iterable[Line], names: Mapping[str, str]) -> list[str]:
     """Say of every protocol what it changed and how its cells were run."""
     cells: dict[str, list[Finished]] = {}

@@ -73,7 +73,6 @@ def report(declaration: Declaration, workspace: Workspace, part: Part | None = N
 
     Raises:
         UsageError: an unknown preset, data set or method in ``part``.
-        CorruptFileError: a file among the rows is none.
     """
     make = _figure2_report if declaration.alone else _table_report
     return make(declaration, workspace, part or Part())

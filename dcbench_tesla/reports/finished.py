@@ -112,11 +112,7 @@ def training_images(dataset: str) -> int | None:
 
 
 def finished(workspace: Workspace, methods: Collection[str], evaluators: Collection[str]) -> list[Finished]:
-    """Return what was run of some methods and evaluators; sets that came as files are not among it.
-
-    Raises:
-        CorruptFileError: a file among the rows is none.
-    """
+    """Return what was run of some methods and evaluators; sets that came as files are not among it."""
     groups = evaluations(workspace, Wanted(methods=methods, evaluators=evaluators))
     return [Finished(rows=rows) for rows in groups if rows[0]["made"] is not None]
 

@@ -1,7 +1,7 @@
 """The paper's tables and Figure 2 as plots: what was run beside what was published."""
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # told apart by people who see colours differently (Okabe and Ito)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_LABELS = {"hard": "#000000", "learned": "#CC79A7", "last": "#E69F00", "target": "#0072B2"}
+LABEL_COLOURS = {"hard": "#000000", "learned": "#CC79A7", "last": "#E69F00", "target": "#0072B2"}
 _DASHES = {"hard": "-", "learned": "--", "last": "-.", "target": "-"}  # equal curves stay visible
 _PUBLISHED = "#555555"
 _LINE_INCHES, _PANEL_INCHES = 0.21, 0.75
@@ -131,10 +131,10 @@ def curves_figure(lines: Sequence[Line]) -> "Figure":
     """Draw Figure 2a: best accuracy so far against iteration, a line a strategy; a dot is a set that was tested."""
 
     def draw(axes: "Axes", panel: Sequence[Line]) -> None:
-        for line, label in _labelled(panel):
+        for line, label in figure2.labelled(panel):
             x, y = [p.iteration for p in line.points], [100 * p.best_so_far for p in line.points]
             (drawn,) = axes.plot(x, y, marker=".", drawstyle="steps-post", label=label)
-            drawn.set(color=_LABELS[line.labels], linestyle=_DASHES[line.labels])
+            drawn.set(color=LABEL_COLOURS[line.labels], linestyle=_DASHES[line.labels])
         axes.set_xlabel("iteration", fontsize=9)
         axes.set_ylabel("best test accuracy so far, %", fontsize=9)
         axes.set_xlim(left=0)
@@ -153,19 +153,14 @@ def epochs_figure(lines: Sequence[Line], beside: Sequence[Line]) -> "Figure":
             spreads = [100 * line.points[-1].std_networks for line in own]
             label = "labels alone" + (f", {name}" if len(names) > 1 else "")
             axes.errorbar(x, y, spreads, fmt="o-", color=_COLOURS[(1 + i) % len(_COLOURS)], label=label)
-        for line, label in _labelled([line for line in beside if line.panel == panel[0].panel]):
-            axes.axhline(100 * line.best.accuracy, color=_LABELS[line.labels], linestyle="--", label=f"best of {label}")
+        for line, label in figure2.labelled([line for line in beside if line.panel == panel[0].panel]):
+            axes.axhline(
+                100 * line.best.accuracy, color=LABEL_COLOURS[line.labels], linestyle="--", label=f"best of {label}"
+            )
         axes.set_xlabel("epoch of the teacher", fontsize=9)
         axes.set_ylabel("test accuracy, %", fontsize=9)
 
     return _panels_figure(lines, draw)
-
-
-def _labelled(panel: Sequence[Line]) -> Iterator[tuple[Line, str]]:
-    """Yield the lines of a panel with what they are called: the protocol too, where there are several."""
-    names = protocol_names(line.protocol for line in panel)
-    for line in panel:
-        yield line, line.strategy if len(names) == 1 else f"{line.strategy}, {names[line.protocol]}"
 
 
 def _panels_figure(lines: Sequence[Line], draw: "Callable[[Axes, Sequence[Line]], None]") -> "Figure":

@@ -33,10 +33,11 @@ class Published:
     others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return _percent(self.mean) + ("" if self.std is None else f" ± {_percent(self.std)}")
+        return percent(self.mean) + ("" if self.std is None else f" ± {percent(self.std)}")
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a published fraction in percent, as it was printed."""
     return f"{100 * share:.2f}".removesuffix("0")  # a second decimal where one was printed
 
 

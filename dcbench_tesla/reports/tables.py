@@ -33,11 +33,7 @@ COLUMNS = [*_KEY, "status", *_MEASURED, "seeds", *_PUBLISHED, "difference_points
 
 
 def runs(declaration: Declaration, workspace: Workspace) -> list[Finished]:
-    """Return what was run of a table's methods, networks and label strategies.
-
-    Raises:
-        CorruptFileError: a file among the rows is none.
-    """
+    """Return what was run of a table's methods, networks and label strategies."""
     ran = finished(workspace, declaration.methods, declaration.evaluators)
     return [cell for cell in ran if cell.settings.get("labels") in (None, *declaration.labels)]
 

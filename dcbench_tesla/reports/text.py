@@ -19,6 +19,7 @@ from dcbench_tesla.table import aligned
 _CITED = "Cui, Wang, Si, Hsieh, ICML 2023"
 _PUBLISHED = "published"
 _FULL = "paper"
+_REDUCED = "reduced protocol: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +116,19 @@ def protocol_names(protocols: Iterable[str]) -> dict[str, str]:
     for protocol in dict.fromkeys(protocols):
         preset, changed, _ = protocol.partition(", changed: ")
         name = f"{preset}, changed ({next(letters, '...')})" if changed else protocol
-        names[protocol] = name if preset_of(protocol) == _FULL else f"reduced protocol: {name}"
+        names[protocol] = name if preset_of(protocol) == _FULL else f"{_REDUCED}{name}"
     return names
+
+
+def is_reduced(name: str) -> bool:
+    """Whether a protocol is a reduced one, by its name of :func:`protocol_names`."""
+    return name.startswith(_REDUCED)
+
+
+def not_comparable(names: Iterable[str]) -> str:
+    """Return a sentence on the reduced ones among protocols' names; nothing where there are none."""
+    reduced = [name for name in dict.fromkeys(names) if is_reduced(name)]
+    return f"Not comparable with published numbers: {'; '.join(reduced)}. " if reduced else ""
 
 
 def _down(declaration: Declaration) -> list[str]:
@@ -215,7 +227,7 @@ def about_protocol(protocol: str, rows: Sequence[Row], name: str) -> str:
     lent = grouped(others, ["cell_protocol", "method"])
     facts += [f"`{method}` by {whose}" for whose, method in sorted(lent)]
     facts += [ran_on(rows), "commit " + ", ".join(sorted({c for row in rows for c in row["commit"].split(", ")}))]
-    reduced = "" if name.startswith(_FULL) else ", not comparable with published numbers"
+    reduced = ", not comparable with published numbers" if is_reduced(name) else ""
     return f"{name}{reduced}: {'; '.join(facts)}"
 
 

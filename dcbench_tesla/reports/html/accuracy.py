@@ -86,9 +86,10 @@ def curves_part(points: pd.DataFrame | None) -> Part:
 
 
 def _curves(points: pd.DataFrame) -> Iterator[Figure]:
-    # of several evaluations of one set, the one that tested most sets on the way
     named = _in_percent(labelled(points).sort_values("evaluated_sets", kind="stable"), "test")
-    named = named.drop_duplicates([*_FIGURE, "line", "iteration"], keep="last").sort_values(["line", "iteration"])
+    # of several evaluations of one line, the one that tested most sets on the way, whole: a line mixes no two
+    fullest = named.groupby([*_FIGURE, "line"], dropna=False)["evaluation"].transform("last")
+    named = named[named["evaluation"] == fullest].sort_values(["line", "iteration"])
     for _, rows in named.groupby(_FIGURE, dropna=False, sort=True):
         if rows.groupby("line")["iteration"].nunique().max() > 1:
             yield Figure(

@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from dcbench_tesla.compare.accuracy import stage_rows
 from dcbench_tesla.errors import CorruptFileError
 from dcbench_tesla.progress import duration, size
 from dcbench_tesla.reports.html.parts import Figure, Made, Part, Picture
+from dcbench_tesla.rows import stage_rows
 from dcbench_tesla.workspace import Workspace
 
 _Row = Mapping[str, Any]
@@ -31,7 +31,7 @@ def gallery_part(workspace: Workspace) -> Part:
     """Return the sheets of distilled images; sets whose images may not be passed on are named, and have none.
 
     Raises:
-        CorruptFileError: a sheet is no picture, or a row is none.
+        CorruptFileError: a sheet is no picture.
     """
     cells = {row.get("cell", ""): row for row in stage_rows(workspace, "condense")}
     tested: dict[str, list[_Row]] = defaultdict(list)

@@ -44,7 +44,7 @@ const colourOf = (line, ink) => (colours[line.method] === "#000000" ? ink : colo
 const dashOf = (line) => (line.flat ? FLAT : DASHES[line.variant % DASHES.length]);
 const shapeOf = (line) => SHAPES[(Object.keys(colours).indexOf(line.method) + line.variant) % SHAPES.length];
 
-function dataset(line, xs) {
+function dataset(line, xs, stepped) {
   const points = line.flat ? xs.map((x) => ({ ...line.points[0], x, low: null })) : line.points;
   return {
     line,
@@ -52,6 +52,7 @@ function dataset(line, xs) {
     data: points,
     borderWidth: 2,
     borderDash: dashOf(line),
+    stepped: stepped && !line.flat ? "before" : false,
     pointStyle: points.map((point) => (point.reached ? "crossRot" : shapeOf(line))),
     pointRadius: points.map((point) => (line.flat ? 0 : point.reached ? 9 : 4.5)),
     pointHoverRadius: 7,
@@ -131,7 +132,7 @@ function draw(box) {
   const canvas = box.querySelector("canvas");
   const chart = new Chart(canvas, {
     type: "line",
-    data: { datasets: plot.lines.map((line) => dataset(line, xs)) },
+    data: { datasets: plot.lines.map((line) => dataset(line, xs, plot.stepped)) },
     options: {
       animation: false,
       maintainAspectRatio: false,

@@ -11,15 +11,19 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves, stage_rows
+from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves
 from dcbench_tesla.compare.plots import colours
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.reports.html.accuracy import curves_part, ipc_part, tables_part
 from dcbench_tesla.reports.html.cost import memory_part, time_part
 from dcbench_tesla.reports.html.drift import gradient_part
+from dcbench_tesla.reports.html.failed import failed_part
 from dcbench_tesla.reports.html.gallery import gallery_part
+from dcbench_tesla.reports.html.labels import labels_part
 from dcbench_tesla.reports.html.parts import Part, joined
 from dcbench_tesla.reports.html.published import published_part
+from dcbench_tesla.reports.plots import LABEL_COLOURS
+from dcbench_tesla.rows import STAGES, stage_rows
 from dcbench_tesla.workspace import Workspace
 
 _HERE = Path(__file__).parent
@@ -32,9 +36,9 @@ def page(workspace: Workspace) -> str:
 
     Raises:
         DcbenchError: there are no results at all.
-        CorruptFileError: a row, a CSV or a picture is none.
+        CorruptFileError: a CSV or a picture is none.
     """
-    rows = [row for stage in ("experts", "condense", "evaluate") for row in stage_rows(workspace, stage)]
+    rows = [row for stage in STAGES for row in stage_rows(workspace, stage)]
     parts = _parts(workspace)
     if not any(part.figures for part in parts):
         raise DcbenchError(f"there are no results under {workspace.root}: dcbench run and dcbench compare make them.")
@@ -56,17 +60,20 @@ def page(workspace: Workspace) -> str:
 
 
 def _parts(workspace: Workspace) -> list[Part]:
-    evaluated = any(workspace.rows.glob("evaluate-*.json"))
+    evaluated = bool(stage_rows(workspace, "evaluate"))
     table = accuracies(workspace, Wanted()) if evaluated else None
+    failed = failed_part(stage_rows(workspace, "failed"))
     return [
         tables_part(table),
         published_part(workspace),
+        labels_part(workspace),
         curves_part(curves(workspace, Wanted()) if evaluated else None),
         ipc_part(table),
         memory_part(workspace),
         time_part(workspace),
         gradient_part(workspace),
         gallery_part(workspace),
+        *([failed] if failed.figures else []),
     ]
 
 
@@ -78,6 +85,7 @@ def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "cells condensed": _count(rows, "condense"),
         "evaluations": _count(rows, "evaluate"),
         "sets of experts": _count(rows, "experts"),
+        "failed cells": _count(rows, "failed"),
         "data sets": _different(row.get("dataset") for row in rows),
         "methods": _different(row.get("method") for row in rows),
         "hardware": _different(row.get("hardware") for row in rows),
@@ -97,15 +105,16 @@ def _different(values: Iterable[str | None]) -> str:
 
 
 def _plots(parts: Iterable[Part]) -> dict[str, Any]:
-    """Return the plots as the script draws them: by the id of their figure, and a colour for every method."""
+    """Return the plots as the script draws them: by their figure's id, and a colour for every method and strategy."""
     drawn = {
         f"{part.id}-{number}": asdict(figure.plot)
         for part in parts
         for number, figure in enumerate(part.figures, 1)
         if figure.plot
     }
-    methods = sorted({line["method"] for plot in drawn.values() for line in plot["lines"]})
-    return {"colours": colours(methods), "plots": drawn}
+    names = sorted({line["method"] for plot in drawn.values() for line in plot["lines"]})
+    found = colours(name for name in names if name not in LABEL_COLOURS)
+    return {"colours": found | {name: LABEL_COLOURS[name] for name in names if name in LABEL_COLOURS}, "plots": drawn}
 
 
 # ----------------------------------------------------------------------------------------------------------- template

@@ -44,6 +44,7 @@ class Plot:
     """Axes with their units, and the lines on them.
 
     ``scaled``: the axis that can be made logarithmic, its values being positive; ``log``: it is so at first.
+    ``stepped``: a value holds until the next point.
     """
 
     x: str
@@ -52,6 +53,7 @@ class Plot:
     scaled: Literal["x", "y"] = "y"
     log: bool = False
     from_zero: bool = False
+    stepped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

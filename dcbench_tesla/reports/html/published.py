@@ -1,23 +1,41 @@
-"""The paper's tables: ours beside the published numbers, with the differences, from the CSV files under ``tables``."""
+"""The paper's tables: ours beside the published numbers, with the differences, from the rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
-from dcbench_tesla.compare.files import read_csv
+from dcbench_tesla.reports.declarations import Declaration, declarations
 from dcbench_tesla.reports.html.parts import Column, Figure, Made, Part, facts, table_of, told, values
+from dcbench_tesla.reports.published import percent
+from dcbench_tesla.reports.tables import RUN, WHOLE, grouped, records, runs, table
+from dcbench_tesla.reports.text import about_protocol, not_comparable, protocol_names
 from dcbench_tesla.workspace import Workspace
 
-_TABLES = {"table1": "Table 1, methods", "table2": "Table 2, labels", "table3": "Table 3, networks"}
+_TABLES = ("table1", "table2", "table3")
+_ABOUT = {"method": "methods", "labels": "labels", "evaluator": "networks"}
+_CELL = ["dataset", "ipc", "method", "evaluator", "labels"]
+_SHARES = ("share_of_whole", "published_share_of_whole", "share_of_images", "published_share_of_images")
 
 
 def _percent(fraction: Any) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def _accuracy(name: str, title: str) -> Column:
-    return Column(name, title, _percent, [f"{name}_std_networks", f"{name}_std_seeds"])
+def _share(fraction: Any) -> str:
+    return f"{_percent(fraction)} %"
+
+
+def _images(fraction: Any) -> str:
+    return f"{100 * fraction:.2g} %"
+
+
+def _accuracy(name: str, title: str) -> list[Column]:
+    """The columns of an accuracy of ours; the two spreads stand apart, as one of them can be missing."""
+    return [
+        Column(name, title, _percent, [f"{name}_std_networks"]),
+        Column(f"{name}_std_seeds", f"{title}: ± over seeds", _percent),
+    ]
 
 
 _COLUMNS = (
@@ -25,53 +43,79 @@ _COLUMNS = (
     Column("labels", "labels"),
     Column("evaluator", "network"),
     Column("ipc", "IPC"),
-    _accuracy("best_on_test", "best on test"),
-    Column("published", "published", _percent, ["published_std"]),
+    *_accuracy("best_on_test", "best on test"),
+    Column("published", "published", percent, ["published_std"]),
     Column("difference_points", "difference", "{:+.1f}".format),
-    _accuracy("last", "last"),
-    _accuracy("best_on_validation", "best on validation"),
+    *_accuracy("last", "last"),
+    *_accuracy("best_on_validation", "best on validation"),
+    Column("last_networks", "networks (last)"),
+    Column("best_on_test_networks", "networks (best on test)"),
+    Column("seeds", "seeds"),
+    Column("share_of_whole", "share of whole", _share),
+    Column("published_share_of_whole", "share of whole, published", _share),
+    Column("share_of_images", "images", _images),
+    Column("published_share_of_images", "images, published", _images),
     Column("status", "status"),
-    Column("protocol", "protocol"),
+    Column("shown_protocol", "protocol"),
     Column("published_source", "source"),
     Column("published_note", "note"),
 )
 
 
 def published_part(workspace: Workspace) -> Part:
-    """Return the paper's tables, as far as they were made, one a data set; columns that a file lacks are left out.
-
-    Raises:
-        CorruptFileError: a file of such a name is another table.
-    """
+    """Return the paper's tables of which anything was run, one a data set."""
     return Part(
         id="published",
         title="Published numbers",
         about="Test accuracy in %, ours beside what the papers print. Their numbers are maxima over checkpoints, "
-        "measured on the test set, so the difference is that of `best_on_test`, in points. What was not run has no "
-        "number.",
+        "measured on the test set, so differences (in points) and shares of the whole set's accuracy are those of "
+        "`best_on_test`. A reduced protocol is not comparable with published numbers. What was not run has no number.",
         make="dcbench reproduce table1",
-        figures=list(_figures(workspace)),
+        figures=[figure for name in _TABLES for figure in _figures(declarations()[name], workspace)],
     )
 
 
-def _figures(workspace: Workspace) -> Iterator[Figure]:
-    for name, title in _TABLES.items():
-        path = workspace.tables / f"{name}.csv"
-        if path.exists():
-            for dataset, rows in read_csv(path, ["dataset"]).groupby("dataset", sort=False):
-                yield _figure(f"{title}: {dataset}", f"dcbench reproduce {name}", rows)
+def _figures(declaration: Declaration, workspace: Workspace) -> Iterator[Figure]:
+    found = table(declaration, runs(declaration, workspace))
+    if not (found["status"] == RUN).any():
+        return
+    names = protocol_names(found["protocol"])
+    shown = _once(found.assign(shown_protocol=found["protocol"].map(names)))
+    shown.loc[shown["method"] == WHOLE, list(_SHARES)] = None  # all of it, which says nothing
+    if not declaration.shares:
+        shown = shown.drop(columns=["share_of_images", "published_share_of_images"])
+    for dataset, rows in shown.groupby("dataset", sort=False):
+        title = f"{declaration.paper}, {_ABOUT[declaration.columns]}: {dataset}"
+        yield _figure(title, f"dcbench reproduce {declaration.name}", rows, declaration)
 
 
-def _figure(title: str, command: str, rows: pd.DataFrame) -> Figure:
+def _once(found: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with what was not run in one row a cell, of no protocol, and not in one for every protocol."""
+    run = found["status"] == RUN
+    cells = found.set_index(_CELL).index
+    absent = found[~run & ~cells.isin(cells[run])].drop_duplicates(_CELL)
+    return pd.concat([found[run], absent.assign(shown_protocol=None)]).sort_index()
+
+
+def _figure(title: str, command: str, rows: pd.DataFrame, declaration: Declaration) -> Figure:
     # what is the same in all lines is said once
-    shared = [c for c in _COLUMNS if c.name in ("labels", "evaluator", "status", "protocol") and _is_one(rows, c.name)]
+    shared = [c for c in _COLUMNS if c.name in ("labels", "evaluator", "status") and _is_one(rows, c.name)]
+    ran = rows[rows["status"] == RUN]
+    shares = " `images`: the share of the training images that the condensed set is." if declaration.shares else ""
     return Figure(
         title=title,
-        caption="Mean ± standard deviation over networks, and ± over seeds where there are several.",
-        made=Made(facts=facts(rows), commands=[command, *values(rows, "command")]),
+        caption=not_comparable(ran["shown_protocol"])
+        + f"Mean ± standard deviation over networks; where there are several seeds, the "
+        f"spread of their means stands beside.{shares}",
+        made=Made(facts=facts(ran.assign(protocol=ran["shown_protocol"])), commands=[command, *values(ran, "command")]),
         table=table_of(rows, [column for column in _COLUMNS if column not in shared]),
-        notes=[f"{column.title}: {told(rows, column.name)}" for column in shared],
+        notes=[*_protocols(ran), *(f"{c.title}: {told(rows, c.name)}" for c in shared if told(rows, c.name))],
     )
+
+
+def _protocols(ran: pd.DataFrame) -> Sequence[str]:
+    groups = grouped(records(ran), ["protocol", "shown_protocol"])
+    return [about_protocol(protocol, rows, name) for (protocol, name), rows in groups.items()]
 
 
 def _is_one(rows: pd.DataFrame, name: str) -> bool:

@@ -15,11 +15,13 @@ from dcbench_tesla.backends.base import Job
 from dcbench_tesla.budget import predicted_expert_peak, predicted_peak
 from dcbench_tesla.cli import main
 from dcbench_tesla.cli.plan import _totals
+from dcbench_tesla.cli.reproduce import _pending
 from dcbench_tesla.config import resolve
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.estimate import Estimate
-from dcbench_tesla.plan import PlannedCell, plan
+from dcbench_tesla.plan import PlannedCell, open_cells, plan
 from dcbench_tesla.profilers.memory import PredictedMeter
+from dcbench_tesla.reports.declarations import Part, cells, declarations
 from dcbench_tesla.runner import train_experts
 
 SMALL = {"data.train_images": 100, "network.width": 4, "experts.count": 2, "expert_epochs": 1, "max_start_epoch": 2}
@@ -142,6 +144,27 @@ def test_totals() -> None:
     ]
     assert _totals([done, *todo], "X") == "2 of 3 cells to do, about 3.0 h on X; the largest needs 5.0 MiB"
     assert _totals([done], "X") == "0 of 1 cells to do"
+
+
+def test_a_damaged_file_stops_its_own_cell_alone(tmp_path: Path) -> None:
+    """A folder that was begun, its execution.json damaged, and a row that is no JSON."""
+    declared = declarations()["table1"]
+    part = Part(datasets=("digits",), ipcs=(1,), methods=("random", "dm", "tesla"), preset="smoke")
+    session = Session(tmp_path, device="cpu", quiet=True)
+    begun, broken_row, sound = (session.cell(config) for config in cells(declared, part))
+    begun.folder.mkdir(parents=True)
+    (begun.folder / "execution.json").write_text("{")
+    row = session.workspace.rows / f"evaluate-{broken_row.evaluation_key('convnet')}.json"
+    row.parent.mkdir()
+    row.write_text("[")
+    opened, failed = open_cells(cells(declared, part), session)
+    assert [cell.config.method for cell in opened] == [broken_row.config.method, sound.config.method]
+    assert [(cell.config.method, "execution.json is not valid JSON" in cell.reason) for cell in failed] == [
+        (begun.config.method, True)
+    ]
+    todo, count = _pending(cells(declared, part), session)
+    assert [cell.config.method for cell in todo] == [sound.config.method]
+    assert count == 2
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def plan(
 def _measured(configs: "list[CellConfig]", session: "Session") -> "list[PlannedCell]":
     """Plan all cells, those last that there cannot be; say why figures are missing, a reason once."""
     from dcbench_tesla.backends.base import Job
-    from dcbench_tesla.plan import open_cells, plan
+    from dcbench_tesla.plan import open_cells, plan, reasons
     from dcbench_tesla.profilers.memory import PredictedMeter
     from dcbench_tesla.progress import bar, say
 
@@ -77,20 +77,9 @@ def _measured(configs: "list[CellConfig]", session: "Session") -> "list[PlannedC
             planned.append(found)
             shown.advance()
     planned += absent
-    for reason in dict.fromkeys(cell.reason for cell in planned if cell.reason):
-        about = [cell for cell in planned if cell.reason == reason]
-        say(f"{'; '.join(_label(c) for c in about[:1])}{f' and {len(about) - 1} more' * (len(about) > 1)}: {reason}")
+    for text in reasons(planned):
+        say(text)
     return planned
-
-
-def _label(cell: "PlannedCell") -> str:
-    """Return what tells a cell from the others of its table."""
-    from dcbench_tesla import registry
-    from dcbench_tesla.reports.declarations import row_name
-
-    c = cell.config
-    ipc = f"IPC {c.ipc}" if registry.load_method(c.method).uses_ipc else "all images"
-    return ", ".join([c.method, row_name(c.dataset), ipc, *(f"{n}={getattr(c.settings, n)}" for n in c.changed)])
 
 
 def _row(cell: "PlannedCell") -> tuple[str, ...]:
@@ -98,7 +87,7 @@ def _row(cell: "PlannedCell") -> tuple[str, ...]:
 
     todo = "" if cell.stages is None else ", ".join(cell.stages) or "done"
     time = duration(cell.estimate.total) if cell.estimate else ""
-    return _label(cell), todo, time, "" if cell.peak_bytes is None else size(cell.peak_bytes)
+    return cell.label, todo, time, "" if cell.peak_bytes is None else size(cell.peak_bytes)
 
 
 def _totals(planned: "Sequence[PlannedCell]", where: str) -> str:

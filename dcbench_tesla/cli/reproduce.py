@@ -289,20 +289,17 @@ def _run_missing(configs: "list[CellConfig]", backend: "Backend", out: Path, dat
 
 
 def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cell], int]":
-    """Return the cells that are not done, and how often there was none; a data set that is not here is told once."""
-    from dcbench_tesla.errors import DcbenchError
+    """Return the cells that are not done, and how many there cannot be; why is told, a reason once."""
+    from dcbench_tesla.backends.base import Job
+    from dcbench_tesla.plan import open_cells, plan, reasons
     from dcbench_tesla.progress import say
 
-    todo, absent, failed = [], set(), 0
-    for config in (c for c in configs if c.dataset not in absent):
-        try:
-            cell = session.cell(config)
-            todo += [cell] if cell.pending() else []
-        except (DcbenchError, UsageError) as error:
-            failed += 1
-            absent |= {config.dataset} if isinstance(error, DcbenchError) else set()
-            say(f"Error: {config.dataset}, {config.method}, IPC {config.ipc}: {error}")
-    return todo, failed
+    cells, absent = open_cells(configs, session)
+    planned = list(plan(map(Job, cells), measure=False))
+    for text in reasons([*planned, *absent]):
+        say(f"Error: {text}")
+    damaged = sum(found.stages is None for found in planned)
+    return [cell for cell, found in zip(cells, planned, strict=True) if found.stages], damaged + len(absent)
 
 
 def _time_figure1(device: str, path: Path) -> None:

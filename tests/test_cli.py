@@ -85,7 +85,7 @@ COMMAND_LINE = {
     "report": ["--out", "--output"],
     "merge": ["sources", "--out", "--no-tensors", "--experts"],
     "reproduce": [],
-    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out"],
+    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out", "--force"],
     **{
         f"reproduce {what}": [
             *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out"),

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
-from dcbench_tesla.errors import UsageError
+from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.reports.declarations import Part, cells, declarations, row_name
 from dcbench_tesla.reports.files import report
 from dcbench_tesla.reports.published import _resolved, external, published, references
@@ -629,6 +629,40 @@ def test_a_fuller_table_is_not_replaced_unasked(write: Written, tmp_path: Path) 
     assert (tmp_path / "tables" / "table2.csv").read_bytes() == before
     assert dcbench("reproduce", "table2", "--out", tmp_path, "--force").exit_code == 0
     assert (tmp_path / "tables" / "table2.csv").read_bytes() != before
+
+
+def test_a_table_that_lacks_what_was_run_replaces_none_though_it_has_as_many_rows(write: Written) -> None:
+    write("tesla", [0.5])
+    made = report(declarations()["table1"], Workspace(write.root))
+    made.write()
+    for path in write.root.glob("rows/*"):
+        path.unlink()
+    write("tesla", [0.3], "cifar100")
+    other = report(declarations()["table1"], Workspace(write.root))
+    with pytest.raises(DcbenchError, match=r"table1.csv stays as it is: .*, for instance cifar10, 10, tesla, convnet"):
+        other.write()
+    other.write(force=True)
+
+
+def test_what_has_another_name_beside_new_rows_is_not_lost(write: Written) -> None:
+    """A baseline moves to the protocol of a cell that comes, and a second version gets digits behind its protocol."""
+    write("tesla", [0.5])
+    write("random", [0.3], preset="quick")
+    report(declarations()["table1"], Workspace(write.root)).write()
+    write("tesla", [0.6], version=2)
+    write("tesla", [0.4], preset="quick", sets={"steps": 9}, settings={"steps": 9})
+    found = write.table()
+    assert "quick" not in set(found.loc[found["method"] == "random", "protocol"])
+    report(declarations()["table1"], Workspace(write.root)).write()
+
+
+def test_force_does_not_replace_what_is_no_table_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "table1.csv").write_text("my,own\n1,2\n")
+    result = dcbench("reproduce", "table1", "--out", tmp_path, "--force")
+    assert result.exit_code == 1
+    assert "table1.csv is another table: it has no column status. Move it away." in result.stderr
+    assert (tmp_path / "tables" / "table1.csv").read_text() == "my,own\n1,2\n"
 
 
 def test_all_of_them_and_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

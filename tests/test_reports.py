@@ -277,6 +277,21 @@ def test_of_two_baselines_the_one_by_its_own_protocol_is_shown(write: Written) -
     assert one(write.table(), dataset="cifar10", ipc=10, method="random")["last"] == 0.3
 
 
+def test_one_value_written_in_several_ways_is_one_protocol(write: Written) -> None:
+    ways = ((0, {"data.zca": "true", "lr_images": "5e3"}), (1, {"data.zca": "True", "lr_images": "5000"}))
+    for seed, sets in ways:
+        write("tesla", [0.5], preset="quick", sets=sets, settings={"lr_images": 5000.0}, seed=seed, epochs=seed + 1)
+    found = write.table()
+    assert set(found.loc[found["status"] == "run", "protocol"]) == {"quick, changed: data.zca=true lr_images=5000.0"}
+
+
+def test_a_value_with_spaces_is_one_value(write: Written) -> None:
+    write("tesla", [0.5], preset="quick", sets={"experts.imported": "my own"}, settings={"steps": 10})
+    (row,) = (path for path in write.root.glob("rows/*") if path.stem.startswith("evaluate"))
+    row.write_text(row.read_text().replace("--set experts.imported=my own", "--set 'experts.imported=my own'"))
+    assert "quick, changed: experts.imported=my own" in set(write.table()["protocol"])
+
+
 def test_another_version_of_a_method_is_a_row_of_its_own(write: Written) -> None:
     write("tesla", [0.5])
     write("tesla", [0.6], version=2)

@@ -4,7 +4,6 @@ A line of the table is a method with its settings, a column an evaluator with it
 over the networks trained on one distilled set, as the papers print it, and over the seeds of the condensation.
 """
 
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from dcbench_tesla.config import settings_given
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.evaluation import STATISTICS
 from dcbench_tesla.progress import duration, size
@@ -35,6 +35,7 @@ _NEEDED = {
         "accuracy",
         "evaluated",
     },
+    "failed": {"method", "dataset", "ipc", "preset", "command", "status", "reason"},
 }
 
 
@@ -123,7 +124,7 @@ def evaluations(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any
 
 
 def stage_rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
-    """Return the rows of all finished stages of a kind (``experts``, ``condense``, ``evaluate``), in order of files.
+    """Return the rows of all stages of a kind (``experts``, ``condense``, ``evaluate``, ``failed``), in order of files.
 
     Raises:
         CorruptFileError: a file among them is no such row.
@@ -210,7 +211,7 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _changed_settings(made: Mapping[str, Any]) -> tuple[str, str]:
     """Return what a command changed of the data and of the method, as it was written."""
-    given = sorted(re.findall(r"--set (\S+)", made["command"]))
+    given = sorted(f"{name}={value}".replace(" ", "_") for name, value in settings_given(made["command"]).items())
     sections = {text: text.partition("=")[0].rpartition(".")[0] for text in given}
     data = [text for text, section in sections.items() if section == "data"]
     own = [text for text, section in sections.items() if section in ("", "network", "experts")]

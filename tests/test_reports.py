@@ -19,6 +19,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.cli import main
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.reports.declarations import Part, cells, declarations, row_name
+from dcbench_tesla.reports.failed import failures
 from dcbench_tesla.reports.files import report
 from dcbench_tesla.reports.published import _resolved, external, published, references
 from dcbench_tesla.reports.tables import missing, runs, table
@@ -94,7 +95,8 @@ class Written:
 
     def table(self, name: str = "table1") -> pd.DataFrame:
         """Return a table made of the rows."""
-        return table(declarations()[name], runs(declarations()[name], Workspace(self.root)))
+        declared, workspace = declarations()[name], Workspace(self.root)
+        return table(declared, runs(declared, workspace), failures(workspace, declared.methods))
 
 
 def accuracy(evaluated: dict[str, Any]) -> dict[str, Any]:
@@ -457,6 +459,95 @@ def test_a_plugin_fills_its_column(write: Written) -> None:
     text = report(declarations()["table1"], Workspace(write.root)).text
     assert "`kip`: KIP" not in text  # no longer told as not implemented
     assert "`frepo`: FRePo" in text
+
+
+@pytest.fixture
+def broken_kip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's package registers a method ``kip`` that cannot be imported."""
+    registered: Callable[[Any], dict[str, EntryPoint]] = registry._points
+    point = EntryPoint("kip", "no_such_package:KIP", "dcbench.methods")
+    monkeypatch.setattr(
+        registry, "_points", lambda kind: {**registered(kind), **({"kip": point} if kind == "methods" else {})}
+    )
+
+
+@pytest.mark.usefixtures("broken_kip")
+def test_a_broken_plugin_is_a_status_and_its_cells_are_left_out(write: Written) -> None:
+    write("tesla", [0.5])
+    found = write.table()
+    status = one(found, dataset="cifar10", ipc=10, method="kip")["status"]
+    assert status.startswith("cannot be imported: ModuleNotFoundError: No module named 'no_such_package'")
+    assert one(found, dataset="cifar10", ipc=10, method="tesla")["status"] == "run"
+    assert "kip" not in {config.method for config in cells(declarations()["table1"])}
+    text = report(declarations()["table1"], Workspace(write.root)).text
+    assert "- `kip`: cannot be imported: ModuleNotFoundError" in text
+    head, *lines = lines_of(text, "`cifar10`", "10", "paper")
+    assert lines[0][head.index("`kip`")] == "cannot be imported"
+
+
+# ----------------------------------------------------------------------------------------------------- what failed
+
+
+def failed(write: Written, command: str, status: str = "out of memory", **changes: Any) -> None:
+    """Write the row of a cell that failed."""
+    row = {"method": "tesla", "dataset": "cifar10", "ipc": 10, "seed": 0, "preset": "paper", "protocol": "paper"}
+    row |= {"command": f"dcbench run --method tesla {command}", "status": status, "reason": "there was no room for it"}
+    Workspace(write.root).write_row("failed", content_key([command, changes]), {**row, **changes})
+
+
+def test_what_failed_is_told_in_the_table_and_among_what_is_missing(write: Written) -> None:
+    failed(write, "--ipc 10")
+    failed(write, "--ipc 1", "failed", ipc=1, reason="the experts are damaged. " + "word " * 99)
+    failed(write, "--ipc 50 --set steps=3", "diverged", ipc=50)
+    found = write.table()
+    status = {ipc: one(found, dataset="cifar10", ipc=ipc, method="tesla")["status"] for ipc in (1, 10)}
+    assert status[10] == "failed: out of memory"
+    assert status[1].startswith("failed: the experts are damaged. word")
+    assert len(status[1]) < 80
+    changed = one(found, dataset="cifar10", ipc=50, method="tesla", protocol="paper, changed: steps=3")
+    assert changed["status"] == "failed: diverged"
+    assert one(found, dataset="cifar10", ipc=10, method="dm")["status"] == "not run"
+    text = report(declarations()["table1"], Workspace(write.root)).text
+    head, *lines = lines_of(text, "`cifar10`", "10", "paper")
+    assert lines[0][head.index("`tesla`")] == "failed: out of memory"
+    assert "tesla (failed: out of memory: there was no room for it)" in text
+    assert "- paper, changed (a): changed: steps=3" in text
+    (missing_of_50,) = [line for line in text.splitlines() if line.startswith("- `cifar10` IPC 50")]
+    assert "failed" not in missing_of_50  # another protocol than the wanted one
+
+
+def test_what_was_run_since_did_not_fail(write: Written) -> None:
+    failed(write, "--ipc 10", seed=1)
+    write("tesla", [0.5])
+    assert one(write.table(), dataset="cifar10", ipc=10, method="tesla")["status"] == "run"
+
+
+def test_what_failed_is_told_by_labels_and_by_network(write: Written) -> None:
+    failed(write, "--set labels=hard", dataset="imagenet1k-64", ipc=1)
+    found = write.table("table2")
+    status = {name: one(found, ipc=1, labels=name)["status"] for name in ("hard", "target")}
+    assert status == {"hard": "failed: out of memory", "target": "not run"}
+    failed(write, "--evaluator vit")
+    found = write.table("table3")
+    status = {
+        name: one(found, dataset="cifar10", method="tesla", evaluator=name)["status"] for name in ("convnet", "vit")
+    }
+    assert status == {"convnet": "not run", "vit": "failed: out of memory"}
+    text = report(declarations()["figure2"], Workspace(write.root)).text
+    assert (
+        "hard (failed: out of memory: there was no room for it), learned, last, target, labels alone (epochs 0 to 9)"
+        in text
+    )
+
+
+def test_a_baseline_that_the_changes_do_not_touch_says_so(write: Written) -> None:
+    for name in ("convnet", "resnet18"):
+        write("tesla", [0.5], evaluator=name, settings={"labels": "target"}, sets={"labels": "target"})
+        write("random", [0.3], evaluator=name)
+    text = report(declarations()["table3"], Workspace(write.root)).text
+    (told,) = [line for line in text.splitlines() if line.startswith("- paper, changed (a)")]
+    assert "`random` by paper" in told
+    assert "`tesla` by" not in told
 
 
 # ------------------------------------------------------------------------------------------------- for people, as files

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from dcbench_tesla import registry
 from dcbench_tesla.api import overrides_from
 from dcbench_tesla.config import CellConfig, resolve
+from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.reports.published import published, published_datasets
 
 
@@ -114,7 +115,7 @@ def row_name(dataset: str) -> str:
 
 
 def cells(declaration: Declaration, part: Part | None = None) -> list[CellConfig]:
-    """Return the cells that a table, or a part of it, consists of; methods that are not here are left out.
+    """Return the cells that a table, or a part of it, consists of; methods that are not here, or broken, are left out.
 
     On the paper's data sets those with a published number; elsewhere, and where ``part`` names the method, all.
 
@@ -133,8 +134,17 @@ def cells(declaration: Declaration, part: Part | None = None) -> list[CellConfig
 
 
 def implemented(methods: Sequence[str]) -> Iterator[str]:
-    """Yield the methods that are registered here."""
-    return (name for name in methods if registry.has("methods", name))
+    """Yield the methods that are registered here and can be imported."""
+    return (name for name in methods if registry.has("methods", name) and not import_problem(name))
+
+
+def import_problem(method: str) -> str:
+    """Return why a registered method cannot be imported, nothing where it can."""
+    try:
+        registry.load_method(method)
+    except DcbenchError as error:
+        return str(error).partition("cannot be imported: ")[2] or str(error)
+    return ""
 
 
 def _asked_datasets(declaration: Declaration, part: Part) -> dict[str, Sequence[int]]:

@@ -11,6 +11,7 @@ from dcbench_tesla.compare.files import keys, save_figure
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import Declaration, Part
+from dcbench_tesla.reports.failed import failures
 from dcbench_tesla.reports.plots import curves_figure, epochs_figure, table_figure
 from dcbench_tesla.reports.tables import RUN, runs, table
 from dcbench_tesla.reports.text import lacking, sheet
@@ -99,12 +100,12 @@ def report(declaration: Declaration, workspace: Workspace, part: Part | None = N
 
 
 def _table_report(declaration: Declaration, workspace: Workspace, part: Part) -> Report:
-    ran = runs(declaration, workspace)
-    found = table(declaration, ran)
-    whole = sheet(declaration, found, lacking(declaration, Part(), ran), Part())
+    ran, failed = runs(declaration, workspace), failures(workspace, declaration.methods)
+    found = table(declaration, ran, failed)
+    whole = sheet(declaration, found, lacking(declaration, Part(), ran, failed), Part())
     stem = workspace.tables / declaration.name
     return Report(
-        text=sheet(declaration, found, lacking(declaration, part, ran), part).markdown(),
+        text=sheet(declaration, found, lacking(declaration, part, ran, failed), part).markdown(),
         rows={stem.with_suffix(".csv"): found},
         texts={stem.with_suffix(".md"): whole.markdown(), stem.with_suffix(".tex"): whole.latex()},
         figures={stem: table_figure(declaration, found)},
@@ -112,12 +113,12 @@ def _table_report(declaration: Declaration, workspace: Workspace, part: Part) ->
 
 
 def _figure2_report(declaration: Declaration, workspace: Workspace, part: Part) -> Report:
-    ran = runs(declaration, workspace)
+    ran, failed = runs(declaration, workspace), failures(workspace, declaration.methods)
     a, b = figure2.on_the_way(declaration, ran), figure2.labels_alone(declaration, ran)
     stem_a, stem_b = (workspace.figures / f"{declaration.name}{letter}" for letter in "ab")
-    whole = figure2.markdown(declaration, a, b, lacking(declaration, Part(), ran))
+    whole = figure2.markdown(declaration, a, b, lacking(declaration, Part(), ran, failed))
     return Report(
-        text=figure2.markdown(declaration, _within(a, part), _within(b, part), lacking(declaration, part, ran)),
+        text=figure2.markdown(declaration, _within(a, part), _within(b, part), lacking(declaration, part, ran, failed)),
         rows={stem_a.with_suffix(".csv"): figure2.rows_a(a), stem_b.with_suffix(".csv"): figure2.rows_b(b)},
         texts={workspace.tables / f"{declaration.name}.md": whole},
         figures=({stem_a: curves_figure(a)} if a else {}) | ({stem_b: epochs_figure(b, a)} if b else {}),

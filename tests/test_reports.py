@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -673,6 +674,26 @@ def test_other_settings_share_a_panel_and_are_told(write: Written) -> None:
     assert a["panel"].nunique() == 1
     assert set(a["protocol"]) == {"quick", "quick, changed: lr_images=9.0"}
     assert "changed: lr_images=9.0" in made.text
+
+
+def test_a_protocol_has_one_letter_in_both_panels_and_below_them(write: Written) -> None:
+    for dataset, changes in (("npz:mine", ((1.0, 0.1), (2.0, 0.2))), ("npz:other", ((2.0, 0.2), (3.0, 0.3)))):
+        for rate, value in changes:
+            for labels in ("hard", "target"):
+                own: dict[str, Any] = {"labels": labels, "lr_teacher": rate}
+                write("tesla", [value], dataset, ipc=1, preset="quick", settings=own, sets=own)
+    made = report(declarations()["figure2"], Workspace(write.root))
+    (figure,) = made.figures.values()
+    letters = {f"quick, changed ({letter})": 1.0 + i for i, letter in enumerate("abc")}
+    drawn = {
+        (str(line.get_label()).partition(", reduced protocol: ")[2], float(np.asarray(line.get_ydata())[-1]))
+        for axes in figure.axes
+        for line in axes.get_lines()
+    }
+    assert drawn == {(name, 10 * rate) for name, rate in letters.items()}
+    below = figure.get_supxlabel()
+    assert all(f"{name}, not comparable" in below for name in letters)
+    assert all(f"{name}, not comparable" in made.text for name in letters)
 
 
 def test_one_strategy_is_no_comparison(write: Written) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 from dcbench_tesla.reports.declarations import Declaration
 from dcbench_tesla.reports.finished import Finished, by_protocol, chosen
 from dcbench_tesla.reports.tables import RUN
-from dcbench_tesla.reports.text import about_protocol, protocol_names
+from dcbench_tesla.reports.text import about_protocol
 from dcbench_tesla.store import content_key
 from dcbench_tesla.table import aligned
 
@@ -157,9 +157,13 @@ def rows_b(lines: Iterable[Line]) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------------- for people
 
 
-def markdown(declaration: Declaration, a: Sequence[Line], b: Sequence[Line], lacking: Sequence[str]) -> str:
-    """Return the figure's numbers as Markdown, with how they were made; ``lacking``: what was not run."""
-    names = protocol_names(line.protocol for line in (*a, *b))
+def markdown(
+    declaration: Declaration, a: Sequence[Line], b: Sequence[Line], lacking: Sequence[str], names: Mapping[str, str]
+) -> str:
+    """Return the figure's numbers as Markdown, with how they were made.
+
+    ``lacking``: what was not run. ``names``: of the protocols, as the plots have them.
+    """
     text = [f"### {declaration.paper}a: best test accuracy so far by label strategy, %", ""]
     for panel in panels(a):
         text += [panel[0].title, "", *_table_a(panel, names), ""]

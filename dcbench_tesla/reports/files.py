@@ -14,7 +14,7 @@ from dcbench_tesla.reports.declarations import Declaration, Part
 from dcbench_tesla.reports.failed import failures
 from dcbench_tesla.reports.plots import curves_figure, epochs_figure, table_figure
 from dcbench_tesla.reports.tables import RUN, runs, table
-from dcbench_tesla.reports.text import lacking, sheet
+from dcbench_tesla.reports.text import lacking, protocol_names, sheet
 from dcbench_tesla.store import write_text
 from dcbench_tesla.workspace import Workspace
 
@@ -115,13 +115,16 @@ def _table_report(declaration: Declaration, workspace: Workspace, part: Part) ->
 def _figure2_report(declaration: Declaration, workspace: Workspace, part: Part) -> Report:
     ran, failed = runs(declaration, workspace), failures(workspace, declaration.methods)
     a, b = figure2.on_the_way(declaration, ran), figure2.labels_alone(declaration, ran)
+    names = protocol_names(line.protocol for line in (*a, *b))
     stem_a, stem_b = (workspace.figures / f"{declaration.name}{letter}" for letter in "ab")
-    whole = figure2.markdown(declaration, a, b, lacking(declaration, Part(), ran, failed))
+    whole = figure2.markdown(declaration, a, b, lacking(declaration, Part(), ran, failed), names)
     return Report(
-        text=figure2.markdown(declaration, _within(a, part), _within(b, part), lacking(declaration, part, ran, failed)),
+        text=figure2.markdown(
+            declaration, _within(a, part), _within(b, part), lacking(declaration, part, ran, failed), names
+        ),
         rows={stem_a.with_suffix(".csv"): figure2.rows_a(a), stem_b.with_suffix(".csv"): figure2.rows_b(b)},
         texts={workspace.tables / f"{declaration.name}.md": whole},
-        figures=({stem_a: curves_figure(a)} if a else {}) | ({stem_b: epochs_figure(b, a)} if b else {}),
+        figures=({stem_a: curves_figure(a, names)} if a else {}) | ({stem_b: epochs_figure(b, a, names)} if b else {}),
     )
 
 

@@ -141,6 +141,17 @@ class CellConfig:
         """Return the configuration as plain JSON."""
         return dataclasses.asdict(self)
 
+    @property
+    def protocol_with_values(self) -> str:
+        """The protocol, and the values of what was changed: ``paper, changed: labels=hard``."""
+        told = ", ".join(f"{label}={as_text(self._value(label))}" for label in self.changed)
+        return self.protocol.partition(_CHANGED)[0] + (f"{_CHANGED}{told}" if told else "")
+
+    def _value(self, label: str) -> Any:
+        section, _, name = label.rpartition(".")
+        of_evaluator = self.evaluators.get(section)
+        return getattr(of_evaluator or getattr(self, section or "settings"), name)
+
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "CellConfig":
         """Return the configuration that :meth:`as_dict` wrote down, setting by setting: no preset is asked again.

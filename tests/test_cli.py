@@ -89,7 +89,7 @@ COMMAND_LINE = {
     **{
         f"reproduce {what}": [
             *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out"),
-            *("--backend", "--jobs", "--timeout", "--backend-option", "--force"),
+            *("--backend", "--jobs", "--timeout", "--backend-option", "--log", "--force"),
         ]
         for what in ("table1", "table2", "table3", "figure2", "all")
     },

@@ -182,7 +182,19 @@ def test_usage(words: list[str], message: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_of_it_is_here() -> None:
-    result = dcbench("plan", "table2", "--method", "random")
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert "table2 has nothing of it that can be run here" in result.stderr
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table2", "--method", "random"], "table2 has no random: it has tesla."),
+        (["table1", "--method", "kip"], "kip is not implemented here (KIP (Nguyen"),
+        (["table1", "--method", "kip"], "a plugin of that name adds it. table1 has here: random, herding,"),
+        (["table1", "--ipc", "7"], "table1 has no IPC 7: the paper's data sets have 1, 2, 10, 50 there."),
+        (["figure1"], "figure1 has no cells to plan: dcbench reproduce figure1 makes it"),
+        (["table1", "--preset", ""], "--preset is empty: paper, quick or smoke"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused_with_what_there_is(words: list[str], message: str, tmp_path: Path) -> None:
+    result = dcbench("plan", *words, "--out", tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()

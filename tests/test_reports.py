@@ -829,6 +829,57 @@ def test_usage(words: list[str], message: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table2", "--method", "mtt"], "table2 has no mtt: it has tesla."),
+        (["table1", "--method", "kip", "--run"], "kip is not implemented here (KIP"),
+        (["table2", "--ipc", "5", "--run"], "table2 has no IPC 5: the paper's data sets have 1, 2, 10, 50 there."),
+        (
+            ["figure1", "--dataset", "digits"],
+            "figure1 has nothing of digits: it has cifar100, imagenet1k-64, mtt, tesla",
+        ),
+        (["all", "--method", "dc", "--dataset", "cifar10", "--ipc", "1", "--preset", ""], "--preset is empty"),
+        (["table1", "--backend", "nonsense"], "--backend has no effect without --run: leave it out, or add --run."),
+        (["table1", "--jobs", "-3"], "--jobs has no effect without --run"),
+        (["table2", "--timeout", "abc"], "--timeout has no effect without --run"),
+        (["figure2", "--device", "zzz"], "--device has no effect without --run"),
+        (["all", "--log", "tensorboard"], "--log has no effect without --run"),
+        (["table1", "--run", "--backend", "nonsense"], "unknown backend 'nonsense'"),
+        (["table1", "--run", "--log", "nonsense"], "unknown log 'nonsense'"),
+    ],
+)
+def test_what_cannot_be_or_has_no_effect_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    result = dcbench("reproduce", *words, "--out", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ipc_that_the_paper_has_not_has_the_cells_of_any_data_set(write: Written) -> None:
+    part = Part(datasets=("cifar10",), ipcs=(3,))
+    found = [config.method for config in cells(declarations()["table1"], part)]
+    assert found == ["random", "dsa", "dm", "mtt", "tesla", "whole"]
+    result = dcbench("reproduce", "table1", "--dataset", "cifar10", "--ipc", 3, "--out", write.root)
+    assert result.exit_code == 0, result.output
+    assert "the paper has no IPC 3 of cifar10 in its Table 1 (it has 1, 10, 50)" in result.stderr
+    assert {c.dataset for c in cells(declarations()["table1"], Part(ipcs=(2,)))} == {"imagenet1k-64"}
+
+
+def test_what_was_run_stands_beside_the_baseline_on_record_and_is_told_apart(tmp_path: Path) -> None:
+    words = ["--dataset", "digits", "--ipc", 1, "--preset", "smoke", "--out", tmp_path, "--device", "cpu", "--run"]
+    first = dcbench("reproduce", "table1", "--method", "dm", *words)
+    assert first.exit_code == 0, first.output
+    assert "points over random" not in first.stdout
+    assert dcbench("reproduce", "table1", "--method", "random", *words).exit_code == 0
+    result = dcbench("reproduce", "table2", "--log", "tensorboard", *words)
+    assert result.exit_code == 0, result.output
+    head, *_ = [line for line in result.stdout.splitlines() if "points over random" in line]
+    assert "protocol" in head
+    assert "changed: labels=target" in re.sub(r"\s+", " ", result.stdout)
+    assert list(tmp_path.glob("cells/tesla*/**/events.out.tfevents*"))
+
+
 def test_what_is_missing_is_run_and_what_is_there_is_used(tmp_path: Path) -> None:
     words = ["--dataset", "digits", "--dataset", f"npz:{tmp_path}/absent.npz", "--ipc", 1, "--preset", "smoke"]
     words += ["--method", "random", "--method", "kip", "--out", tmp_path, "--device", "cpu", "--run"]

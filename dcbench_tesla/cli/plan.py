@@ -41,20 +41,32 @@ def plan(
       dcbench plan figure2 --method tesla --device cuda
     """
     from dcbench_tesla.api import Session
-    from dcbench_tesla.errors import unknown_name
+    from dcbench_tesla.errors import UsageError, unknown_name
     from dcbench_tesla.plan import machine
     from dcbench_tesla.progress import say
-    from dcbench_tesla.reports.declarations import Part, cells, declarations
+    from dcbench_tesla.reports.declarations import (
+        Part,
+        beyond_the_paper,
+        cells,
+        check_methods,
+        declarations,
+        nothing_to_run,
+    )
     from dcbench_tesla.table import aligned
 
+    if table == "figure1":
+        raise UsageError("figure1 has no cells to plan: dcbench reproduce figure1 makes it, with --run its times too.")
     if table not in declarations():
         raise unknown_name("table", table, declarations())
     part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
     check_part(part)
-    configs = cells(declarations()[table], part)
+    declaration = declarations()[table]
+    check_methods(declaration, methods)
+    configs = cells(declaration, part)
     if not configs:
-        say(f"{table} has nothing of it that can be run here")
-        return
+        raise nothing_to_run(declaration, part)
+    for text in beyond_the_paper(declaration, part):
+        say(text)
     session = Session(out, data_dir=data_dir, device=device)
     planned = _measured(configs, session)
     head = ("cell", "to do", "time", "peak memory")

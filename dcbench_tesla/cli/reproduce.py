@@ -1,9 +1,13 @@
 """`dcbench reproduce`: the paper's tables and figures, from what was run, beside what was published."""
 
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dcbench_tesla.cli.common import (
     Failure,
@@ -12,6 +16,7 @@ from dcbench_tesla.cli.common import (
     data_dir_option,
     device_option,
     failure,
+    log_option,
     options,
     out_option,
     part_options,
@@ -40,6 +45,7 @@ def reproduce() -> None:
     """
 
 
+_HOW_TO_RUN = ("device", "data_dir", "backend", "at_once", "timeout", "backend_settings", "logs")
 _part_options = options(
     *part_options,
     click.option("--run", "run_missing", is_flag=True, help="Run what is missing of this part first."),
@@ -47,6 +53,7 @@ _part_options = options(
     data_dir_option,
     out_option,
     *backend_options,
+    log_option,
     click.option("--force", is_flag=True, help="Replace a table that has what is not on record any more."),
 )
 
@@ -134,7 +141,7 @@ def figure1(
     from dcbench_tesla.progress import bar, say
     from dcbench_tesla.reports import figure1 as declared
     from dcbench_tesla.reports import growth
-    from dcbench_tesla.reports.declarations import Part
+    from dcbench_tesla.reports.declarations import NotInTableError, Part
     from dcbench_tesla.reports.files import Report
     from dcbench_tesla.workspace import Workspace
 
@@ -142,8 +149,10 @@ def figure1(
     a, b = declared.panel_a().points, declared.panel_b().points
     wanted = list(dict.fromkeys([*a, *b]))
     if not any((not datasets or p.dataset in datasets) and (not methods or p.method in methods) for p in wanted):
-        say(f"figure1 has nothing of {' and '.join([*datasets, *methods])}")
-        return
+        known = [*dict.fromkeys(p.dataset for p in wanted), *dict.fromkeys(p.method for p in wanted)]
+        raise NotInTableError(
+            f"figure1 has nothing of {' and '.join([*datasets, *methods])}: it has {', '.join(known)}."
+        )
     workspace = Workspace(out)
     workspace.check_writable()
     figures, tables = workspace.figures, workspace.tables
@@ -200,13 +209,19 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
       dcbench reproduce all --preset quick --dataset fashion-mnist --run
     """
     from dcbench_tesla.progress import say
+    from dcbench_tesla.reports.declarations import NotInTableError
 
+    _check_effect(ctx, run_missing=given["run_missing"], has_effect=("device",))  # of figure1's meter
     failures: list[Failure] = []
+    lacking: list[UsageError] = []
     commands = [command for command in reproduce.commands.values() if command is not all_]
     for command in commands:
         known = {p.name for p in command.params}
         try:
             ctx.invoke(command, **{name: value for name, value in given.items() if name in known})
+        except NotInTableError as error:
+            lacking.append(error)
+            say(str(error))
         except UsageError:  # the same for all of them
             raise
         except Exception as error:
@@ -215,6 +230,8 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
                 raise
             failures.append(shown)
             say(f"Error: {command.name}: {shown.format_message()}")
+    if len(lacking) == len(commands):
+        raise lacking[0]
     if failures:
         raise Failure(f"{len(failures)} of {len(commands)} failed, see above.", failures[-1].exit_code)
 
@@ -231,30 +248,56 @@ def _reproduce(
     data_dir: Path | None,
     out: Path,
     force: bool,
+    logs: tuple[str, ...],
     **backend: Any,
 ) -> None:
     """Run what is missing of a part, if asked; print the part, and write the whole."""
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.live import check_logs
     from dcbench_tesla.progress import say
-    from dcbench_tesla.reports.declarations import Part, cells, declarations
+    from dcbench_tesla.reports.declarations import (
+        Part,
+        beyond_the_paper,
+        cells,
+        check_methods,
+        declarations,
+        nothing_to_run,
+    )
     from dcbench_tesla.reports.files import report
     from dcbench_tesla.workspace import Workspace
 
+    _check_effect(click.get_current_context(), run_missing=run_missing)
     part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
     check_part(part)
     declaration, workspace = declarations()[name], Workspace(out)
-    if methods and not set(methods) & set(declaration.methods):
-        say(f"{name} has no {' and no '.join(methods)}")
-        return
+    check_methods(declaration, methods)
+    configs = cells(declaration, part)
+    if run_missing and not configs:
+        raise nothing_to_run(declaration, part)
+    wanted_logs = check_logs(logs)
+    where = backend_of(device=device, out=out, **backend) if run_missing else None
     workspace.check_writable()
+    for text in beyond_the_paper(declaration, part):
+        say(text)
     failed = None
-    if run_missing:
-        where = backend_of(device=device, out=out, **backend)
-        failed = _run_missing(cells(declaration, part), where, out, data_dir)
+    if where:
+        session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs))
+        failed = _run_missing(configs, where, session, data_dir)
     made = report(declaration, workspace, part)
     click.echo(made.text)
     say(f"written: {', '.join(str(path) for path in made.write(force=force))}")
     if failed:
         raise failed
+
+
+def _check_effect(ctx: click.Context, *, run_missing: bool, has_effect: Collection[str] = ()) -> None:
+    """Raise :class:`UsageError` for an option that is given and says how to run, where nothing is run."""
+    if run_missing:
+        return
+    for name in _HOW_TO_RUN:
+        if name not in has_effect and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            (option,) = (parameter.opts[0] for parameter in ctx.command.params if parameter.name == name)
+            raise UsageError(f"{option} has no effect without --run: leave it out, or add --run.")
 
 
 def check_part(part: "Part") -> None:
@@ -277,26 +320,37 @@ def check_part(part: "Part") -> None:
         raise UsageError(f"--ipc must be at least 1, not {min(part.ipcs)}.")
 
 
-def _run_missing(configs: "list[CellConfig]", backend: "Backend", out: Path, data_dir: Path | None) -> Failure | None:
+def _run_missing(
+    configs: "list[CellConfig]", backend: "Backend", session: "Session", data_dir: Path | None
+) -> Failure | None:
     """Run the cells that are not done; return what failed, so that the table can be made of the others."""
-    from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.progress import say
 
-    todo, failed = _pending(configs, Session(out, data_dir=data_dir, execution=backend.execution))
+    todo, failed = _pending(configs, session)
     try:
         if todo:
-            run_jobs([Job(cell, data_dir=data_dir) for cell in todo], backend, baselines={})
+            run_jobs([Job(cell, data_dir=data_dir) for cell in todo], backend, baselines=_baselines(session, todo))
         elif not failed:
-            say(
-                "nothing of it is missing"
-                if configs
-                else "nothing of it can be run: the method is not implemented here"
-            )
+            say("nothing of it is missing")
     except Failure as error:
         say(f"Error: {error.format_message()}")
         failed += 1
     return Failure("not everything could be run, see above.", 1) if failed else None
+
+
+def _baselines(session: "Session", cells: "Sequence[Cell]") -> "dict[str, Cell]":
+    """Return the baselines to compare with; they are not run for that, and one that is damaged is left out."""
+    from dcbench_tesla.errors import DcbenchError
+
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        with suppress(DcbenchError, UsageError):
+            baseline = session.baselines([cell])
+            for other in baseline.values():
+                other.pending()
+            found |= baseline
+    return found
 
 
 def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cell], int]":

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare import memory as memories
 from dcbench_tesla.compare.files import merge_csv
+from dcbench_tesla.compare.plots import memory_figure
 from dcbench_tesla.compare.timing import KEY
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.progress import size
@@ -165,6 +167,21 @@ def test_the_command_takes_what_a_gpu_measured(tmp_path: Path, monkeypatch: pyte
     assert set(pd.read_csv(path)["meter"]) == {"cuda", "predicted"}
     told = result.stderr.splitlines()[-1]
     assert all(name in told for name in ("memory.csv", "growth.csv", "figure1b.csv", "figure1.md"))
+
+
+def test_predicted_points_among_measured_ones_are_told_and_drawn_open() -> None:
+    points = figure1.panel_a().points
+    rows = pd.DataFrame([{**vars(p), "status": "ok", "peak_bytes": 2**30} for p in points])
+    rows["meter"] = ["predicted" if p.method == "mtt" and p.matching_steps in (30, 50) else "cuda" for p in points]
+    rows["hardware"] = ["none: predicted" if meter == "predicted" else "a GPU" for meter in rows["meter"]]
+    text = figure1.markdown_a(rows)
+    assert "meter cuda (a GPU), predicted (none: predicted)" in text
+    assert text.endswith("\n\n- predicted: `mtt` at 30, 50\n")
+    (axes,) = memory_figure(rows, "matching_steps").axes
+    assert axes.get_title().endswith("meter cuda, predicted (open)")
+    drawn = [list(np.asarray(line.get_xdata())) for line in axes.get_lines() if line.get_markerfacecolor() == "white"]
+    assert drawn[0] == [30, 50]
+    assert "predicted:" not in figure1.markdown_a(rows.assign(meter="predicted", hardware="none: predicted"))
 
 
 def test_two_machines_have_lines_that_say_which() -> None:

@@ -214,8 +214,8 @@ def markdown_a(memory: pd.DataFrame) -> str:
     where = f"{first['dataset']}, batch {first['batch_size']}, ConvNet width {first['width']}"
     title = f"### {panel_a().title}, {where}, {meters(rows)}"
     predicted = rows[rows["meter"] == _PREDICTED]
-    told = [f"- predicted: {_points_told(predicted)}"] if len(predicted) < len(rows) and len(predicted) else []
-    return "\n".join([title, "", *aligned(head, body), *["", *told][: 2 * len(told)]]) + "\n"
+    told = ["", f"- predicted: {_points_told(predicted)}"] if 0 < len(predicted) < len(rows) else []
+    return "\n".join([title, "", *aligned(head, body), *told]) + "\n"
 
 
 def meters(memory: pd.DataFrame) -> str:

@@ -11,10 +11,12 @@ A *cell* is (method, data set, IPC, seed) with every setting resolved. Settings 
 """
 
 import dataclasses
+import shlex
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -138,6 +140,17 @@ class CellConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON."""
         return dataclasses.asdict(self)
+
+    @property
+    def protocol_with_values(self) -> str:
+        """The protocol, and the values of what was changed: ``paper, changed: labels=hard``."""
+        told = ", ".join(f"{label}={as_text(self._value(label))}" for label in self.changed)
+        return self.protocol.partition(_CHANGED)[0] + (f"{_CHANGED}{told}" if told else "")
+
+    def _value(self, label: str) -> Any:
+        section, _, name = label.rpartition(".")
+        of_evaluator = self.evaluators.get(section)
+        return getattr(of_evaluator or getattr(self, section or "settings"), name)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "CellConfig":
@@ -489,11 +502,47 @@ def _command(
     words = [
         "dcbench run",
         f"--method {method}",
-        f"--dataset {shown_dataset(dataset)}",
+        f"--dataset {shlex.quote(shown_dataset(dataset))}",
         f"--ipc {ipc}",
         f"--preset {preset}",
     ]
     words += [f"--seed {seed}"] if seed else []
     words += [f"--evaluator {name}" for name in evaluators if evaluators != ("convnet",)]
-    words += [f"--set {o.label}={o.value}" for o in overrides]
+    words += [set_word(o) for o in overrides]
     return " ".join(words)
+
+
+def set_word(override: Override) -> str:
+    """Return an override as a shell takes it."""
+    return f"--set {shlex.quote(f'{override.label}={override.value}')}"
+
+
+def settings_given(command: str) -> dict[str, str]:
+    """Return what a stored command sets, ``{"steps": "20"}``, as it was written."""
+    return dict(text.split("=", 1) for text in flags_given(command, "--set") if "=" in text)
+
+
+def flags_given(command: str, flag: str) -> tuple[str, ...]:
+    """Return the values that an option has in a stored command."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # of a time when values were not quoted
+        words = command.split()
+    return tuple(value for name, value in pairwise(words) if name == flag)
+
+
+def settled(label: str, text: str) -> str:
+    """Return one text for all ways to write a value of the settings that every run has: ``true`` of ``True`` and ``1``.
+
+    What is not such a setting stays as it was written.
+    """
+    section, _, name = label.rpartition(".")
+    try:
+        return as_text(_coerce(Override(section, name, text), SECTIONS[section], ()))
+    except (KeyError, UsageError):
+        return text
+
+
+def as_text(value: Any) -> str:
+    """Return a setting's value as protocols show it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

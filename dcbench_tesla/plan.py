@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+from dcbench_tesla import registry
 from dcbench_tesla.api import Session
 from dcbench_tesla.backends.base import Job, Outcome
 from dcbench_tesla.budget import largest_peak
 from dcbench_tesla.cell import Cell, Execution
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.environment import hardware
-from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.estimate import Estimate, estimate
 from dcbench_tesla.profilers.memory import MemoryMeter
+from dcbench_tesla.reports.declarations import row_name
 
 _T = TypeVar("_T")
 _RESIDENT = 1.4  # what a process on a CPU holds for every byte of tensors: freed ones are not all given back
@@ -40,6 +43,13 @@ class PlannedCell:
     def done(self) -> bool:
         """Whether nothing is to be done."""
         return self.stages is not None and not self.stages
+
+    @property
+    def label(self) -> str:
+        """What tells it from the other cells of its table, for people."""
+        c = self.config
+        ipc = f"IPC {c.ipc}" if registry.load_method(c.method).uses_ipc else "all images"
+        return ", ".join([c.method, row_name(c.dataset), ipc, *(f"{n}={getattr(c.settings, n)}" for n in c.changed)])
 
 
 def plan(
@@ -72,22 +82,26 @@ def _planned(
 ) -> PlannedCell:
     cell = job.cell
     found = PlannedCell(config=cell.config, name=cell.name)
-    stages, reason = _tried(cell, lambda: cell.stages_from_scratch() if job.force else cell.pending())
+    report = cell.folder / "error.txt"
+    stages, reason = _tried(report, lambda: cell.stages_from_scratch() if job.force else cell.pending())
     if stages is None:
         return replace(found, reason=reason)
     begin(cell, stages)
-    time, untimed = _tried(cell, lambda: experts.estimate(job, stages) if experts and stages else None)
-    peak, unpredicted = _tried(cell, lambda: largest_peak(cell, meter, stages) if meter else None)
+    time, untimed = _tried(report, lambda: experts.estimate(job, stages) if experts and stages else None)
+    peak, unpredicted = _tried(report, lambda: largest_peak(cell, meter, stages) if meter else None)
     why = " ".join(dict.fromkeys(filter(None, [untimed, unpredicted])))
     return replace(found, stages=tuple(stages), estimate=time, peak_bytes=peak, reason=why)
 
 
-def _tried(cell: Cell, work: Callable[[], _T]) -> tuple[_T | None, str]:
-    """Return what ``work`` does, or why it failed: running will report it, and the others go on."""
+def _tried(report: Path, work: Callable[[], _T]) -> tuple[_T | None, str]:
+    """Return what ``work`` does, or why it failed: running will report it, and the others go on.
+
+    ``report``: where the traceback of a defect goes.
+    """
     try:
         return work(), ""
     except Exception as error:
-        return None, Outcome.of(error, cell.folder / "error.txt").reason
+        return None, Outcome.of(error, report).reason
 
 
 class _SharedExperts:
@@ -114,24 +128,41 @@ class _SharedExperts:
 def open_cells(configs: Iterable[CellConfig], session: Session) -> tuple[list[Cell], list[PlannedCell]]:
     """Return the cells of ``configs``, equal ones once, and those that there cannot be, with the reason.
 
-    A data set that is not here is looked for once.
+    A data set that cannot be read is tried once for all of its cells; what is wrong with a cell stops no other one.
     """
     cells: dict[str, Cell] = {}
-    absent: dict[str, str] = {}
+    unread: dict[str, str] = {}
     failed = []
     for config in configs:
-        try:
-            if config.dataset not in absent:
-                cell = session.cell(config)
-                cells.setdefault(Job(cell).id, cell)
-                continue
-        except UsageError as error:  # of this cell: an IPC that is too large
-            failed.append(PlannedCell(config=config, reason=str(error)))
-            continue
-        except DcbenchError as error:
-            absent[config.dataset] = str(error)
-        failed.append(PlannedCell(config=config, reason=absent[config.dataset]))
+        if config.dataset not in unread:
+            _, unread[config.dataset] = _opened(session, partial(session.dataset, config.dataset))
+        reason, cell = unread[config.dataset], None
+        if not reason:
+            cell, reason = _opened(session, partial(_cell_by_id, session, config))
+        if cell is not None:
+            cells.setdefault(*cell)
+        else:
+            failed.append(PlannedCell(config=config, reason=reason))
     return list(cells.values()), failed
+
+
+def _cell_by_id(session: Session, config: CellConfig) -> tuple[str, Cell]:
+    cell = session.cell(config)
+    return Job(cell).id, cell
+
+
+def _opened(session: Session, work: Callable[[], _T]) -> tuple[_T | None, str]:
+    """Return what ``work`` opens, or why it failed; there is no cell yet whose folder could take a traceback."""
+    return _tried(session.workspace.jobs / "error.txt", work)
+
+
+def reasons(planned: Iterable[PlannedCell]) -> list[str]:
+    """Return why cells failed or figures of them are missing, for people: a reason once, with how many it is of."""
+    about: dict[str, list[str]] = {}
+    for cell in planned:
+        if cell.reason:
+            about.setdefault(cell.reason, []).append(cell.label)
+    return [f"{first}{f' and {len(more)} more' * bool(more)}: {reason}" for reason, (first, *more) in about.items()]
 
 
 def machine(execution: Execution) -> str:

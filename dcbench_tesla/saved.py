@@ -15,7 +15,7 @@ import torch
 
 from dcbench_tesla import registry
 from dcbench_tesla.api import BASELINE, Session
-from dcbench_tesla.config import CellConfig, Override, resolve, restored, shown_dataset
+from dcbench_tesla.config import CellConfig, Override, resolve, restored, set_word, shown_dataset
 from dcbench_tesla.data import PREFIXES
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
@@ -100,7 +100,7 @@ def _evaluate_cell(
     config = restored(stored, evaluators, overrides)
     words = [f"{stored['command']} && dcbench evaluate {folder.name}"]
     words += [f"--evaluator {name}" for name in config.evaluators]
-    words += [f"--set {o.label}={o.value}" for o in overrides]
+    words += [set_word(o) for o in overrides]
     as_it_was = not overrides and set(config.evaluators) <= set(stored["evaluators"])
     config = dataclasses.replace(config, command=stored["command"] if as_it_was else " ".join(words))
     try:
@@ -223,7 +223,7 @@ class _SavedSet:
         words = [f"dcbench evaluate {self.path.name}", f"--evaluator {name}", f"--preset {c.preset}"]
         words += [f"--seed {c.seed}"] if c.seed else []
         words += [f"--dataset {shown_dataset(self._named)}"] if self._named else []
-        words += [f"--set {o.label}={o.value}" for o in self.overrides]
+        words += [set_word(o) for o in self.overrides]
         return {
             "cell": self.path.name,
             "method": self.method,

@@ -86,11 +86,11 @@ COMMAND_LINE = {
     "report": ["--out", "--output"],
     "merge": ["sources", "--out", "--no-tensors", "--experts"],
     "reproduce": [],
-    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out"],
+    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out", "--force"],
     **{
         f"reproduce {what}": [
             *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out"),
-            *("--backend", "--jobs", "--timeout", "--backend-option", "--force"),
+            *("--backend", "--jobs", "--timeout", "--backend-option", "--log", "--force"),
         ]
         for what in ("table1", "table2", "table3", "figure2", "all")
     },

@@ -13,7 +13,15 @@ from dcbench_tesla import registry
 from dcbench_tesla.api import Session, overrides_from, resolve_all
 from dcbench_tesla.cell import Cell, Execution
 from dcbench_tesla.cli import main
-from dcbench_tesla.config import CellConfig, Override, parse_set, read_config_file, resolve, setting_names
+from dcbench_tesla.config import (
+    CellConfig,
+    Override,
+    parse_set,
+    read_config_file,
+    resolve,
+    setting_names,
+    settings_given,
+)
 from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.errors import UsageError
@@ -538,3 +546,14 @@ def test_key_of_a_selection_knows_neither_experts_nor_network(digits: Dataset) -
     cells = [Cell(c, digits, Workspace(Path("/nowhere")), Execution("cpu", 1)) for c in (config, other)]
     assert cells[0].key == cells[1].key
     assert key(digits, method="whole", ipc=1) == key(digits, method="whole", ipc=5)
+
+
+def test_the_stored_command_is_what_a_shell_takes() -> None:
+    overrides = [parse_set("experts.imported=my own"), parse_set("steps=20")]
+    command = resolve("tesla", "npz:/a/my images.npz", 1, preset="quick", overrides=overrides).command
+    assert command == (
+        "dcbench run --method tesla --dataset 'npz:my images.npz' --ipc 1 --preset quick "
+        "--set 'experts.imported=my own' --set steps=20"
+    )
+    assert settings_given(command) == {"experts.imported": "my own", "steps": "20"}
+    assert settings_given("dcbench run --set steps=20 --set name=it's") == {"steps": "20", "name": "it's"}

@@ -15,11 +15,13 @@ from dcbench_tesla.backends.base import Job
 from dcbench_tesla.budget import predicted_expert_peak, predicted_peak
 from dcbench_tesla.cli import main
 from dcbench_tesla.cli.plan import _totals
+from dcbench_tesla.cli.reproduce import _pending
 from dcbench_tesla.config import resolve
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.estimate import Estimate
-from dcbench_tesla.plan import PlannedCell, plan
+from dcbench_tesla.plan import PlannedCell, open_cells, plan
 from dcbench_tesla.profilers.memory import PredictedMeter
+from dcbench_tesla.reports.declarations import Part, cells, declarations
 from dcbench_tesla.runner import train_experts
 
 SMALL = {"data.train_images": 100, "network.width": 4, "experts.count": 2, "expert_epochs": 1, "max_start_epoch": 2}
@@ -144,6 +146,27 @@ def test_totals() -> None:
     assert _totals([done], "X") == "0 of 1 cells to do"
 
 
+def test_a_damaged_file_stops_its_own_cell_alone(tmp_path: Path) -> None:
+    """A folder that was begun, its execution.json damaged, and a row that is no JSON."""
+    declared = declarations()["table1"]
+    part = Part(datasets=("digits",), ipcs=(1,), methods=("random", "dm", "tesla"), preset="smoke")
+    session = Session(tmp_path, device="cpu", quiet=True)
+    begun, broken_row, sound = (session.cell(config) for config in cells(declared, part))
+    begun.folder.mkdir(parents=True)
+    (begun.folder / "execution.json").write_text("{")
+    row = session.workspace.rows / f"evaluate-{broken_row.evaluation_key('convnet')}.json"
+    row.parent.mkdir()
+    row.write_text("[")
+    opened, failed = open_cells(cells(declared, part), session)
+    assert [cell.config.method for cell in opened] == [broken_row.config.method, sound.config.method]
+    assert [(cell.config.method, "execution.json is not valid JSON" in cell.reason) for cell in failed] == [
+        (begun.config.method, True)
+    ]
+    todo, count = _pending(cells(declared, part), session)
+    assert [cell.config.method for cell in todo] == [sound.config.method]
+    assert count == 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -159,7 +182,19 @@ def test_usage(words: list[str], message: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_of_it_is_here() -> None:
-    result = dcbench("plan", "table2", "--method", "random")
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert "table2 has nothing of it that can be run here" in result.stderr
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table2", "--method", "random"], "table2 has no random: it has tesla."),
+        (["table1", "--method", "kip"], "kip is not implemented here (KIP (Nguyen"),
+        (["table1", "--method", "kip"], "a plugin of that name adds it. table1 has here: random, herding,"),
+        (["table1", "--ipc", "7"], "table1 has no IPC 7: the paper's data sets have 1, 2, 10, 50 there."),
+        (["figure1"], "figure1 has no cells to plan: dcbench reproduce figure1 makes it"),
+        (["table1", "--preset", ""], "--preset is empty: paper, quick or smoke"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused_with_what_there_is(words: list[str], message: str, tmp_path: Path) -> None:
+    result = dcbench("plan", *words, "--out", tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,8 +18,9 @@ from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
-from dcbench_tesla.errors import UsageError
+from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.reports.declarations import Part, cells, declarations, row_name
+from dcbench_tesla.reports.failed import failures
 from dcbench_tesla.reports.files import report
 from dcbench_tesla.reports.published import _resolved, external, published, references
 from dcbench_tesla.reports.tables import missing, runs, table
@@ -100,7 +102,8 @@ class Written:
 
     def table(self, name: str = "table1") -> pd.DataFrame:
         """Return a table made of the rows."""
-        return table(declarations()[name], runs(declarations()[name], Workspace(self.root)))
+        declared, workspace = declarations()[name], Workspace(self.root)
+        return table(declared, runs(declared, workspace), failures(workspace, declared.methods))
 
 
 def accuracy(evaluated: dict[str, Any]) -> dict[str, Any]:
@@ -283,6 +286,21 @@ def test_of_two_baselines_the_one_by_its_own_protocol_is_shown(write: Written) -
     assert one(write.table(), dataset="cifar10", ipc=10, method="random")["last"] == 0.3
 
 
+def test_one_value_written_in_several_ways_is_one_protocol(write: Written) -> None:
+    ways = ((0, {"data.zca": "true", "lr_images": "5e3"}), (1, {"data.zca": "True", "lr_images": "5000"}))
+    for seed, sets in ways:
+        write("tesla", [0.5], preset="quick", sets=sets, settings={"lr_images": 5000.0}, seed=seed, epochs=seed + 1)
+    found = write.table()
+    assert set(found.loc[found["status"] == "run", "protocol"]) == {"quick, changed: data.zca=true lr_images=5000.0"}
+
+
+def test_a_value_with_spaces_is_one_value(write: Written) -> None:
+    write("tesla", [0.5], preset="quick", sets={"experts.imported": "my own"}, settings={"steps": 10})
+    (row,) = (path for path in write.root.glob("rows/*") if path.stem.startswith("evaluate"))
+    row.write_text(row.read_text().replace("--set experts.imported=my own", "--set 'experts.imported=my own'"))
+    assert "quick, changed: experts.imported=my own" in set(write.table()["protocol"])
+
+
 def test_another_version_of_a_method_is_a_row_of_its_own(write: Written) -> None:
     write("tesla", [0.5])
     write("tesla", [0.6], version=2)
@@ -450,6 +468,95 @@ def test_a_plugin_fills_its_column(write: Written) -> None:
     assert "`frepo`: FRePo" in text
 
 
+@pytest.fixture
+def broken_kip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's package registers a method ``kip`` that cannot be imported."""
+    registered: Callable[[Any], dict[str, EntryPoint]] = registry._points
+    point = EntryPoint("kip", "no_such_package:KIP", "dcbench.methods")
+    monkeypatch.setattr(
+        registry, "_points", lambda kind: {**registered(kind), **({"kip": point} if kind == "methods" else {})}
+    )
+
+
+@pytest.mark.usefixtures("broken_kip")
+def test_a_broken_plugin_is_a_status_and_its_cells_are_left_out(write: Written) -> None:
+    write("tesla", [0.5])
+    found = write.table()
+    status = one(found, dataset="cifar10", ipc=10, method="kip")["status"]
+    assert status.startswith("cannot be imported: ModuleNotFoundError: No module named 'no_such_package'")
+    assert one(found, dataset="cifar10", ipc=10, method="tesla")["status"] == "run"
+    assert "kip" not in {config.method for config in cells(declarations()["table1"])}
+    text = report(declarations()["table1"], Workspace(write.root)).text
+    assert "- `kip`: cannot be imported: ModuleNotFoundError" in text
+    head, *lines = lines_of(text, "`cifar10`", "10", "paper")
+    assert lines[0][head.index("`kip`")] == "cannot be imported"
+
+
+# ----------------------------------------------------------------------------------------------------- what failed
+
+
+def failed(write: Written, command: str, status: str = "out of memory", **changes: Any) -> None:
+    """Write the row of a cell that failed."""
+    row = {"method": "tesla", "dataset": "cifar10", "ipc": 10, "seed": 0, "preset": "paper", "protocol": "paper"}
+    row |= {"command": f"dcbench run --method tesla {command}", "status": status, "reason": "there was no room for it"}
+    Workspace(write.root).write_row("failed", content_key([command, changes]), {**row, **changes})
+
+
+def test_what_failed_is_told_in_the_table_and_among_what_is_missing(write: Written) -> None:
+    failed(write, "--ipc 10")
+    failed(write, "--ipc 1", "failed", ipc=1, reason="the experts are damaged. " + "word " * 99)
+    failed(write, "--ipc 50 --set steps=3", "diverged", ipc=50)
+    found = write.table()
+    status = {ipc: one(found, dataset="cifar10", ipc=ipc, method="tesla")["status"] for ipc in (1, 10)}
+    assert status[10] == "failed: out of memory"
+    assert status[1].startswith("failed: the experts are damaged. word")
+    assert len(status[1]) < 80
+    changed = one(found, dataset="cifar10", ipc=50, method="tesla", protocol="paper, changed: steps=3")
+    assert changed["status"] == "failed: diverged"
+    assert one(found, dataset="cifar10", ipc=10, method="dm")["status"] == "not run"
+    text = report(declarations()["table1"], Workspace(write.root)).text
+    head, *lines = lines_of(text, "`cifar10`", "10", "paper")
+    assert lines[0][head.index("`tesla`")] == "failed: out of memory"
+    assert "tesla (failed: out of memory: there was no room for it)" in text
+    assert "- paper, changed (a): changed: steps=3" in text
+    (missing_of_50,) = [line for line in text.splitlines() if line.startswith("- `cifar10` IPC 50")]
+    assert "failed" not in missing_of_50  # another protocol than the wanted one
+
+
+def test_what_was_run_since_did_not_fail(write: Written) -> None:
+    failed(write, "--ipc 10", seed=1)
+    write("tesla", [0.5])
+    assert one(write.table(), dataset="cifar10", ipc=10, method="tesla")["status"] == "run"
+
+
+def test_what_failed_is_told_by_labels_and_by_network(write: Written) -> None:
+    failed(write, "--set labels=hard", dataset="imagenet1k-64", ipc=1)
+    found = write.table("table2")
+    status = {name: one(found, ipc=1, labels=name)["status"] for name in ("hard", "target")}
+    assert status == {"hard": "failed: out of memory", "target": "not run"}
+    failed(write, "--evaluator vit")
+    found = write.table("table3")
+    status = {
+        name: one(found, dataset="cifar10", method="tesla", evaluator=name)["status"] for name in ("convnet", "vit")
+    }
+    assert status == {"convnet": "not run", "vit": "failed: out of memory"}
+    text = report(declarations()["figure2"], Workspace(write.root)).text
+    assert (
+        "hard (failed: out of memory: there was no room for it), learned, last, target, labels alone (epochs 0 to 9)"
+        in text
+    )
+
+
+def test_a_baseline_that_the_changes_do_not_touch_says_so(write: Written) -> None:
+    for name in ("convnet", "resnet18"):
+        write("tesla", [0.5], evaluator=name, settings={"labels": "target"}, sets={"labels": "target"})
+        write("random", [0.3], evaluator=name)
+    text = report(declarations()["table3"], Workspace(write.root)).text
+    (told,) = [line for line in text.splitlines() if line.startswith("- paper, changed (a)")]
+    assert "`random` by paper" in told
+    assert "`tesla` by" not in told
+
+
 # ------------------------------------------------------------------------------------------------- for people, as files
 
 
@@ -575,6 +682,26 @@ def test_other_settings_share_a_panel_and_are_told(write: Written) -> None:
     assert "changed: lr_images=9.0" in made.text
 
 
+def test_a_protocol_has_one_letter_in_both_panels_and_below_them(write: Written) -> None:
+    for dataset, changes in (("npz:mine", ((1.0, 0.1), (2.0, 0.2))), ("npz:other", ((2.0, 0.2), (3.0, 0.3)))):
+        for rate, value in changes:
+            for labels in ("hard", "target"):
+                own: dict[str, Any] = {"labels": labels, "lr_teacher": rate}
+                write("tesla", [value], dataset, ipc=1, preset="quick", settings=own, sets=own)
+    made = report(declarations()["figure2"], Workspace(write.root))
+    (figure,) = made.figures.values()
+    letters = {f"quick, changed ({letter})": 1.0 + i for i, letter in enumerate("abc")}
+    drawn = {
+        (str(line.get_label()).partition(", reduced protocol: ")[2], float(np.asarray(line.get_ydata())[-1]))
+        for axes in figure.axes
+        for line in axes.get_lines()
+    }
+    assert drawn == {(name, 10 * rate) for name, rate in letters.items()}
+    below = figure.get_supxlabel()
+    assert all(f"{name}, not comparable" in below for name in letters)
+    assert all(f"{name}, not comparable" in made.text for name in letters)
+
+
 def test_one_strategy_is_no_comparison(write: Written) -> None:
     write("tesla", [0.1], "npz:mine", ipc=1, preset="quick")
     made = report(declarations()["figure2"], Workspace(write.root))
@@ -637,6 +764,40 @@ def test_a_fuller_table_is_not_replaced_unasked(write: Written, tmp_path: Path) 
     assert (tmp_path / "tables" / "table2.csv").read_bytes() != before
 
 
+def test_a_table_that_lacks_what_was_run_replaces_none_though_it_has_as_many_rows(write: Written) -> None:
+    write("tesla", [0.5])
+    made = report(declarations()["table1"], Workspace(write.root))
+    made.write()
+    for path in write.root.glob("rows/*"):
+        path.unlink()
+    write("tesla", [0.3], "cifar100")
+    other = report(declarations()["table1"], Workspace(write.root))
+    with pytest.raises(DcbenchError, match=r"table1.csv stays as it is: .*, for instance cifar10, 10, tesla, convnet"):
+        other.write()
+    other.write(force=True)
+
+
+def test_what_has_another_name_beside_new_rows_is_not_lost(write: Written) -> None:
+    """A baseline moves to the protocol of a cell that comes, and a second version gets digits behind its protocol."""
+    write("tesla", [0.5])
+    write("random", [0.3], preset="quick")
+    report(declarations()["table1"], Workspace(write.root)).write()
+    write("tesla", [0.6], version=2)
+    write("tesla", [0.4], preset="quick", sets={"steps": 9}, settings={"steps": 9})
+    found = write.table()
+    assert "quick" not in set(found.loc[found["method"] == "random", "protocol"])
+    report(declarations()["table1"], Workspace(write.root)).write()
+
+
+def test_force_does_not_replace_what_is_no_table_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "table1.csv").write_text("my,own\n1,2\n")
+    result = dcbench("reproduce", "table1", "--out", tmp_path, "--force")
+    assert result.exit_code == 1
+    assert "table1.csv is another table: it has no column status. Move it away." in result.stderr
+    assert (tmp_path / "tables" / "table1.csv").read_text() == "my,own\n1,2\n"
+
+
 def test_all_of_them_and_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "table2.csv").write_text("my,own\n1,2\n")
@@ -672,6 +833,57 @@ def test_usage(words: list[str], message: str, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table2", "--method", "mtt"], "table2 has no mtt: it has tesla."),
+        (["table1", "--method", "kip", "--run"], "kip is not implemented here (KIP"),
+        (["table2", "--ipc", "5", "--run"], "table2 has no IPC 5: the paper's data sets have 1, 2, 10, 50 there."),
+        (
+            ["figure1", "--dataset", "digits"],
+            "figure1 has nothing of digits: it has cifar100, imagenet1k-64, mtt, tesla",
+        ),
+        (["all", "--method", "dc", "--dataset", "cifar10", "--ipc", "1", "--preset", ""], "--preset is empty"),
+        (["table1", "--backend", "nonsense"], "--backend has no effect without --run: leave it out, or add --run."),
+        (["table1", "--jobs", "-3"], "--jobs has no effect without --run"),
+        (["table2", "--timeout", "abc"], "--timeout has no effect without --run"),
+        (["figure2", "--device", "zzz"], "--device has no effect without --run"),
+        (["all", "--log", "tensorboard"], "--log has no effect without --run"),
+        (["table1", "--run", "--backend", "nonsense"], "unknown backend 'nonsense'"),
+        (["table1", "--run", "--log", "nonsense"], "unknown log 'nonsense'"),
+    ],
+)
+def test_what_cannot_be_or_has_no_effect_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    result = dcbench("reproduce", *words, "--out", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ipc_that_the_paper_has_not_has_the_cells_of_any_data_set(write: Written) -> None:
+    part = Part(datasets=("cifar10",), ipcs=(3,))
+    found = [config.method for config in cells(declarations()["table1"], part)]
+    assert found == ["random", "dsa", "dm", "mtt", "tesla", "whole"]
+    result = dcbench("reproduce", "table1", "--dataset", "cifar10", "--ipc", 3, "--out", write.root)
+    assert result.exit_code == 0, result.output
+    assert "the paper has no IPC 3 of cifar10 in its Table 1 (it has 1, 10, 50)" in result.stderr
+    assert {c.dataset for c in cells(declarations()["table1"], Part(ipcs=(2,)))} == {"imagenet1k-64"}
+
+
+def test_what_was_run_stands_beside_the_baseline_on_record_and_is_told_apart(tmp_path: Path) -> None:
+    words = ["--dataset", "digits", "--ipc", 1, "--preset", "smoke", "--out", tmp_path, "--device", "cpu", "--run"]
+    first = dcbench("reproduce", "table1", "--method", "dm", *words)
+    assert first.exit_code == 0, first.output
+    assert "points over random" not in first.stdout
+    assert dcbench("reproduce", "table1", "--method", "random", *words).exit_code == 0
+    result = dcbench("reproduce", "table2", "--log", "tensorboard", *words)
+    assert result.exit_code == 0, result.output
+    head, *_ = [line for line in result.stdout.splitlines() if "points over random" in line]
+    assert "protocol" in head
+    assert "changed: labels=target" in re.sub(r"\s+", " ", result.stdout)
+    assert list(tmp_path.glob("cells/tesla*/**/events.out.tfevents*"))
 
 
 def test_what_is_missing_is_run_and_what_is_there_is_used(tmp_path: Path) -> None:

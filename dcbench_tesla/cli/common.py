@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dcbench_tesla.errors import explained
+from dcbench_tesla.errors import UsageError, explained
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -90,8 +90,18 @@ data_dir_option = click.option(
     help="Where data sets lie.  [default: $DCBENCH_DATA, or the platform's cache folder]",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+
+
+def _not_empty(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value == "":
+        raise UsageError(f"{option.opts[0]} is empty: paper, quick or smoke, or leave it out.")
+    return value
+
+
 preset_option = click.option(
-    "--preset", help="Hyper-parameters: paper (published), quick (minutes) or smoke (seconds).  [default: paper]"
+    "--preset",
+    callback=_not_empty,
+    help="Hyper-parameters: paper (published), quick (minutes) or smoke (seconds).  [default: paper]",
 )
 part_options = (
     click.option("--dataset", "datasets", multiple=True, help="Only this data set.  [default: all]"),
@@ -134,6 +144,13 @@ compile_option = click.option(
     default="auto",
     show_default=True,
     help="Compile the matching step of tesla and tesla-exact (auto: where the run is long enough to gain by it).",
+)
+log_option = click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    metavar="NAME",
+    help="Where metrics go besides the cell's metrics.jsonl: tensorboard, wandb.",
 )
 config_option = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="A TOML file with options and settings."

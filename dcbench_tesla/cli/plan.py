@@ -41,20 +41,32 @@ def plan(
       dcbench plan figure2 --method tesla --device cuda
     """
     from dcbench_tesla.api import Session
-    from dcbench_tesla.errors import unknown_name
+    from dcbench_tesla.errors import UsageError, unknown_name
     from dcbench_tesla.plan import machine
     from dcbench_tesla.progress import say
-    from dcbench_tesla.reports.declarations import Part, cells, declarations
+    from dcbench_tesla.reports.declarations import (
+        Part,
+        beyond_the_paper,
+        cells,
+        check_methods,
+        declarations,
+        nothing_to_run,
+    )
     from dcbench_tesla.table import aligned
 
+    if table == "figure1":
+        raise UsageError("figure1 has no cells to plan: dcbench reproduce figure1 makes it, with --run its times too.")
     if table not in declarations():
         raise unknown_name("table", table, declarations())
     part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
     check_part(part)
-    configs = cells(declarations()[table], part)
+    declaration = declarations()[table]
+    check_methods(declaration, methods)
+    configs = cells(declaration, part)
     if not configs:
-        say(f"{table} has nothing of it that can be run here")
-        return
+        raise nothing_to_run(declaration, part)
+    for text in beyond_the_paper(declaration, part):
+        say(text)
     session = Session(out, data_dir=data_dir, device=device)
     planned = _measured(configs, session)
     head = ("cell", "to do", "time", "peak memory")
@@ -65,7 +77,7 @@ def plan(
 def _measured(configs: "list[CellConfig]", session: "Session") -> "list[PlannedCell]":
     """Plan all cells, those last that there cannot be; say why figures are missing, a reason once."""
     from dcbench_tesla.backends.base import Job
-    from dcbench_tesla.plan import open_cells, plan
+    from dcbench_tesla.plan import open_cells, plan, reasons
     from dcbench_tesla.profilers.memory import PredictedMeter
     from dcbench_tesla.progress import bar, say
 
@@ -77,20 +89,9 @@ def _measured(configs: "list[CellConfig]", session: "Session") -> "list[PlannedC
             planned.append(found)
             shown.advance()
     planned += absent
-    for reason in dict.fromkeys(cell.reason for cell in planned if cell.reason):
-        about = [cell for cell in planned if cell.reason == reason]
-        say(f"{'; '.join(_label(c) for c in about[:1])}{f' and {len(about) - 1} more' * (len(about) > 1)}: {reason}")
+    for text in reasons(planned):
+        say(text)
     return planned
-
-
-def _label(cell: "PlannedCell") -> str:
-    """Return what tells a cell from the others of its table."""
-    from dcbench_tesla import registry
-    from dcbench_tesla.reports.declarations import row_name
-
-    c = cell.config
-    ipc = f"IPC {c.ipc}" if registry.load_method(c.method).uses_ipc else "all images"
-    return ", ".join([c.method, row_name(c.dataset), ipc, *(f"{n}={getattr(c.settings, n)}" for n in c.changed)])
 
 
 def _row(cell: "PlannedCell") -> tuple[str, ...]:
@@ -98,7 +99,7 @@ def _row(cell: "PlannedCell") -> tuple[str, ...]:
 
     todo = "" if cell.stages is None else ", ".join(cell.stages) or "done"
     time = duration(cell.estimate.total) if cell.estimate else ""
-    return _label(cell), todo, time, "" if cell.peak_bytes is None else size(cell.peak_bytes)
+    return cell.label, todo, time, "" if cell.peak_bytes is None else size(cell.peak_bytes)
 
 
 def _totals(planned: "Sequence[PlannedCell]", where: str) -> str:

@@ -1,9 +1,13 @@
 """`dcbench reproduce`: the paper's tables and figures, from what was run, beside what was published."""
 
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dcbench_tesla.cli.common import (
     Failure,
@@ -13,6 +17,7 @@ from dcbench_tesla.cli.common import (
     data_dir_option,
     device_option,
     failure,
+    log_option,
     options,
     out_option,
     part_options,
@@ -41,6 +46,7 @@ def reproduce() -> None:
     """
 
 
+_HOW_TO_RUN = ("device", "data_dir", "backend", "at_once", "timeout", "backend_settings", "logs")
 _part_options = options(
     *part_options,
     click.option("--run", "run_missing", is_flag=True, help="Run what is missing of this part first."),
@@ -48,7 +54,8 @@ _part_options = options(
     data_dir_option,
     out_option,
     *backend_options,
-    click.option("--force", is_flag=True, help="Replace a fuller table by an emptier one."),
+    log_option,
+    click.option("--force", is_flag=True, help="Replace a table that has what is not on record any more."),
 )
 
 
@@ -109,13 +116,17 @@ def table3(**given: Any) -> None:
     click.option("--run", "run_missing", is_flag=True, help="Time what was not timed on this machine first."),
     device_option,
     out_option,
+    click.option("--force", is_flag=True, help="Replace a figure that shows what is not on record any more."),
 )
-def figure1(datasets: tuple[str, ...], methods: tuple[str, ...], run_missing: bool, device: str, out: Path) -> None:
+def figure1(
+    datasets: tuple[str, ...], methods: tuple[str, ...], run_missing: bool, device: str, out: Path, force: bool
+) -> None:
     """Figure 1: memory against matching steps, and memory and runtime at 50 of them, with the table of Section 3.3.
 
-    Memory is measured by CUDA's allocator where there is a GPU, else predicted, which computes nothing. Runtimes are
-    those on record in OUT/figures/time.csv; what was not timed stays empty. Writes OUT/figures/figure1a and figure1b
-    (PNG, SVG, and figure1b.csv) and OUT/tables/figure1.md and growth.csv.
+    Memory is measured by CUDA's allocator where there is a GPU, else predicted, which computes nothing. Of every point
+    the best on record in OUT/figures/memory.csv is shown, measured before predicted; runtimes are those in
+    OUT/figures/time.csv, and what was not timed stays empty. Writes OUT/figures/memory.csv, figure1a and figure1b (PNG,
+    SVG, and figure1b.csv) and OUT/tables/figure1.md and growth.csv.
 
     \b
     Examples:
@@ -126,21 +137,23 @@ def figure1(datasets: tuple[str, ...], methods: tuple[str, ...], run_missing: bo
     from dcbench_tesla.cell import Execution
     from dcbench_tesla.compare import memory as memories
     from dcbench_tesla.compare import timing
-    from dcbench_tesla.compare.files import merge_csv, read_csv, save_figure
+    from dcbench_tesla.compare.files import merge_csv, read_csv
     from dcbench_tesla.compare.plots import memory_figure
     from dcbench_tesla.progress import bar, say
     from dcbench_tesla.reports import figure1 as declared
     from dcbench_tesla.reports import growth
-    from dcbench_tesla.reports.declarations import Part
-    from dcbench_tesla.store import write_text
+    from dcbench_tesla.reports.declarations import NotInTableError, Part
+    from dcbench_tesla.reports.files import Report
     from dcbench_tesla.workspace import Workspace
 
     check_part(Part(datasets=datasets, methods=methods))
     a, b = declared.panel_a().points, declared.panel_b().points
     wanted = list(dict.fromkeys([*a, *b]))
     if not any((not datasets or p.dataset in datasets) and (not methods or p.method in methods) for p in wanted):
-        say(f"figure1 has nothing of {' and '.join([*datasets, *methods])}")
-        return
+        known = [*dict.fromkeys(p.dataset for p in wanted), *dict.fromkeys(p.method for p in wanted)]
+        raise NotInTableError(
+            f"figure1 has nothing of {' and '.join([*datasets, *methods])}: it has {', '.join(known)}."
+        )
     workspace = Workspace(out)
     workspace.check_writable()
     figures, tables = workspace.figures, workspace.tables
@@ -150,16 +163,23 @@ def figure1(datasets: tuple[str, ...], methods: tuple[str, ...], run_missing: bo
     with bar("memory", len(wanted) + growth.count(), unit="point") as shown:
         memory = memories.measure(wanted, "auto", on, done=shown.advance)
         grown = growth.predict(done=shown.advance)
-    merge_csv(figures / "memory.csv", memory, memories.KEY)
+    memory = declared.best(merge_csv(figures / "memory.csv", memory, memories.KEY))
     table = declared.figure_b(memory, read_csv(figures / "time.csv", timing.KEY))
     text = "\n".join([declared.markdown_a(memory), declared.markdown_b(table), growth.markdown(grown)])
+    made = Report(
+        text=text,
+        rows={figures / "figure1b.csv": table},
+        texts={tables / "figure1.md": text, tables / "growth.csv": grown.to_csv(index=False)},
+        figures={
+            figures / "figure1a": memory_figure(declared.of_points(memory, a), "matching_steps"),
+            figures / "figure1b": declared.draw_b(table),
+        },
+        column="paper_time_ratio",
+        lost=declared.lost,
+    )
     click.echo(text)
-    write_text(tables / "figure1.md", text)
-    write_text(tables / "growth.csv", grown.to_csv(index=False))
-    write_text(figures / "figure1b.csv", table.to_csv(index=False))
-    written = save_figure(memory_figure(declared.of_points(memory, a), "matching_steps"), figures / "figure1a")
-    written += save_figure(declared.draw_b(table), figures / "figure1b")
-    say(f"written: {', '.join(map(str, [*written, figures / 'figure1b.csv', tables / 'figure1.md']))}")
+    written = [figures / "memory.csv", *made.write(force=force)]
+    say(f"written: {', '.join(map(str, written))}")
 
 
 @reproduce.command()
@@ -190,13 +210,19 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
       dcbench reproduce all --preset quick --dataset fashion-mnist --run
     """
     from dcbench_tesla.progress import say
+    from dcbench_tesla.reports.declarations import NotInTableError
 
+    _check_effect(ctx, run_missing=given["run_missing"], has_effect=("device",))  # of figure1's meter
     failures: list[Failure] = []
+    lacking: list[UsageError] = []
     commands = [command for command in reproduce.commands.values() if command is not all_]
     for command in commands:
         known = {p.name for p in command.params}
         try:
             ctx.invoke(command, **{name: value for name, value in given.items() if name in known})
+        except NotInTableError as error:
+            lacking.append(error)
+            say(str(error))
         except UsageError:  # the same for all of them
             raise
         except Exception as error:
@@ -205,6 +231,8 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
                 raise
             failures.append(shown)
             say(f"Error: {command.name}: {shown.format_message()}")
+    if len(lacking) == len(commands):
+        raise lacking[0]
     if failures:
         raise Failure(f"{len(failures)} of {len(commands)} failed, see above.", failures[-1].exit_code)
 
@@ -221,31 +249,57 @@ def _reproduce(
     data_dir: Path | None,
     out: Path,
     force: bool,
+    logs: tuple[str, ...],
     **backend: Any,
 ) -> None:
     """Run what is missing of a part, if asked; print the part, and write the whole."""
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.live import check_logs
     from dcbench_tesla.progress import say
-    from dcbench_tesla.reports.declarations import Part, cells, declarations
+    from dcbench_tesla.reports.declarations import (
+        Part,
+        beyond_the_paper,
+        cells,
+        check_methods,
+        declarations,
+        nothing_to_run,
+    )
     from dcbench_tesla.reports.files import report
     from dcbench_tesla.workspace import Workspace
 
+    _check_effect(click.get_current_context(), run_missing=run_missing)
     part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
     check_part(part)
     declaration, workspace = declarations()[name], Workspace(out)
-    if methods and not set(methods) & set(declaration.methods):
-        say(f"{name} has no {' and no '.join(methods)}")
-        return
+    check_methods(declaration, methods)
+    configs = cells(declaration, part)
+    if run_missing and not configs:
+        raise nothing_to_run(declaration, part)
+    wanted_logs = check_logs(logs)
+    where = backend_of(device=device, out=out, **backend) if run_missing else None
     workspace.check_writable()
+    for text in beyond_the_paper(declaration, part):
+        say(text)
     failed = None
-    if run_missing:
-        where = backend_of(device=device, out=out, **backend)
-        failed = _run_missing(cells(declaration, part), where, out, data_dir)
+    if where:
+        session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs))
+        failed = _run_missing(configs, where, session, data_dir)
     with damaged_rows_told(out, ("condense", "evaluate")):
         made = report(declaration, workspace, part)
         click.echo(made.text)
         say(f"written: {', '.join(str(path) for path in made.write(force=force))}")
     if failed:
         raise failed
+
+
+def _check_effect(ctx: click.Context, *, run_missing: bool, has_effect: Collection[str] = ()) -> None:
+    """Raise :class:`UsageError` for an option that is given and says how to run, where nothing is run."""
+    if run_missing:
+        return
+    for name in _HOW_TO_RUN:
+        if name not in has_effect and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            (option,) = (parameter.opts[0] for parameter in ctx.command.params if parameter.name == name)
+            raise UsageError(f"{option} has no effect without --run: leave it out, or add --run.")
 
 
 def check_part(part: "Part") -> None:
@@ -268,44 +322,52 @@ def check_part(part: "Part") -> None:
         raise UsageError(f"--ipc must be at least 1, not {min(part.ipcs)}.")
 
 
-def _run_missing(configs: "list[CellConfig]", backend: "Backend", out: Path, data_dir: Path | None) -> Failure | None:
+def _run_missing(
+    configs: "list[CellConfig]", backend: "Backend", session: "Session", data_dir: Path | None
+) -> Failure | None:
     """Run the cells that are not done; return what failed, so that the table can be made of the others."""
-    from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.progress import say
 
-    session = Session(out, data_dir=data_dir, execution=backend.execution)
     todo, failed = _pending(configs, session)
     try:
         if todo:
-            run_jobs([Job(cell, data_dir=data_dir) for cell in todo], backend, session, baselines={})
+            baselines = _baselines(session, todo)
+            run_jobs([Job(cell, data_dir=data_dir) for cell in todo], backend, session, baselines=baselines)
         elif not failed:
-            say(
-                "nothing of it is missing"
-                if configs
-                else "nothing of it can be run: the method is not implemented here"
-            )
+            say("nothing of it is missing")
     except Failure as error:
         say(f"Error: {error.format_message()}")
         failed += 1
     return Failure("not everything could be run, see above.", 1) if failed else None
 
 
-def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cell], int]":
-    """Return the cells that are not done, and how often there was none; a data set that is not here is told once."""
+def _baselines(session: "Session", cells: "Sequence[Cell]") -> "dict[str, Cell]":
+    """Return the baselines to compare with; they are not run for that, and one that is damaged is left out."""
     from dcbench_tesla.errors import DcbenchError
+
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        with suppress(DcbenchError, UsageError):
+            baseline = session.baselines([cell])
+            for other in baseline.values():
+                other.pending()
+            found |= baseline
+    return found
+
+
+def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cell], int]":
+    """Return the cells that are not done, and how many there cannot be; why is told, a reason once."""
+    from dcbench_tesla.backends.base import Job
+    from dcbench_tesla.plan import open_cells, plan, reasons
     from dcbench_tesla.progress import say
 
-    todo, absent, failed = [], set(), 0
-    for config in (c for c in configs if c.dataset not in absent):
-        try:
-            cell = session.cell(config)
-            todo += [cell] if cell.pending() else []
-        except (DcbenchError, UsageError) as error:
-            failed += 1
-            absent |= {config.dataset} if isinstance(error, DcbenchError) else set()
-            say(f"Error: {config.dataset}, {config.method}, IPC {config.ipc}: {error}")
-    return todo, failed
+    cells, absent = open_cells(configs, session)
+    planned = list(plan(map(Job, cells), measure=False))
+    for text in reasons([*planned, *absent]):
+        say(f"Error: {text}")
+    damaged = sum(found.stages is None for found in planned)
+    return [cell for cell, found in zip(cells, planned, strict=True) if found.stages], damaged + len(absent)
 
 
 def _time_figure1(device: str, path: Path) -> None:

@@ -15,6 +15,7 @@ from dcbench_tesla.cli.common import (
     config_option,
     data_dir_option,
     device_option,
+    log_option,
     options,
     out_option,
     preset_option,
@@ -50,13 +51,7 @@ if TYPE_CHECKING:
         help="Begin nothing that is predicted to need more, each cell, 40GiB for instance; what is left buys time.",
     ),
     *backend_options,
-    click.option(
-        "--log",
-        "logs",
-        multiple=True,
-        metavar="NAME",
-        help="Where metrics go besides the cell's metrics.jsonl: tensorboard, wandb.",
-    ),
+    log_option,
     compile_option,
     click.option("--force", is_flag=True, help="Start over, even what is done."),
     click.option("--no-baseline", is_flag=True, help="Leave out the matching random selection."),
@@ -363,7 +358,7 @@ def _result_rows(result: "CellResult", baseline: "Cell | None") -> list[dict[str
             "IPC": str(c.ipc) if result.cell.method.uses_ipc else "all",
             "seed": str(c.seed),
             "evaluator": name,
-            "protocol": c.protocol,
+            "protocol": c.protocol_with_values,
             "last": str(result.accuracy(name) or ""),
             "best on validation": str(result.accuracy(name, "best_on_validation") or ""),
             "best on test": str(result.accuracy(name, "best_on_test") or ""),
@@ -383,6 +378,7 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     same = {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
     above = ", ".join(f"{name} {value}" for name, value in same.items() if name not in always)
     shown = [name for name in rows[0] if name in always or name not in same]
+    shown = [name for name in shown if name != always[-1] or any(row[name] for row in rows)]
     title = "Test accuracy: mean ± standard deviation over networks" + (f"\n{above}" if above else "")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in shown:

@@ -4,7 +4,6 @@ A line of the table is a method with its settings, a column an evaluator with it
 over the networks trained on one distilled set, as the papers print it, and over the seeds of the condensation.
 """
 
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from dcbench_tesla.config import settings_given
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.evaluation import STATISTICS
 from dcbench_tesla.progress import duration, size
@@ -187,7 +187,7 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _changed_settings(made: Mapping[str, Any]) -> tuple[str, str]:
     """Return what a command changed of the data and of the method, as it was written."""
-    given = sorted(re.findall(r"--set (\S+)", made["command"]))
+    given = sorted(f"{name}={value}".replace(" ", "_") for name, value in settings_given(made["command"]).items())
     sections = {text: text.partition("=")[0].rpartition(".")[0] for text in given}
     data = [text for text, section in sections.items() if section == "data"]
     own = [text for text, section in sections.items() if section in ("", "network", "experts")]

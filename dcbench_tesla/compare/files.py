@@ -29,10 +29,10 @@ def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame
     if path.exists():
         old = read_csv(path, key)
         if "status" in old and "status" in new:
-            measured = set(_keys(old[old["status"] == "ok"], key))
-            new = new[[s == "ok" or k not in measured for s, k in zip(new["status"], _keys(new, key), strict=True)]]
-        taken = set(_keys(new, key))
-        kept = old[[k not in taken for k in _keys(old, key)]]
+            measured = set(keys(old[old["status"] == "ok"], key))
+            new = new[[s == "ok" or k not in measured for s, k in zip(new["status"], keys(new, key), strict=True)]]
+        taken = set(keys(new, key))
+        kept = old[[k not in taken for k in keys(old, key)]]
         new = pd.concat([kept, new.convert_dtypes()], ignore_index=True)
     new = new.sort_values(list(key), ignore_index=True)
     write_text(path, new.to_csv(index=False))
@@ -56,7 +56,7 @@ def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _keys(table: pd.DataFrame, key: Sequence[str]) -> list[tuple[str, ...]]:
+def keys(table: pd.DataFrame, key: Sequence[str]) -> list[tuple[str, ...]]:
     """Return every row's key as text: a number and the number read back from a file are the same then."""
     columns = table[list(key)].convert_dtypes().astype("string").fillna("")
     return [tuple(row) for row in columns.itertuples(index=False)]

@@ -39,10 +39,12 @@ def colours(methods: Iterable[str]) -> dict[str, str]:
 def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
     """Draw peak memory in GiB against ``matching_steps`` or ``ipc``: a line a method, a dashed one where it is flat.
 
-    Points where memory ran out are crosses: at least so much was needed.
+    Points where memory ran out are crosses: at least so much was needed. Predicted points among measured ones are open.
     """
-    first = table.iloc[0]
-    title = f"{first['dataset']}, ConvNet width {first['width']}, meter {first['meter']}"
+    first, meters = table.iloc[0], sorted(set(table["meter"]))
+    title = f"{first['dataset']}, ConvNet width {first['width']}, meter {', '.join(meters)}"
+    several = len(meters) > 1
+    title += " (open)" if several and meters[-1] == "predicted" else ""
     figure, axes = _figure(against, "peak memory of one iteration, GiB", title)
     for method, drawn in colours(dict.fromkeys(table["method"])).items():
         rows = table[table["method"] == method].sort_values(against)
@@ -54,6 +56,9 @@ def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
         axes.plot(x, peak, marker="o", markersize=4, color=drawn, label=method)
         failed = rows["status"] != "ok"
         axes.plot(x[failed], peak[failed], marker="x", markersize=10, linestyle="", color=drawn)
+        if several:
+            predicted = rows["meter"] == "predicted"
+            axes.plot(x[predicted], peak[predicted], "o", markersize=4, color=drawn, markerfacecolor="white")
     axes.set_ylim(bottom=0)
     axes.legend()
     return figure

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from dcbench_tesla import registry
 from dcbench_tesla.api import overrides_from
 from dcbench_tesla.config import CellConfig, resolve
-from dcbench_tesla.reports.published import published, published_datasets
+from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.reports.published import external, published, published_datasets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +115,10 @@ def row_name(dataset: str) -> str:
 
 
 def cells(declaration: Declaration, part: Part | None = None) -> list[CellConfig]:
-    """Return the cells that a table, or a part of it, consists of; methods that are not here are left out.
+    """Return the cells that a table, or a part of it, consists of; methods that are not here, or broken, are left out.
 
-    On the paper's data sets those with a published number; elsewhere, and where ``part`` names the method, all.
+    On the paper's data sets and at its IPCs those with a published number; elsewhere, and where ``part`` names the
+    method, all.
 
     Raises:
         UsageError: an unknown preset, data set or method.
@@ -133,13 +135,70 @@ def cells(declaration: Declaration, part: Part | None = None) -> list[CellConfig
 
 
 def implemented(methods: Sequence[str]) -> Iterator[str]:
-    """Yield the methods that are registered here."""
-    return (name for name in methods if registry.has("methods", name))
+    """Yield the methods that are registered here and can be imported."""
+    return (name for name in methods if registry.has("methods", name) and not import_problem(name))
+
+
+def import_problem(method: str) -> str:
+    """Return why a registered method cannot be imported, nothing where it can."""
+    try:
+        registry.load_method(method)
+    except DcbenchError as error:
+        return str(error).partition("cannot be imported: ")[2] or str(error)
+    return ""
+
+
+class NotInTableError(UsageError):
+    """A table has nothing of the part that was asked for; says what it has."""
+
+
+def check_methods(declaration: Declaration, methods: Sequence[str]) -> None:
+    """Raise :class:`NotInTableError` where a table has none of the methods that were asked for."""
+    if methods and not set(methods) & set(declaration.methods):
+        raise NotInTableError(
+            f"{declaration.name} has no {' and no '.join(methods)}: it has {', '.join(declaration.methods)}."
+        )
+
+
+def nothing_to_run(declaration: Declaration, part: Part) -> NotInTableError:
+    """Return the error for a part of a table that has no cells here: what is lacking, and what there is."""
+    absent = [name for name in part.methods if name in declaration.methods and name not in {*implemented([name])}]
+    if absent:
+        why = "; ".join(f"{name} {_why_absent(name)}" for name in absent)
+        return NotInTableError(f"{why}. {declaration.name} has here: {', '.join(implemented(declaration.methods))}.")
+    ipcs = sorted({ipc for ipcs in declaration.datasets.values() for ipc in ipcs})
+    return NotInTableError(
+        f"{declaration.name} has no IPC {', '.join(map(str, part.ipcs))}: the paper's data sets have "
+        f"{', '.join(map(str, ipcs))} there. --dataset NAME --ipc N asks for another one."
+    )
+
+
+def _why_absent(method: str) -> str:
+    if registry.has("methods", method):
+        return f"cannot be imported: {import_problem(method)}"
+    return f"is not implemented here ({external()[method]}): a plugin of that name adds it"
+
+
+def beyond_the_paper(declaration: Declaration, part: Part) -> list[str]:
+    """Say which IPCs of the paper's data sets were asked for that the paper has not, and what it has."""
+    return [
+        f"the paper has no IPC {ipc} of {dataset} in its {declaration.paper} (it has {', '.join(map(str, own))}): its "
+        "cells are those of a data set outside the paper"
+        for dataset, own in declaration.datasets.items()
+        if dataset in part.datasets
+        for ipc in part.ipcs
+        if ipc not in own
+    ]
 
 
 def _asked_datasets(declaration: Declaration, part: Part) -> dict[str, Sequence[int]]:
-    names = part.datasets or tuple(declaration.datasets)
-    return {name: part.ipcs or declaration.datasets.get(name, declaration.ipcs) for name in names}
+    """Return data sets with their IPCs; one that was not named has those of its own that were."""
+    if part.datasets or part.methods:
+        names = part.datasets or tuple(declaration.datasets)
+        return {name: part.ipcs or declaration.datasets.get(name, declaration.ipcs) for name in names}
+    return {
+        name: [ipc for ipc in ipcs if not part.ipcs or ipc in part.ipcs] for name, ipcs in declaration.datasets.items()
+    }
 
 
 def _asked_methods(declaration: Declaration, part: Part) -> Sequence[str]:
@@ -149,7 +208,8 @@ def _asked_methods(declaration: Declaration, part: Part) -> Sequence[str]:
 
 
 def _is_asked(declaration: Declaration, part: Part, dataset: str, ipc: int, method: str) -> bool:
-    if method in part.methods or dataset not in published_datasets(declaration.published):
+    of_the_paper = dataset in published_datasets(declaration.published) and ipc in declaration.datasets.get(dataset, ())
+    if method in part.methods or not of_the_paper:
         return True
     own_ipc = ipc if registry.load_method(method).uses_ipc else None
     pairs = product(declaration.evaluators, declaration.compared or ("",))

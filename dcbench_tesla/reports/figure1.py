@@ -1,10 +1,11 @@
 """Figure 1: memory against matching steps, and memory and runtime at 50 of them, beside the ratios the paper states.
 
-Memory is measured by CUDA's allocator where there is a GPU, else predicted: nothing is computed. Runtimes are those on
-record, by hardware; what was not measured is empty.
+Memory of every point is by the best meter on record: CUDA's allocator, else predicted, for which nothing is computed.
+Runtimes are those on record, by hardware; what was not measured is empty.
 """
 
 import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from dcbench_tesla.compare.files import keys
 from dcbench_tesla.compare.memory import pivot
 from dcbench_tesla.compare.plots import colour
 from dcbench_tesla.compare.points import COLUMNS, Point, points
@@ -64,6 +66,50 @@ def of_points(table: pd.DataFrame, wanted: list[Point]) -> pd.DataFrame:
     return table[found]
 
 
+_METERS = ("cuda", "predicted")  # the best one first
+_PREDICTED = "predicted"
+
+
+def best(memory: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for every point of the figure, of a comparison's table: the one by the best meter on record.
+
+    A GPU's allocator comes before a prediction, unless the GPU's memory ran out; of several GPUs the one that measured
+    the most points.
+    """
+    known = of_points(memory, [*panel_a().points, *panel_b().points])
+    known = known[known["meter"].isin(_METERS)].reset_index(drop=True)
+    ran = known["status"] == "ok"
+    rank = pd.DataFrame(
+        {
+            "failed": ~ran,
+            "meter": known["meter"].map(_METERS.index),
+            "others": -ran.groupby(known["hardware"]).transform("sum"),
+            "hardware": known["hardware"],
+        }
+    )
+    chosen = known.loc[rank.sort_values(list(rank.columns), kind="stable").index]
+    return chosen.drop_duplicates(COLUMNS).sort_index()
+
+
+def lost(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
+    """Return what was measured by the rows of an old Figure 1b and not by those of a new one."""
+    kept = set(_measured(new))
+    return [", ".join(filter(None, name)) for name in _measured(old) if name not in kept]
+
+
+def _measured(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return what a table of Figure 1b holds that no other machine could tell: peaks of GPUs, and times."""
+    about = {
+        "peak": (table[table["meter"] != _PREDICTED].dropna(subset=["peak_bytes"]), ["memory_hardware"]),
+        "time": (table.dropna(subset=["iteration_seconds"]), ["time_hardware", "time_threads"]),
+    }
+    return [
+        (name, *key)
+        for name, (rows, machine) in about.items()
+        for key in dict.fromkeys(keys(rows, ["dataset", "method", *machine]))
+    ]
+
+
 def untimed(time: pd.DataFrame, hardware: str, threads: int) -> list[Point]:
     """Return the points of Figure 1b that were not timed on this hardware, those that did not fit among them."""
     wanted = panel_b().points
@@ -76,8 +122,9 @@ def untimed(time: pd.DataFrame, hardware: str, threads: int) -> list[Point]:
 def figure_b(memory: pd.DataFrame, time: pd.DataFrame) -> pd.DataFrame:
     """Return Figure 1b's tidy rows: one for each data set, method and hardware that timed it.
 
-    ``memory_ratio``: mtt's peak over the method's. ``time_ratio``: the method's seconds over mtt's on the same
-    hardware with as many threads; empty where one of the two was not measured. ``paper_``: what the paper states.
+    ``memory_ratio``: mtt's peak over the method's, where one meter measured both on one machine. ``time_ratio``: the
+    method's seconds over mtt's on the same hardware with as many threads. Either is empty where one of the two was not
+    measured. ``paper_``: what the paper states.
     """
     wanted = panel_b().points
     memory, time = of_points(memory, wanted), of_points(time, wanted)
@@ -108,7 +155,8 @@ def _machines_of(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _row_b(point: Point, memory: pd.DataFrame, time: pd.DataFrame, machine: dict[str, Any]) -> dict[str, Any]:
-    peak, of_mtt = (_peak(memory, point.dataset, method) for method in (point.method, "mtt"))
+    row, of_mtt = (_memory_of(memory, point.dataset, method) for method in (point.method, "mtt"))
+    peak, alike = _peak(row), _source(of_mtt) == _source(row)
     seconds, mtt_seconds = (_seconds(time, point.dataset, method, machine) for method in (point.method, "mtt"))
     paper = _declared()["b"]["paper"][point.dataset] if point.method == "tesla" else {}
     return {
@@ -117,22 +165,32 @@ def _row_b(point: Point, memory: pd.DataFrame, time: pd.DataFrame, machine: dict
         "matching_steps": point.matching_steps,
         "batch_size": point.batch_size,
         "peak_bytes": peak,
-        "memory_ratio": _ratio(of_mtt, peak),
+        "memory_ratio": _ratio(_peak(of_mtt), peak) if alike else None,
         "paper_memory_ratio": paper.get("memory_ratio"),
         "iteration_seconds": seconds,
         "time_ratio": _ratio(seconds, mtt_seconds),
         "paper_time_ratio": paper.get("time_ratio"),
-        "meter": memory["meter"].iloc[0],
-        "memory_hardware": memory["hardware"].iloc[0],
+        "meter": row["meter"],
+        "memory_hardware": row["hardware"],
         "time_hardware": machine["hardware"],
         "time_threads": machine["threads"],
         "paper_note": paper.get("note", ""),
     }
 
 
-def _peak(memory: pd.DataFrame, dataset: str, method: str) -> float | None:
-    rows = memory[(memory["dataset"] == dataset) & (memory["method"] == method) & (memory["status"] == "ok")]
-    return float(rows["peak_bytes"].iloc[0]) if len(rows) else None
+def _memory_of(memory: pd.DataFrame, dataset: str, method: str) -> dict[Any, Any]:
+    """Return the row of a method, an empty one where there is none."""
+    rows = memory[(memory["dataset"] == dataset) & (memory["method"] == method)].to_dict("records")
+    return rows[0] if rows else {}
+
+
+def _peak(row: Mapping[Any, Any]) -> float | None:
+    return float(row["peak_bytes"]) if row.get("status") == "ok" else None
+
+
+def _source(row: Mapping[Any, Any]) -> tuple[Any, Any]:
+    """By what a peak was measured: two are compared by one meter on one machine only."""
+    return row.get("meter"), row.get("hardware")
 
 
 def _seconds(time: pd.DataFrame, dataset: str, method: str, machine: dict[str, Any]) -> float | None:
@@ -154,38 +212,60 @@ def markdown_a(memory: pd.DataFrame) -> str:
     head, *body = pivot(rows, "matching_steps")
     first = rows.iloc[0]
     where = f"{first['dataset']}, batch {first['batch_size']}, ConvNet width {first['width']}"
-    title = f"### {panel_a().title}, {where}, meter {first['meter']} ({first['hardware']})"
-    return "\n".join([title, "", *aligned(head, body)]) + "\n"
+    title = f"### {panel_a().title}, {where}, {meters(rows)}"
+    predicted = rows[rows["meter"] == _PREDICTED]
+    told = ["", f"- predicted: {_points_told(predicted)}"] if 0 < len(predicted) < len(rows) else []
+    return "\n".join([title, "", *aligned(head, body), *told]) + "\n"
+
+
+def meters(memory: pd.DataFrame) -> str:
+    """Say by what meters peaks were measured, and on what: ``meter cuda (A100), predicted (none: predicted)``."""
+    hardware = "hardware" if "hardware" in memory else "memory_hardware"
+    found = sorted(set(memory[["meter", hardware]].itertuples(index=False, name=None)))
+    return "meter " + ", ".join(f"{meter} ({where})" for meter, where in found)
+
+
+def _points_told(rows: pd.DataFrame) -> str:
+    by_method = rows.groupby("method", sort=False)["matching_steps"]
+    return "; ".join(f"`{method}` at {', '.join(map(str, steps))}" for method, steps in by_method)
 
 
 def markdown_b(table: pd.DataFrame) -> str:
-    """Return Figure 1b for people: a line a data set, method and machine; ratios beside the paper's."""
-    head = ["data set", "method", "peak", "mtt / it", "paper", "seconds", "it / mtt", "paper"]
-    body = [
-        [
-            str(r["dataset"]),
-            f"`{r['method']}`",
-            size(r["peak_bytes"]) if r["peak_bytes"] else "",
-            _shown(r["memory_ratio"], "{:.1f}"),
-            _shown(r["paper_memory_ratio"], "about {:.0f}"),
-            _shown(r["iteration_seconds"], "{:.3g}"),
-            _shown(r["time_ratio"], "{:.2f}"),
-            _shown(r["paper_time_ratio"], "about {:.2f}"),
-        ]
-        for r in table.astype(object).where(table.notna(), None).to_dict("records")
-    ]
-    first = table.iloc[0]
-    machines = [f"{m['hardware']}, threads: {m['threads']}" for m in _machines_of(table)]
+    """Return Figure 1b for people: a line a data set, method and machine; ratios beside the paper's.
+
+    Meter and machine stand in every line where lines differ by them, else below.
+    """
+    machines = [_machine_told(m) for m in _machines_of(table)]
+    columns: dict[str, Callable[[Mapping[Any, Any]], str]] = {
+        "data set": lambda r: str(r["dataset"]),
+        "method": lambda r: f"`{r['method']}`",
+        "peak": lambda r: size(r["peak_bytes"]) if r["peak_bytes"] else "",
+        "mtt / it": lambda r: _shown(r["memory_ratio"], "{:.1f}"),
+        "paper": lambda r: _shown(r["paper_memory_ratio"], "about {:.0f}"),
+        "seconds": lambda r: _shown(r["iteration_seconds"], "{:.3g}"),
+        "it / mtt": lambda r: _shown(r["time_ratio"], "{:.2f}"),
+        "paper ": lambda r: _shown(r["paper_time_ratio"], "about {:.2f}"),
+    }
+    if table["meter"].nunique() > 1:
+        columns["meter"] = lambda r: str(r["meter"])
+    if len(machines) > 1:
+        columns["timed on"] = lambda r: _machine_told({"hardware": r["time_hardware"], "threads": r["time_threads"]})
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    body = [[show(row) for show in columns.values()] for row in rows]
     lines = [
         f"### {panel_b().title}",
         "",
-        *aligned(head, body),
+        *aligned([name.strip() for name in columns], body),
         "",
-        f"- peak: meter {first['meter']} ({first['memory_hardware']}), batch {first['batch_size']}, synthetic inputs",
+        f"- peak: {meters(table)}, batch {table['batch_size'].iloc[0]}, synthetic inputs",
         f"- seconds: an iteration, {'; '.join(machines) or 'not measured here'}",
         *(f"- paper, {name}: {paper['note']}" for name, paper in _declared()["b"]["paper"].items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _machine_told(machine: Mapping[str, Any]) -> str:
+    return f"{machine['hardware']}, threads: {int(machine['threads'])}"
 
 
 def _shown(value: float | None, form: str) -> str:
@@ -207,15 +287,17 @@ def draw_b(table: pd.DataFrame) -> "Figure":
     if not pd.isna(first["time_hardware"]):
         same = (table["time_hardware"] == first["time_hardware"]) & (table["time_threads"] == first["time_threads"])
         table = table[same]
-    left.set_title(f"peak memory, meter {first['meter']}", fontsize=10)
+    several = table["meter"].nunique() > 1
+    left.set_title(f"peak memory, meter {', '.join(dict.fromkeys(table['meter']))}", fontsize=10)
     left.set_ylabel("GiB")
-    _bars(left, table.assign(value=table["peak_bytes"] / 2**30), "{:.3g}")
+    by = table["meter"] if several else ""
+    _bars(left, table.assign(value=table["peak_bytes"] / 2**30, by=by))
     right.set_title(
         f"seconds an iteration, {first['time_hardware'] if not pd.isna(first['time_hardware']) else 'not measured'}",
         fontsize=10,
     )
     right.set_ylabel("s")
-    _bars(right, table.assign(value=table["iteration_seconds"]), "{:.3g}")
+    _bars(right, table.assign(value=table["iteration_seconds"], by=""))
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     steps, batch = first["matching_steps"], first["batch_size"]
@@ -226,17 +308,19 @@ def draw_b(table: pd.DataFrame) -> "Figure":
 _BAR = 0.26
 
 
-def _bars(axes: "Axes", table: pd.DataFrame, form: str) -> None:
+def _bars(axes: "Axes", table: pd.DataFrame) -> None:
+    """Draw the column ``value``, with its number and the word in ``by`` on every bar."""
     datasets, methods = list(dict.fromkeys(table["dataset"])), list(dict.fromkeys(table["method"]))
     for i, method in enumerate(methods):
-        rows = table[table["method"] == method].set_index("dataset")["value"].reindex(datasets)
+        rows = table[table["method"] == method].set_index("dataset").reindex(datasets)
         at = [x + (i - (len(methods) - 1) / 2) * _BAR for x in range(len(datasets))]
-        axes.bar(at, rows.astype(float).fillna(0), _BAR * 0.92, color=colour(method, methods), label=method)
-        for x, value in zip(at, rows, strict=True):
+        axes.bar(at, rows["value"].astype(float).fillna(0), _BAR * 0.92, color=colour(method, methods), label=method)
+        for x, value, by in zip(at, rows["value"], rows["by"], strict=True):
             missing = pd.isna(value)
-            text = "not measured" if missing else form.format(value)
+            text = "not measured" if missing else f"{value:.3g}\n{by}".strip()
             height = 0 if missing else float(value)
             axes.text(x, height, text, ha="center", va="bottom", fontsize=8, rotation=90 if missing else 0)
     axes.set_xticks(range(len(datasets)), datasets)
     axes.grid(alpha=0.3, axis="y")
     axes.margins(y=0.12)
+    axes.set_ylim(bottom=0)  # bars of no height would put it below

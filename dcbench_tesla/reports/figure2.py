@@ -16,7 +16,7 @@ import pandas as pd
 from dcbench_tesla.reports.declarations import Declaration
 from dcbench_tesla.reports.finished import Finished, by_protocol, chosen
 from dcbench_tesla.reports.tables import RUN
-from dcbench_tesla.reports.text import about_protocol, protocol_names
+from dcbench_tesla.reports.text import about_protocol
 from dcbench_tesla.store import content_key
 from dcbench_tesla.table import aligned
 
@@ -157,9 +157,13 @@ def rows_b(lines: Iterable[Line]) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------------- for people
 
 
-def markdown(declaration: Declaration, a: Sequence[Line], b: Sequence[Line], lacking: Sequence[str]) -> str:
-    """Return the figure's numbers as Markdown, with how they were made; ``lacking``: what was not run."""
-    names = protocol_names(line.protocol for line in (*a, *b))
+def markdown(
+    declaration: Declaration, a: Sequence[Line], b: Sequence[Line], lacking: Sequence[str], names: Mapping[str, str]
+) -> str:
+    """Return the figure's numbers as Markdown, with how they were made.
+
+    ``lacking``: what was not run. ``names``: of the protocols, as the plots have them.
+    """
     text = [f"### {declaration.paper}a: best test accuracy so far by label strategy, %", ""]
     for panel in panels(a):
         text += [panel[0].title, "", *_table_a(panel, names), ""]
@@ -183,11 +187,11 @@ def panels(lines: Iterable[Line]) -> list[list[Line]]:
     return list(found.values())
 
 
-def labelled(panel: Sequence[Line]) -> Iterator[tuple[Line, str]]:
-    """Yield the lines of a panel with what they are called: the protocol too, where there are several."""
-    names = protocol_names(line.protocol for line in panel)
+def labelled(panel: Sequence[Line], names: Mapping[str, str]) -> Iterator[tuple[Line, str]]:
+    """Yield the lines of a panel with what they are called: the protocol's name too, where there are several."""
+    several = len({line.protocol for line in panel}) > 1
     for line in panel:
-        yield line, line.strategy if len(names) == 1 else f"{line.strategy}, {names[line.protocol]}"
+        yield line, f"{line.strategy}, {names[line.protocol]}" if several else line.strategy
 
 
 def protocols(lines: Iterable[Line], names: Mapping[str, str]) -> list[str]:

@@ -1,6 +1,5 @@
 """What was run, as the paper's tables want it: by protocol, with the settings that tell one from another."""
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Any
 
 from dcbench_tesla import registry
 from dcbench_tesla.compare.accuracy import Wanted, evaluations, summary
-from dcbench_tesla.config import PRESETS
+from dcbench_tesla.config import PRESETS, as_text, settings_given, settled
 from dcbench_tesla.reports.declarations import preset_of
 from dcbench_tesla.workspace import Workspace
 
@@ -75,10 +74,17 @@ class Finished:
 
     @cached_property
     def changes(self) -> dict[str, str]:
-        """What the command changed of the preset, as ``{"steps": "20"}``, but for other evaluators' settings."""
-        given = dict(text.split("=", 1) for text in re.findall(r"--set (\S+)", self.rows[0]["command"]))
-        own = (*_SECTIONS, self.evaluator)
-        return {label: value for label, value in given.items() if label.rpartition(".")[0] in own}
+        """What the command changed of the preset, as ``{"steps": "20"}``, but for other evaluators' settings.
+
+        However a value was written, it is the one that was resolved.
+        """
+        given, own = settings_given(self.rows[0]["command"]), (*_SECTIONS, self.evaluator)
+        return {label: self._resolved(label, text) for label, text in given.items() if label.rpartition(".")[0] in own}
+
+    def _resolved(self, label: str, text: str) -> str:
+        section, _, name = label.rpartition(".")
+        stored = {"": self.settings, self.evaluator: self.rows[0]["settings"]}.get(section, {})
+        return as_text(stored[name]) if name in stored else settled(label, text)
 
     @property
     def is_baseline(self) -> bool:

@@ -127,11 +127,14 @@ def _wrapped(texts: Sequence[str]) -> str:
 # --------------------------------------------------------------------------------------------------------- Figure 2
 
 
-def curves_figure(lines: Sequence[Line]) -> "Figure":
-    """Draw Figure 2a: best accuracy so far against iteration, a line a strategy; a dot is a set that was tested."""
+def curves_figure(lines: Sequence[Line], names: Mapping[str, str]) -> "Figure":
+    """Draw Figure 2a: best accuracy so far against iteration, a line a strategy; a dot is a set that was tested.
+
+    ``names``: of the protocols, the same in both panels and in the text.
+    """
 
     def draw(axes: "Axes", panel: Sequence[Line]) -> None:
-        for line, label in figure2.labelled(panel):
+        for line, label in figure2.labelled(panel, names):
             x, y = [p.iteration for p in line.points], [100 * p.best_so_far for p in line.points]
             (drawn,) = axes.plot(x, y, marker=".", drawstyle="steps-post", label=label)
             drawn.set(color=LABEL_COLOURS[line.labels], linestyle=_DASHES[line.labels])
@@ -139,32 +142,36 @@ def curves_figure(lines: Sequence[Line]) -> "Figure":
         axes.set_ylabel("best test accuracy so far, %", fontsize=9)
         axes.set_xlim(left=0)
 
-    return _panels_figure(lines, draw)
+    return _panels_figure(lines, draw, figure2.protocols(lines, names))
 
 
-def epochs_figure(lines: Sequence[Line], beside: Sequence[Line]) -> "Figure":
+def epochs_figure(lines: Sequence[Line], beside: Sequence[Line], names: Mapping[str, str]) -> "Figure":
     """Draw Figure 2b: labels alone by the teacher's epoch, and the best that every strategy of 2a reached."""
+    shared = {line.panel for line in lines}
+    beside = [line for line in beside if line.panel in shared]
 
     def draw(axes: "Axes", panel: Sequence[Line]) -> None:
-        names = protocol_names(line.protocol for line in panel)
-        for i, (protocol, name) in enumerate(names.items()):
+        protocols = list(dict.fromkeys(line.protocol for line in panel))
+        for i, protocol in enumerate(protocols):
             own = [line for line in panel if line.protocol == protocol]
             x, y = [line.last_epoch for line in own], [100 * line.points[-1].accuracy for line in own]
             spreads = [100 * line.points[-1].std_networks for line in own]
-            label = "labels alone" + (f", {name}" if len(names) > 1 else "")
+            label = "labels alone" + (f", {names[protocol]}" if len(protocols) > 1 else "")
             axes.errorbar(x, y, spreads, fmt="o-", color=_COLOURS[(1 + i) % len(_COLOURS)], label=label)
-        for line, label in figure2.labelled([line for line in beside if line.panel == panel[0].panel]):
+        for line, label in figure2.labelled([line for line in beside if line.panel == panel[0].panel], names):
             axes.axhline(
                 100 * line.best.accuracy, color=LABEL_COLOURS[line.labels], linestyle="--", label=f"best of {label}"
             )
         axes.set_xlabel("epoch of the teacher", fontsize=9)
         axes.set_ylabel("test accuracy, %", fontsize=9)
 
-    return _panels_figure(lines, draw)
+    return _panels_figure(lines, draw, figure2.protocols([*lines, *beside], names))
 
 
-def _panels_figure(lines: Sequence[Line], draw: "Callable[[Axes, Sequence[Line]], None]") -> "Figure":
-    """Draw a panel for every data set, IPC, cut, network and recipe; how everything was run stands below."""
+def _panels_figure(
+    lines: Sequence[Line], draw: "Callable[[Axes, Sequence[Line]], None]", told: Sequence[str]
+) -> "Figure":
+    """Draw a panel for every data set, IPC, cut, network and recipe; how everything was run, ``told``, stands below."""
     from matplotlib.figure import Figure
 
     found = figure2.panels(lines)
@@ -175,6 +182,5 @@ def _panels_figure(lines: Sequence[Line], draw: "Callable[[Axes, Sequence[Line]]
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    told = figure2.protocols(lines, protocol_names(line.protocol for line in lines))
     figure.supxlabel(_wrapped(told).replace("`", ""), fontsize=6, x=0.01, ha="left")
     return figure

@@ -4,6 +4,7 @@ Published numbers are test-set maxima, so ``difference_points`` is ``best_on_tes
 the shares of the whole set's accuracy. Accuracies and shares are fractions.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -13,7 +14,8 @@ import pandas as pd
 from dcbench_tesla import registry
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.evaluation import STATISTICS
-from dcbench_tesla.reports.declarations import Declaration, row_name
+from dcbench_tesla.reports.declarations import Declaration, import_problem, row_name
+from dcbench_tesla.reports.failed import Failed
 from dcbench_tesla.reports.finished import Finished, by_protocol, chosen, finished, training_images
 from dcbench_tesla.reports.published import Published, published
 from dcbench_tesla.workspace import Workspace
@@ -21,6 +23,7 @@ from dcbench_tesla.workspace import Workspace
 Row = Mapping[Any, Any]
 COMPARED = "best_on_test"
 RUN, NOT_RUN, NOT_IMPLEMENTED = "run", "not run", "not implemented"
+BROKEN = "cannot be imported"  # followed by the reason
 WHOLE = "whole"
 
 _SPREADS = ("", "_std_networks", "_std_seeds", "_networks")
@@ -38,15 +41,15 @@ def runs(declaration: Declaration, workspace: Workspace) -> list[Finished]:
     return [cell for cell in ran if cell.settings.get("labels") in (None, *declaration.labels)]
 
 
-def table(declaration: Declaration, ran: Sequence[Finished]) -> pd.DataFrame:
-    """Return one row for every cell of a table and every protocol by which it was run, ``COLUMNS`` across.
+def table(declaration: Declaration, ran: Sequence[Finished], failed: Sequence[Failed] = ()) -> pd.DataFrame:
+    """Return one row for every cell of a table and every protocol by which it was run or failed, ``COLUMNS`` across.
 
     The paper's data sets come first, each with a row for every cell, run or not; a data set that is not the paper's
     follows where it was run. ``protocol``: the preset and what was changed of it; ``cell_protocol``: whose settings the
     cell has, in the words of ``dcbench run``. A baseline stands under every protocol of its data and its evaluation,
     and the whole set in the row of every IPC.
     """
-    lines = [line for where in _rows(declaration, ran) for line in _lines(declaration, *where, ran)]
+    lines = [line for where in _rows(declaration, ran) for line in _lines(declaration, *where, ran, failed)]
     found = _with_shares(pd.DataFrame(lines, columns=COLUMNS))
     return found.astype({name: "Int64" for name in found.columns if name.endswith("_networks") and "std" not in name})
 
@@ -83,23 +86,54 @@ def _column(declaration: Declaration, cell: Finished) -> Any:
     return across[declaration.columns]
 
 
-def _lines(declaration: Declaration, dataset: str, ipc: int, ran: Iterable[Finished]) -> Iterator[dict[str, Any]]:
+def _lines(
+    declaration: Declaration, dataset: str, ipc: int, ran: Iterable[Finished], failed: Iterable[Failed]
+) -> Iterator[dict[str, Any]]:
     here = [cell for cell in ran if cell.dataset == dataset and cell.ipc in (ipc, None)]
+    lost = [f for f in failed if f.row["dataset"] == dataset and f.row["ipc"] in (ipc, None)]
     across = (declaration.evaluators, declaration.compared or ("",), declaration.methods)
-    for protocol, cells in (by_protocol(here, declaration.varied) or {"paper": []}).items():
+    for protocol, cells in _protocols(declaration, here, lost).items():
         for evaluator, labels, method in product(*across):
             fitting = [c for c in cells if (c.evaluator, c.method) == (evaluator, method)]
             cell = chosen([c for c in fitting if not labels or c.settings.get("labels") == labels])
-            if cell is not None or method not in declaration.further:
-                where = dict(zip(_KEY, (dataset, ipc, protocol, method, evaluator, labels), strict=True))
-                yield _line(declaration, where, cell)
+            where = dict(zip(_KEY, (dataset, ipc, protocol, method, evaluator, labels), strict=True))
+            failure = next((f for f in lost if _is_at(declaration, f, where)), None)
+            if cell is not None or failure is not None or method not in declaration.further:
+                yield _line(declaration, where, cell, failure)
 
 
-def _line(declaration: Declaration, where: Mapping[str, Any], cell: Finished | None) -> dict[str, Any]:
+def _protocols(
+    declaration: Declaration, ran: Sequence[Finished], failed: Iterable[Failed]
+) -> dict[str, Sequence[Finished]]:
+    """Return what was run by protocol, those by which all failed too; the paper's where there is none."""
+    found: dict[str, Sequence[Finished]] = {**by_protocol(ran, declaration.varied)}
+    for name in (f.name(declaration.varied) for f in failed if _belongs(declaration, f)):
+        found.setdefault(name, [])
+    return found or {"paper": []}
+
+
+def _belongs(declaration: Declaration, failed: Failed) -> bool:
+    """Whether it is by networks and label strategies of the table, as :func:`runs` wants them."""
+    labels = failed.changes.get("labels")
+    return bool(set(failed.evaluators) & set(declaration.evaluators)) and labels in (None, *declaration.labels)
+
+
+def _is_at(declaration: Declaration, failed: Failed, where: Mapping[str, Any]) -> bool:
+    protocol = re.sub(r" \([0-9a-f]{6}\)$", "", where["protocol"])
+    return (
+        failed.is_in(where["dataset"], where["ipc"], where["method"], where["evaluator"])
+        and failed.name(declaration.varied) == protocol
+        and (not where["labels"] or failed.has_labels(where["labels"]))
+    )
+
+
+def _line(
+    declaration: Declaration, where: Mapping[str, Any], cell: Finished | None, failure: Failed | None
+) -> dict[str, Any]:
     dataset, ipc, method = where["dataset"], where["ipc"], where["method"]
     own_ipc = None if method == WHOLE else ipc
     printed = published(declaration.published, dataset, own_ipc, method, where["evaluator"], where["labels"])
-    line = {**where, "status": _status(method, cell), **_printed(printed)}
+    line = {**where, "status": _status(method, cell, failure), **_printed(printed)}
     if printed is not None:
         whole = published(declaration.published, dataset, None, WHOLE, where["evaluator"])
         line["published_share_of_whole"] = _ratio(printed.mean, whole.mean) if whole else None
@@ -111,10 +145,14 @@ def _line(declaration: Declaration, where: Mapping[str, Any], cell: Finished | N
     return line
 
 
-def _status(method: str, cell: Finished | None) -> str:
+def _status(method: str, cell: Finished | None, failure: Failed | None) -> str:
     if cell is not None:
         return RUN
-    return NOT_RUN if registry.has("methods", method) else NOT_IMPLEMENTED
+    if not registry.has("methods", method):
+        return NOT_IMPLEMENTED
+    if problem := import_problem(method):
+        return f"{BROKEN}: {problem}"
+    return failure.status if failure else NOT_RUN
 
 
 def _printed(printed: Published | None) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from dcbench_tesla.compare.accuracy import shown
-from dcbench_tesla.config import CellConfig, shown_dataset
+from dcbench_tesla.config import CellConfig, settings_given, shown_dataset
 from dcbench_tesla.reports.declarations import Declaration, Part, cells, preset_of
+from dcbench_tesla.reports.failed import FAILED, Failed
 from dcbench_tesla.reports.finished import Finished
 from dcbench_tesla.reports.published import PAPER, Published, external
-from dcbench_tesla.reports.tables import COMPARED, NOT_IMPLEMENTED, RUN, WHOLE, Row, grouped, missing, records
+from dcbench_tesla.reports.tables import BROKEN, COMPARED, NOT_IMPLEMENTED, RUN, WHOLE, Row, grouped, missing, records
 from dcbench_tesla.table import aligned
 
 _CITED = "Cui, Wang, Si, Hsieh, ICML 2023"
@@ -140,7 +141,9 @@ def _block(
     declaration: Declaration, rows: Sequence[Row], part: Part, columns: Sequence[str], names: Mapping[str, str]
 ) -> Iterator[list[str]]:
     """Yield the lines of one data set and IPC: what is published, then a few lines for every protocol."""
-    if not any(row["status"] == RUN or row["published"] is not None for row in rows):
+    if not any(
+        row["status"] == RUN or row["status"].startswith(FAILED) or row["published"] is not None for row in rows
+    ):
         return
     front = [_key_text(rows[0][name]) for name in _down(declaration)]
     sections = [(_PUBLISHED, rows, _PUBLISHED_LINES)]
@@ -172,7 +175,9 @@ def _printed(row: Row) -> str:
 
 
 def _last(row: Row) -> str:
-    return NOT_IMPLEMENTED if row["status"] == NOT_IMPLEMENTED else shown(row, "last")
+    """The accuracy, or why there is none: the reason of what cannot be imported stands below."""
+    status = BROKEN if row["status"].startswith(BROKEN) else row["status"]
+    return status if status in (NOT_IMPLEMENTED, BROKEN) or status.startswith(FAILED) else shown(row, "last")
 
 
 def _difference(row: Row) -> str:
@@ -207,10 +212,16 @@ def _legend(
     )
     if declaration.shares:
         yield "`images`: the share of the training images that the condensed set is, of those that its protocol uses."
-    for protocol, own in grouped((row for row in ours if row["status"] == RUN), ["protocol"]).items():
-        yield about_protocol(protocol[0], own, names[protocol[0]])
+    for (protocol,), own in grouped(ours, ["protocol"]).items():
+        ran = [row for row in own if row["status"] == RUN]
+        if ran:
+            yield about_protocol(protocol, ran, names[protocol])
+        elif changed_settings(protocol):
+            yield f"{names[protocol]}: changed: {changed_settings(protocol)}"
     absent = dict.fromkeys(row["method"] for row in rows if row["status"] == NOT_IMPLEMENTED)
     yield from (f"`{name}`: {external()[name]}; not implemented, a plugin of that name fills it" for name in absent)
+    broken = dict.fromkeys((row["method"], row["status"]) for row in rows if row["status"].startswith(BROKEN))
+    yield from (f"`{name}`: {problem}" for name, problem in broken)
     yield from _sources(rows)
 
 
@@ -223,12 +234,18 @@ def about_protocol(protocol: str, rows: Sequence[Row], name: str) -> str:
     facts = [f"changed: {changed}"] if changed else []
     recipes = grouped(rows, ["evaluator"])
     facts += [f"`{e}` {' or '.join(dict.fromkeys(r['recipe'] for r in own))}" for (e,), own in recipes.items()]
-    others = (row for row in rows if row["cell_protocol"] != preset_of(protocol))
+    others = (row for row in rows if row["cell_protocol"] != preset_of(protocol) or not _is_changed(row, changed))
     lent = grouped(others, ["cell_protocol", "method"])
     facts += [f"`{method}` by {whose}" for whose, method in sorted(lent)]
     facts += [ran_on(rows), "commit " + ", ".join(sorted({c for row in rows for c in row["commit"].split(", ")}))]
     reduced = ", not comparable with published numbers" if is_reduced(name) else ""
     return f"{name}{reduced}: {'; '.join(facts)}"
+
+
+def _is_changed(row: Row, changed: str) -> bool:
+    """Whether a row's own command made the changes of its protocol: a baseline has no such settings."""
+    names = {word.partition("=")[0] for word in changed.split() if "=" in word}
+    return names <= settings_given(row["command"]).keys()
 
 
 def changed_settings(protocol: str) -> str:
@@ -264,8 +281,11 @@ def _ipcs(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(str(row["ipc"]) for row in rows))
 
 
-def lacking(declaration: Declaration, part: Part, ran: Iterable[Finished]) -> list[str]:
-    """Say which cells of a part were not run, and how they are; nothing where none is missing."""
+def lacking(declaration: Declaration, part: Part, ran: Iterable[Finished], failed: Sequence[Failed] = ()) -> list[str]:
+    """Say which cells of a part were not run, with the reason of those that failed, and what runs them.
+
+    Nothing where none is missing.
+    """
     wanted = cells(declaration, part)
     absent = missing(declaration, wanted, ran)
     if not absent:
@@ -277,17 +297,38 @@ def lacking(declaration: Declaration, part: Part, ran: Iterable[Finished]) -> li
         f"{len(absent)} of {sum(len(cell.evaluators) for cell in wanted)} cells by preset `{wanted[0].preset}` are "
         f"missing: `dcbench reproduce {what} --run` runs them; `dcbench plan {what}` says how long it takes."
     )
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[tuple[CellConfig, str]]] = {}
     for cell, evaluator in absent:
         where = f"`{shown_dataset(cell.dataset)}` IPC {cell.ipc}"
         where += f" `{cell.method}`" if declaration.columns == "evaluator" else ""
-        groups.setdefault(where, []).append(_called(declaration, cell, evaluator))
-    return [head, "", *(f"- {where}: {', '.join(names)}" for where, names in groups.items())]
+        groups.setdefault(where, []).append((cell, evaluator))
+    lines = (f"- {where}: {', '.join(_called(declaration, own, failed))}" for where, own in groups.items())
+    return [head, "", *lines]
 
 
-def _called(declaration: Declaration, cell: CellConfig, evaluator: str) -> str:
-    """What a missing cell is called beside the others of its line."""
-    if declaration.is_alone(vars(cell.settings)):
-        return f"labels alone, epoch {cell.settings.last_epoch}"
-    called = {"method": cell.method, "labels": getattr(cell.settings, "labels", ""), "evaluator": evaluator}
-    return called[declaration.columns]
+def _called(
+    declaration: Declaration, absent: Iterable[tuple[CellConfig, str]], failed: Sequence[Failed]
+) -> Iterator[str]:
+    """Yield what the missing cells of one line are called, those that failed with the reason."""
+    epochs: dict[tuple[str, str], list[int]] = {}
+    for cell, evaluator in absent:
+        why = next((f.reason for f in failed if f.is_cell(cell, evaluator)), "")
+        called = {"method": cell.method, "labels": getattr(cell.settings, "labels", ""), "evaluator": evaluator}
+        alone = declaration.is_alone(vars(cell.settings))
+        own = epochs.setdefault(("labels alone" if alone else called[declaration.columns], why), [])
+        own += [cell.settings.last_epoch] if alone else []
+    for (name, why), found in epochs.items():
+        about = [f"epoch{'s' * (len(found) > 1)} {_ranges(found)}"] if found else []
+        about += [why] if why else []
+        yield f"{name} ({'; '.join(about)})" if about else name
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers for people: ``0 to 3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

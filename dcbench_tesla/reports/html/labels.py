@@ -51,7 +51,7 @@ def _on_the_way(declaration: Declaration, lines: Sequence[figure2.Line], names: 
     for panel in figure2.panels(lines):
         drawn = [
             Line(name=name, method=line.labels, points=list(map(_best, line.points)), variant=variant)
-            for variant, (line, name) in enumerate(figure2.labelled(panel))
+            for variant, (line, name) in enumerate(figure2.labelled(panel, names))
         ]
         yield Figure(
             title=f"{declaration.paper}a: {panel[0].title}",
@@ -72,7 +72,7 @@ def _labels_alone(
         best = [line for line in beside if line.panel == panel[0].panel]
         flat = [
             Line(name=f"best of {name}", method=line.labels, points=[_best(line.best)], variant=variant, flat=True)
-            for variant, (line, name) in enumerate(figure2.labelled(best))
+            for variant, (line, name) in enumerate(figure2.labelled(best, names))
         ]
         yield Figure(
             title=f"{declaration.paper}b: {panel[0].title}",
@@ -80,18 +80,18 @@ def _labels_alone(
             + f"Test accuracy of labels alone, on real images that stay as they "
             f"are, by the epoch of the teacher; {_BAR}{' Dashed: the best that a strategy reached.' if flat else ''}",
             made=_made(figure2.rows_b(panel), names),
-            plot=Plot(x="epoch of the teacher", y="test accuracy, %", lines=[*_by_epoch(panel), *flat]),
+            plot=Plot(x="epoch of the teacher", y="test accuracy, %", lines=[*_by_epoch(panel, names), *flat]),
             notes=[*figure2.protocols(panel, names), declaration.note],
             numbers=[table_of(_in_percent(figure2.rows_b(panel), names), _B)],
         )
 
 
-def _by_epoch(panel: Sequence[figure2.Line]) -> Iterator[Line]:
+def _by_epoch(panel: Sequence[figure2.Line], names: dict[str, str]) -> Iterator[Line]:
     """Yield a line for every protocol of labels alone."""
-    names = protocol_names(line.protocol for line in panel)
-    for variant, (protocol, name) in enumerate(names.items()):
+    protocols = dict.fromkeys(line.protocol for line in panel)
+    for variant, protocol in enumerate(protocols):
         points = [_alone(line) for line in panel if line.protocol == protocol]
-        called = "labels alone" + (f", {name}" if len(names) > 1 else "")
+        called = "labels alone" + (f", {names[protocol]}" if len(protocols) > 1 else "")
         yield Line(name=called, method=panel[0].labels, points=points, variant=variant)
 
 

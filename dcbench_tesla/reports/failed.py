@@ -1,0 +1,83 @@
+"""What failed and has not succeeded since, from its rows, so that a table can say so."""
+
+import textwrap
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from dcbench_tesla.config import CellConfig, as_text, flags_given, resolve, settings_given, settled
+from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.reports.declarations import row_name
+from dcbench_tesla.rows import stage_rows
+from dcbench_tesla.workspace import Workspace
+
+FAILED = "failed"
+_LONGEST_STATUS, _LONGEST_REASON = 60, 160
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A cell that failed; ``row`` is what it left."""
+
+    row: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def status(self) -> str:
+        """What a table says of it: ``failed: out of memory``, or the reason's first words."""
+        told = self.row["status"] if self.row["status"] != FAILED else self._reason(_LONGEST_STATUS)
+        return f"{FAILED}: {told}"
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, where there is room for it."""
+        own = [] if self.row["status"] == FAILED else [self.row["status"]]
+        return ": ".join([FAILED, *own, self._reason(_LONGEST_REASON)])
+
+    def _reason(self, width: int) -> str:
+        return textwrap.shorten(str(self.row["reason"]), width, placeholder=" ...")
+
+    @cached_property
+    def changes(self) -> dict[str, str]:
+        """What its command changed of the preset."""
+        return {name: settled(name, text) for name, text in settings_given(self.row["command"]).items()}
+
+    @cached_property
+    def evaluators(self) -> Collection[str]:
+        """The networks that were to test its set."""
+        return flags_given(self.row["command"], "--evaluator") or ("convnet",)
+
+    def name(self, varied: Collection[str]) -> str:
+        """Return the protocol as tables name it, see :meth:`dcbench_tesla.reports.finished.Finished.name`."""
+        told = " ".join(f"{label}={value}" for label, value in sorted(self.changes.items()) if label not in varied)
+        return f"{self.row['preset']}, changed: {told}" if told else str(self.row["preset"])
+
+    def is_in(self, dataset: str, ipc: int, method: str, evaluator: str) -> bool:
+        """Whether it is of a place in a table, by whatever protocol."""
+        where = (self.row["dataset"], self.row["method"]) == (dataset, method)
+        return where and self.row["ipc"] in (ipc, None) and evaluator in self.evaluators
+
+    def has_labels(self, labels: str) -> bool:
+        """Whether it has a label strategy, the preset's where none was given."""
+        if "labels" in self.changes:
+            return self.changes["labels"] == labels
+        try:
+            plain = resolve(self.row["method"], self.row["dataset"], self.row["ipc"] or 1, preset=self.row["preset"])
+        except (UsageError, DcbenchError):
+            return False
+        return getattr(plain.settings, "labels", None) == labels
+
+    def is_cell(self, config: CellConfig, evaluator: str) -> bool:
+        """Whether it is this very cell, of any seed."""
+        changes = {name: as_text(getattr(config.settings, name, "")) for name in config.changed}
+        place = self.is_in(row_name(config.dataset), config.ipc, config.method, evaluator)
+        return place and self.row["preset"] == config.preset and self.changes == changes
+
+
+def failures(workspace: Workspace, methods: Collection[str]) -> list[Failed]:
+    """Return what failed of some methods.
+
+    Raises:
+        CorruptFileError: a file among the rows is none.
+    """
+    return [Failed(row) for row in stage_rows(workspace, FAILED) if row["method"] in methods]

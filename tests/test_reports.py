@@ -499,6 +499,7 @@ def failed(write: Written, command: str, status: str = "out of memory", **change
     """Write the row of a cell that failed."""
     row = {"method": "tesla", "dataset": "cifar10", "ipc": 10, "seed": 0, "preset": "paper", "protocol": "paper"}
     row |= {"command": f"dcbench run --method tesla {command}", "status": status, "reason": "there was no room for it"}
+    row |= {"cell": "tesla-cifar10", "hardware": "CPU", "environment": {"commit": "abc"}}
     Workspace(write.root).write_row("failed", content_key([command, changes]), {**row, **changes})
 
 

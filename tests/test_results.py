@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
+from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import declarations
 from dcbench_tesla.reports.files import report
+from dcbench_tesla.reports.tables import runs
 from dcbench_tesla.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -50,13 +52,34 @@ def test_the_readme_shows_the_committed_accuracies() -> None:
         assert sheet.is_file()
 
 
-@pytest.mark.parametrize(("dataset", "ipc"), [("fashion-mnist", 10), ("npz:tinyimagenet32", 1)])
-def test_the_readme_shows_the_tables_of_the_rows(dataset: str, ipc: int) -> None:
+def test_the_readme_shows_the_table_of_the_rows() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = accuracies(Workspace(ROOT / "results"), Wanted(datasets=[dataset], ipcs=[ipc], presets=["quick"]))
+    table = accuracies(Workspace(ROOT / "results"), Wanted(datasets=["fashion-mnist"], ipcs=[10], presets=["quick"]))
     lines = [line for line in markdown(table).splitlines() if line.startswith(("| ", "- "))]
     assert len(lines) > 4
     assert [line for line in lines if line not in text.splitlines()] == []
+
+
+def test_the_readme_shows_the_label_strategies_of_the_rows() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    declaration, workspace = declarations()["figure2"], Workspace(ROOT / "results")
+    ran = runs(declaration, workspace)
+    shown = 0
+    for line in figure2.on_the_way(declaration, ran):
+        if len(line.points) > 1:
+            name = f"`{line.labels}`" + (f" (epoch {line.last_epoch})" if line.labels == "last" else "")
+            expected = f"| {name} | {line.best} | {line.points[-1]} |"
+        else:
+            expected = f"| `tesla` labels={line.labels} | {line.points[-1]} |"
+        assert expected in text
+        shown += 1
+    assert shown == 6
+    alone = figure2.labels_alone(declaration, ran)
+    between = [100 * line.points[-1].accuracy for line in alone if 2 <= line.last_epoch <= 7]
+    assert f"{min(between):.1f} to {max(between):.1f} %" in "\n".join(text)
+    random = accuracies(workspace, Wanted(datasets=["npz:tinyimagenet32"], methods=["random"]))
+    last, spread = (100 * float(random[name].iloc[0]) for name in ("last", "last_std_networks"))
+    assert f"| `random` | {last:.1f} ± {spread:.1f} |" in text
 
 
 def test_the_committed_tables_are_those_of_the_rows() -> None:

@@ -115,8 +115,12 @@ def interrupt_when(seen: Callable[[], bool], work: Callable[[], object]) -> None
         time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=press, daemon=True).start()
-    work()
+    hearing = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        threading.Thread(target=press, daemon=True).start()
+        work()
+    finally:
+        signal.signal(signal.SIGINT, hearing)
 
 
 def test_time_limit_is_that_of_the_partition_or_follows_the_timeout(commands: Path, tmp_path: Path) -> None:

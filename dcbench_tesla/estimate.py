@@ -19,7 +19,7 @@ from dcbench_tesla.progress import duration
 
 LONG_S = 24 * 3600.0
 _COMPILING_S = 120.0
-_SAVED_SHARE = 0.1  # of an iteration, at least: tests/benchmarks/test_matching.py
+_SAVED_SHARE = 0.1  # of an iteration, at least: test_compiled_against_eager in tests/benchmarks
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,7 @@ def _condense(cell: Cell) -> None:
     done = CondenseLoop.iterations_done(cell.folder)
     cell.check_snapshots(min(done, cell.iterations - 1))
     condenser = cell.method(cell.config.settings)
+    compiled = cell.execution.compile == "on" and condenser.compiles
     experts = StoredExperts(cell.expert_store, cell.expert_count, cell.device) if cell.request else None
     condenser.setup(cell.problem(experts))
     with ExitStack() as stack:
@@ -200,7 +201,7 @@ def _condense(cell: Cell) -> None:
             snapshots=cell.snapshots,
             keep_snapshot=lambda iteration: _keep(cell, condenser, iteration),
             logs=logs,
-            metered=not (cell.execution.compile == "on" and condenser.compiles),
+            metered=not compiled,
             quiet=cell.quiet,
         )
         loop.run(cell.device)
@@ -219,7 +220,7 @@ def _condense(cell: Cell) -> None:
         "iterations": cell.iterations,
         "condense_seconds": round(loop.seconds, 3),
         "peak_bytes": loop.peak_bytes,
-        **({"compiled": True} if cell.execution.compile == "on" and condenser.compiles else {}),
+        **({"compiled": True} if compiled else {}),
         **cell.memory_facts,
         "learned_lr": final.lr,
         "distilled_images": len(final),

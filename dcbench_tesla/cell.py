@@ -119,6 +119,7 @@ class Cell:
             check_zca_size(dataset.channels, dataset.side, dataset.side)
         self.execution = execution if from_scratch else self._begun_with(execution)
         self.device = torch.device(self.execution.device)
+        self.config = dataclasses.replace(config, settings=self.method.for_device(config.settings, self.device))
         self._shared_splits = {} if shared_splits is None else shared_splits
         self.memory_facts: Mapping[str, int] = {}  # columns for its row, once it is planned within a budget
 

@@ -178,6 +178,11 @@ class Condenser(ABC):
         return None
 
     @classmethod
+    def for_device(cls, settings: Any, device: torch.device) -> Any:
+        """Return settings with those of execution that are left to the device chosen: how many classes at once, say."""
+        return settings
+
+    @classmethod
     def probe(cls, settings: Any) -> tuple[Any, float]:
         """Return settings an iteration of which takes ``1 / factor`` of the time, and the factor: for estimates."""
         return settings, 1.0

@@ -121,16 +121,17 @@ def condense_row(result: CellResult) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("method", "changes"),
+    ("method", "changes", "within"),
     [
-        ("mtt", {}),
-        ("tesla", {"labels": "target"}),
-        ("tesla-exact", {"keep_graphs": 5}),
-        ("dsa", {"outer": 4, "inner": 3}),  # predicted by its memory probe
+        ("mtt", {}, 0.001),
+        ("tesla", {"labels": "target"}, 0.001),
+        ("tesla-exact", {"keep_graphs": 5}, 0.001),
+        # predicted by its memory probe, of two rounds: a warp among the draws of the others keeps a grid (8 kB)
+        ("dsa", {"outer": 4, "inner": 3}, 0.002),
     ],
 )
 def test_the_predicted_peak_is_that_of_the_runs_first_iteration(
-    method: str, changes: Settings, exact: PredictedMeter, meter: PredictedMeter, tmp_path: Path
+    method: str, changes: Settings, within: float, exact: PredictedMeter, meter: PredictedMeter, tmp_path: Path
 ) -> None:
     result = finished(method, changes, tmp_path)
     prepared = result.cell.splits.train._prepared
@@ -138,7 +139,7 @@ def test_the_predicted_peak_is_that_of_the_runs_first_iteration(
     assert result.cell.prepared_bytes == prepared.untyped_storage().nbytes() == 1000 * 8 * 8 * 4
     measured = condense_row(result)["peak_bytes"]
     predicted = predicted_peak(result.cell, exact) - result.cell.prepared_bytes
-    assert predicted == pytest.approx(measured, rel=0.001)
+    assert predicted == pytest.approx(measured, rel=within)
     assert measured < predicted_peak(result.cell, meter) - result.cell.prepared_bytes < 1.03 * measured  # of 512 bytes
 
 

@@ -88,6 +88,31 @@ def test_both_batches_of_a_class_see_the_same_transform(kind: type[ClassMatching
             assert torch.equal(synthetic[position], method.augmentation(own, draw))
 
 
+def test_classes_of_one_operation_are_augmented_together_each_by_its_own_parameters() -> None:
+    method = started(DSA)
+    rng = torch.Generator().manual_seed(3)
+    draws = [method.augmentation.draw(1, 16, rng, siamese=True) for _ in range(40)]
+    assert 3 < len({d.operation for d in draws}) < 40
+    images = torch.randn(40, 5, 3, 16, 16, requires_grad=True)
+    alone = torch.stack([method.augmentation(x, d) for x, d in zip(images, draws, strict=True)])
+    weights = torch.randn_like(alone)
+    together = method.augmented(images, draws)
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+    for found, expected in zip(*(torch.autograd.grad(x, images, weights) for x in (together, alone)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_how_many_classes_go_through_the_network_at_once() -> None:
+    settings = DM.Settings(real_batch=100)
+    assert DM.for_device(settings, torch.device("cpu")).class_chunk == 2
+    assert DM.for_device(settings, torch.device("cuda")).class_chunk == 40
+    assert DM.for_device(DM.Settings(real_batch=5000), torch.device("cuda")).class_chunk == 1
+    chosen = DM.Settings(real_batch=100, class_chunk=7)
+    assert DM.for_device(chosen, torch.device("cpu")) == chosen
+    method = started(DM, real_batch=100)  # of which no class has so many: the others may come along
+    assert [chunk.count for chunk in method.chunks(0)] == [3]
+
+
 def test_classes_do_not_share_a_draw() -> None:
     method = started(DSA)
     operations = {d.operation for i in range(12) for chunk in method.chunks(i) for d in chunk.draws}

@@ -28,8 +28,12 @@ class Point:
     width: int = 128
     depth: int = 0
 
-    def workload(self, device: torch.device, *, shortened: bool = False) -> Prepare:
+    def workload(
+        self, device: torch.device, *, shortened: bool = False, chosen_for: torch.device | None = None
+    ) -> Prepare:
         """Return what makes the iteration ready on ``device`` and then runs it; ``shortened``: for its memory alone.
+
+        ``chosen_for``: as of :func:`~dcbench_tesla.profilers.workload.workload`.
 
         Raises:
             UsageError: the point cannot be, see :func:`~dcbench_tesla.profilers.workload.workload`.
@@ -44,6 +48,7 @@ class Point:
             depth=self.depth,
             device=device,
             shortened=shortened,
+            chosen_for=chosen_for,
         )
 
 

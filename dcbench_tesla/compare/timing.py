@@ -103,7 +103,8 @@ class _Timed:
 
     def __init__(self, point: Point, device: torch.device, meter: MemoryMeter) -> None:
         self.point, self._device = point, device
-        self._needed_bytes = meter.measure(point.workload(meter.device, shortened=True)).peak_bytes
+        prepare = point.workload(meter.device, shortened=True, chosen_for=device)
+        self._needed_bytes = meter.measure(prepare).peak_bytes
         self._laps: list[PhaseClock] = []
         self._status = "ok"
 

@@ -9,7 +9,7 @@ Shapes: N images, C channels, H = W = side; P parameter sets, one an image (P = 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,6 +105,19 @@ def apply(images: Tensor, draw: Draw) -> Tensor:
     if sets not in (1, images.shape[0]):
         raise ValueError(f"the augmentation was drawn for {sets} images and cannot be applied to {images.shape[0]}")
     return _OPERATIONS[draw.operation].apply(images, draw.parameters)
+
+
+def siamese(draws: Sequence[Draw], count: int) -> Draw:
+    """Join draws of one operation, each of a single parameter set that serves ``count`` images, into one for them all.
+
+    Raises ``ValueError`` where they are of several operations.
+    """
+    (operation,) = {draw.operation for draw in draws}
+    if len(draws) == 1:
+        return draws[0]
+    names = draws[0].parameters
+    joined = {name: torch.cat([d.parameters[name] for d in draws]).repeat_interleave(count) for name in names}
+    return Draw(operation, joined)
 
 
 def _choose(options: int, generator: Generator) -> int:

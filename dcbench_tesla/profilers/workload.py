@@ -69,6 +69,7 @@ def workload(
     per_class: int | None = None,
     shortened: bool = False,
     compile: bool = False,
+    chosen_for: torch.device | None = None,
 ) -> Prepare:
     """Return what makes a condenser ready and then runs its iteration 0, any number of times.
 
@@ -90,6 +91,7 @@ def workload(
         shortened: take the shorter iteration of the same peak memory that the method knows
             (:meth:`~dcbench_tesla.interface.Condenser.memory_probe`).
         compile: whether a method that can is to compile what it repeats.
+        chosen_for: the device that settings which are left to the device are chosen for; ``None``: ``device``.
 
     Raises:
         UsageError: the method is unknown, has no iterations, or has no such settings; or no ConvNet fits the images.
@@ -100,6 +102,7 @@ def workload(
         raise UsageError(f"{method} has no iterations to measure.")
     if ipc < 1:
         raise UsageError(f"ipc must be at least 1, not {ipc}.")
+    chosen = kind.for_device(chosen, chosen_for or torch.device(device))
     if shortened:
         chosen = kind.memory_probe(chosen, ipc)
     train = _Noise(shape, per_class or _real_per_class(chosen, ipc), torch.device(device))

@@ -4,7 +4,7 @@
 set -euo pipefail
 out=${1:-results}
 
-# what is predicted of the points that are measured below; first, so that the plots are those of what was measured
+# what is predicted of the points that are measured below
 uv run dcbench compare memory --meter predicted --dataset cifar100 --dataset imagenet1k-64 --out "$out"
 
 # Figure 1: peaks by the allocator, and runtimes, on the shapes of CIFAR-100 and ImageNet-1K

@@ -75,8 +75,8 @@ COMMAND_LINE = {
         *("--device", "--out"),
     ],
     "compare time": [
-        *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--ipc", "--repetitions"),
-        *("--device", "--out"),
+        *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--ipc", "--against", "--compile"),
+        *("--repetitions", "--device", "--out"),
     ],
     "compare gradient": [
         *("--method", "--dataset", "--ipc", "--steps", "--student-lr", "--repetitions", "--preset", "--set"),

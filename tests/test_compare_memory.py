@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {"batch_size": 10, "width": 8}
 
 
 def test_points_vary_steps_only_where_there_are_steps() -> None:
-    found = points(["mtt", "dm"], ["digits"], steps=(1, 5), **SMALL)
+    found = points(["mtt", "dm"], ["digits"], steps=(1, 5), batch_sizes=(10,), width=8)
     assert [(p.method, p.matching_steps, p.batch_size) for p in found] == [
         ("mtt", 1, 10),
         ("mtt", 5, 10),
@@ -30,7 +30,9 @@ def test_points_vary_steps_only_where_there_are_steps() -> None:
 
 def test_unrolled_grows_and_the_others_are_flat() -> None:
     """The unrolled graph grows linearly in T, TESLA's does not grow, the exact one by its weight vectors."""
-    table = measure(points(["mtt", "tesla", "tesla-exact"], ["cifar10"], steps=(2, 4, 6), **SMALL), "predicted")
+    table = measure(
+        points(["mtt", "tesla", "tesla-exact"], ["cifar10"], steps=(2, 4, 6), batch_sizes=(10,), width=8), "predicted"
+    )
     peak = {method: list(rows["peak_bytes"]) for method, rows in table.groupby("method")}
     first, second, third = peak["mtt"]
     assert second - first > 0.3 * first
@@ -153,5 +155,7 @@ def test_the_papers_claim_at_its_own_size() -> None:
 
 def test_rows_are_handed_over_as_they_come() -> None:
     kept: list[pd.DataFrame] = []
-    table = measure(points(["tesla"], ["digits"], steps=(1, 2), **SMALL), "predicted", keep=kept.append)
+    table = measure(
+        points(["tesla"], ["digits"], steps=(1, 2), batch_sizes=(10,), width=8), "predicted", keep=kept.append
+    )
     pd.testing.assert_frame_equal(pd.concat(kept, ignore_index=True), table)

@@ -1,5 +1,6 @@
 """`dcbench compare time`: who runs when, what does not fit, what its rows hold, and how they are shown."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +11,13 @@ import psutil
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib.container import ErrorbarContainer
 
 from dcbench_tesla.cell import Execution
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare import timing
 from dcbench_tesla.compare.files import merge_csv
+from dcbench_tesla.compare.plots import time_figure
 from dcbench_tesla.compare.points import Point, points
 from dcbench_tesla.compare.timing import KEY, markdown, measure, passes_table, seconds_table
 from dcbench_tesla.errors import UsageError
@@ -22,7 +25,7 @@ from dcbench_tesla.profilers import free, phase
 from dcbench_tesla.profilers.free import free_bytes
 
 CPU = Execution("cpu", 1)
-SMALL: dict[str, Any] = {"batch_size": 10, "width": 8}
+SMALL: dict[str, Any] = {"batch_sizes": (10,), "width": 8}
 
 
 BACKENDS: tuple[tuple[Any, str, bool], ...] = (  # as a run sets them
@@ -60,7 +63,7 @@ class Played:
         self.bytes = 1000
         self._seconds = seconds
         monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
-        monkeypatch.setattr(Point, "workload", lambda point, device, shortened=False: self._workload(point, device))
+        monkeypatch.setattr(Point, "workload", lambda point, device, **how: self._workload(point, device))
 
     def _workload(self, point: Point, device: torch.device) -> Callable[[], Callable[[], object]]:
         def run() -> None:
@@ -166,7 +169,7 @@ def test_other_errors_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_method_is_timed_with_the_settings_of_a_run() -> None:
-    wanted = points(["mtt", "tesla", "tesla-exact", "dm"], ["digits"], steps=(3,), batch_size=10, width=4)
+    wanted = points(["mtt", "tesla", "tesla-exact", "dm"], ["digits"], steps=(3,), batch_sizes=(10,), width=4)
     table = measure(wanted, CPU, repetitions=2)
     assert all(getattr(backend, name) == value for backend, name, value in BACKENDS)
     assert list(table.columns[: len(KEY)]) == KEY
@@ -203,7 +206,7 @@ def test_free_bytes_are_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> 
 
 def row(**changes: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"method": "mtt", "dataset": "cifar100", "matching_steps": 5, "ipc": 1, "batch_size": 100}
-    found |= {"width": 128, "depth": 0, "meter": "perf_counter", "hardware": "a CPU", "threads": 2}
+    found |= {"width": 128, "depth": 0, "compiled": False, "meter": "perf_counter", "hardware": "a CPU", "threads": 2}
     found |= {"iteration_seconds": 2.0, "iteration_spread_seconds": 0.5, "step_seconds": 0.4, "pass1_seconds": 1.25}
     return found | {"pass2_seconds": 0.625, "repetitions": 3, "status": "ok", **changes}
 
@@ -263,6 +266,49 @@ def test_passes_are_shown_a_step_where_there_are_any() -> None:
     assert "| any " in alone
 
 
+def test_compiled_rows_say_so_and_stand_beside() -> None:
+    table = rows({}, {"method": "tesla"}, {"method": "tesla", "compiled": True, "iteration_seconds": 1.0})
+    assert seconds_table(timing.named(table), "mtt")[0] == ["matching steps", "mtt", "tesla", "tesla, compiled"]
+    assert "1.00 ± 0.25 (0.50x)" in markdown(table)
+    axes = time_figure(table).axes[0]
+    assert axes.get_legend_handles_labels()[1] == ["mtt", "tesla", "tesla, compiled"]
+    colours = [
+        container.lines[0].get_color() for container in axes.containers if isinstance(container, ErrorbarContainer)
+    ]
+    assert colours[0] != colours[1] == colours[2]
+
+
+def test_what_cannot_be_compiled_is_timed_once() -> None:
+    mtt, tesla = points(["mtt", "tesla"], ["digits"], steps=(1,), **SMALL)
+    assert timing.variants([mtt, tesla], [False, True]) == [(mtt, False), (tesla, False), (tesla, True)]
+    assert timing.variants([mtt, tesla], [True]) == [(mtt, False), (tesla, True)]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_point_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_, compilations = torch.compile, []
+
+    def noted(function: Any, **how: Any) -> Any:
+        compilations.append(how)
+        return compile_(function, **how)
+
+    monkeypatch.setattr(torch, "compile", noted)
+    wanted = points(["tesla"], ["digits"], steps=(2,), batch_sizes=(10,), width=4)
+    table = measure(wanted, CPU, repetitions=3, compiled=[False, True])
+    assert list(table["compiled"]) == [False, True]
+    assert (table["iteration_seconds"] > 0).all()
+    assert len(compilations) == 2  # pass 1, pass 2
+
+
+def test_against_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    Played(monkeypatch, lambda method, turn: (1, 1))
+    wanted = points(["mtt", "tesla"], ["digits"], steps=(2,), batch_sizes=(5, 10), width=4)
+    table = measure(wanted, CPU, repetitions=1)
+    assert [line[0] for line in seconds_table(table, "mtt", "batch_size")] == ["batch size", "5", "10"]
+    assert "| batch size |" in markdown(table, "batch_size")
+    assert time_figure(table, "batch_size").axes[0].get_xlabel() == "synthetic images in a step"
+
+
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +354,9 @@ def test_without_a_single_time_there_is_no_plot(tmp_path: Path, monkeypatch: pyt
         (["--dataset", "cifar1000"], "cifar100"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--ipc", "0"], "--ipc must be at least 1"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--batch-size", "5", "--batch-size", "10"], "several --batch-size need --against batch-size"),
+        (["--steps", "2", "--against", "batch-size"], "several --steps need --against steps"),
         (["--repetitions", "0"], "repetitions must be at least 1"),
         (["--device", "meta"], "is not supported"),
         (["--method", "random"], "random has no iterations to measure"),

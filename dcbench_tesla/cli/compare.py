@@ -91,13 +91,13 @@ def accuracy(
         say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
 
 
-def _point_options(methods: str, steps: str) -> Callable[[Any], Any]:
+def _point_options(methods: str, steps: str, batch_size: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The options that say on which shapes methods are compared; ``methods`` and ``steps``: their defaults in words."""
     return options(
         click.option("--method", "methods", multiple=True, help=f"A method.  [default: {methods}]"),
         click.option("--dataset", "datasets", multiple=True, help="Whose shapes.  [default: cifar100]"),
         click.option("--steps", "steps", multiple=True, type=int, help=f"Matching steps T.  [default: {steps}]"),
-        click.option("--batch-size", type=int, default=100, show_default=True, help="Synthetic images in a step."),
+        batch_size,
         click.option("--width", type=int, default=128, show_default=True, help="Filters of the ConvNet."),
         click.option(
             "--depth", type=int, default=0, show_default=True, help="Blocks of the ConvNet (0: by image size)."
@@ -110,7 +110,7 @@ def _points(
     datasets: tuple[str, ...],
     steps: tuple[int, ...],
     ipcs: tuple[int, ...],
-    batch_size: int,
+    batch_sizes: tuple[int, ...],
     width: int,
     depth: int,
 ) -> "list[Point]":
@@ -124,10 +124,21 @@ def _points(
 
     registry.check_names("methods", methods)
     registry.check_names("datasets", datasets)
-    for name, values in (("steps", steps), ("ipc", ipcs), ("batch-size", (batch_size,)), ("width", (width,))):
+    for name, values in (("steps", steps), ("ipc", ipcs), ("batch-size", batch_sizes), ("width", (width,))):
         if min(values) < 1:
             raise UsageError(f"--{name} must be at least 1, not {min(values)}.")
-    return points(methods, datasets, steps=steps, ipcs=ipcs, batch_size=batch_size, width=width, depth=depth)
+    return points(methods, datasets, steps=steps, ipcs=ipcs, batch_sizes=batch_sizes, width=width, depth=depth)
+
+
+def _only_what_varies(against: str, **given: tuple[int, ...]) -> None:
+    """Check that only what a comparison goes against was given several times.
+
+    Raises:
+        UsageError: something else was.
+    """
+    for name, values in given.items():
+        if len(values) > 1 and name != against:
+            raise UsageError(f"several --{name} need --against {name}: give one, or that.")
 
 
 def _keep_figure(figure: "Figure", stem: Path, table: Path) -> None:
@@ -140,7 +151,11 @@ def _keep_figure(figure: "Figure", stem: Path, table: Path) -> None:
 
 @compare.command()
 @options(
-    _point_options("mtt, tesla, tesla-exact, dm, dsa", "1 5 10 20 30 50"),
+    _point_options(
+        "mtt, tesla, tesla-exact, dm, dsa",
+        "1 5 10 20 30 50",
+        click.option("--batch-size", type=int, default=100, show_default=True, help="Synthetic images in a step."),
+    ),
     click.option("--ipc", "ipcs", multiple=True, type=int, help="Images per class.  [default: 1]"),
     click.option(
         "--against",
@@ -192,15 +207,13 @@ def memory(
     from dcbench_tesla.workspace import Workspace
 
     by_ipc = against == "ipc"
-    for name, values, varies in (("ipc", ipcs, by_ipc), ("steps", steps, not by_ipc)):
-        if len(values) > 1 and not varies:
-            raise UsageError(f"several --{name} need --against {name}: give one, or that.")
+    _only_what_varies(against, steps=steps, ipc=ipcs)
     wanted = _points(
         methods or compared.METHODS,
         datasets or ("cifar100",),
         steps or ((20,) if by_ipc else compared.STEPS),
         ipcs or (compared.IPCS if by_ipc else (1,)),
-        batch_size,
+        (batch_size,),
         width,
         depth,
     )
@@ -218,13 +231,35 @@ def memory(
         click.echo(f"### Peak memory of one iteration, {dataset}, meter {rows['meter'].iloc[0]}\n")
         head, *body = compared.pivot(rows, column)
         click.echo("\n".join(aligned(head, body)) + "\n")
-        _keep_figure(memory_figure(rows, column), figures / f"memory-{against}-{dataset}", figures / "memory.csv")
+        measured = "" if (by := rows["meter"].iloc[0]) == "predicted" else f"-{by}"
+        stem = figures / f"memory-{against}-{dataset}{measured}"
+        _keep_figure(memory_figure(rows, column), stem, figures / "memory.csv")
 
 
 @compare.command("time")
 @options(
-    _point_options("mtt, tesla, tesla-exact", "1 5 10; on a GPU also 20 30 50"),
+    _point_options(
+        "mtt, tesla, tesla-exact",
+        "1 5 10; on a GPU also 20 30 50",
+        click.option(
+            "--batch-size", "batch_sizes", multiple=True, type=int, help="Synthetic images in a step.  [default: 100]"
+        ),
+    ),
     click.option("--ipc", type=int, default=1, show_default=True, help="Images per class."),
+    click.option(
+        "--against",
+        type=click.Choice(["steps", "batch-size"]),
+        default="steps",
+        show_default=True,
+        help="What varies; batch-size: 10 25 50 100 at T = 5, unless --batch-size and --steps say otherwise.",
+    ),
+    click.option(
+        "--compile",
+        type=click.Choice(["off", "on", "both"]),
+        default="off",
+        show_default=True,
+        help="Whether what can is compiled; both: compiled and eager take turns.",
+    ),
     click.option("--repetitions", type=int, help="Iterations that count.  [default: 3; on a GPU 10]"),
     device_option,
     out_option,
@@ -233,7 +268,9 @@ def time_(
     methods: tuple[str, ...],
     datasets: tuple[str, ...],
     steps: tuple[int, ...],
-    batch_size: int,
+    batch_sizes: tuple[int, ...],
+    against: str,
+    compile: str,
     width: int,
     depth: int,
     ipc: int,
@@ -241,7 +278,7 @@ def time_(
     device: str,
     out: Path,
 ) -> None:
-    """Compare the seconds of one iteration against matching steps T, and of its two passes.
+    """Compare the seconds of one iteration against matching steps T, or the batch, and of its two passes.
 
     Shapes suffice: no data files are read. Methods take turns, so that noise of the machine hits all of them alike;
     what does not fit in memory is told and not run. Rows go to OUT/figures/time.csv, where equal ones are replaced; the
@@ -252,7 +289,8 @@ def time_(
       dcbench compare time
       dcbench compare time --steps 1 --steps 5 --width 32 --device cpu
       dcbench compare time --method tesla --method tesla-exact --dataset imagenet1k-64 --steps 2
-      dcbench compare time --repetitions 30 --steps 10
+      dcbench compare time --repetitions 30 --steps 10 --compile both
+      dcbench compare time --against batch-size
     """
     from dcbench_tesla.cell import Execution
     from dcbench_tesla.compare import timing
@@ -263,27 +301,33 @@ def time_(
 
     execution = Execution.resolve(device)
     repetitions = timing.repetitions(execution) if repetitions is None else repetitions
+    by_batch = against == "batch-size"
+    _only_what_varies(against, **{"steps": steps, "batch-size": batch_sizes})
     wanted = _points(
         methods or timing.METHODS,
         datasets or ("cifar100",),
-        steps or timing.steps(execution),
+        steps or ((5,) if by_batch else timing.steps(execution)),
         (ipc,),
-        batch_size,
+        batch_sizes or (timing.BATCH_SIZES if by_batch else (100,)),
         width,
         depth,
     )
+    compiled = {"off": [False], "on": [True], "both": [False, True]}[compile]
     Workspace(out).check_writable()
     figures = Workspace(out).figures
 
     def keep(rows: "DataFrame") -> None:
         merge_csv(figures / "time.csv", rows, timing.KEY)
 
-    with bar("time", len(wanted) * (repetitions + 1), unit="run") as shown:
-        table = timing.measure(wanted, execution, repetitions=repetitions, done=shown.advance, keep=keep)
+    with bar("time", len(timing.variants(wanted, compiled)) * (repetitions + 1), unit="run") as shown:
+        table = timing.measure(
+            wanted, execution, repetitions=repetitions, compiled=compiled, done=shown.advance, keep=keep
+        )
+    column = "batch_size" if by_batch else "matching_steps"
     for dataset, rows in table.groupby("dataset", sort=False):
-        click.echo(timing.markdown(rows))
+        click.echo(timing.markdown(rows, column))
         if (rows["status"] == "ok").any():
-            _keep_figure(time_figure(rows), figures / f"time-steps-{dataset}", figures / "time.csv")
+            _keep_figure(time_figure(rows, column), figures / f"time-{against}-{dataset}", figures / "time.csv")
 
 
 @compare.command()

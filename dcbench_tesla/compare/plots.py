@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from dcbench_tesla.compare.timing import COMPILED
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -21,7 +23,7 @@ _COLOURS = {
     "dc": "#56B4E9",
 }
 _OTHERS = ("#000000", "#A0692F", "#999999")
-_LABELS = {"matching_steps": "matching steps T", "ipc": "images per class"}
+_LABELS = {"matching_steps": "matching steps T", "ipc": "images per class", "batch_size": "synthetic images in a step"}
 
 
 def colour(method: str, others: list[str]) -> str:
@@ -64,23 +66,28 @@ def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
     return figure
 
 
-def time_figure(table: pd.DataFrame) -> "Figure":
-    """Draw seconds of an iteration against matching steps: a line a method, a dashed one where it has no steps.
+def time_figure(table: pd.DataFrame, against: str = "matching_steps") -> "Figure":
+    """Draw seconds of an iteration against ``matching_steps`` or ``batch_size``: a line a method, dashed if compiled.
 
-    Bars are as long as the interquartile range. Points that were not run are left out.
+    A method without matching steps is one flat dashed line. Bars are as long as the interquartile range. Points that
+    were not run are left out.
     """
     first, ran = table.iloc[0], table[table["status"] == "ok"]
     where = f"{first['hardware']}, threads: {first['threads']}, {first['meter']}"
     title = f"{first['dataset']}, ConvNet width {first['width']}\n{where}"
-    figure, axes = _figure("matching_steps", "one iteration, seconds", title)
-    for method, drawn in colours(dict.fromkeys(ran["method"])).items():
-        rows = ran[ran["method"] == method].sort_values("matching_steps")
-        if rows["matching_steps"].isna().all():
-            axes.axhline(rows["iteration_seconds"].iloc[0], color=drawn, linestyle="--", label=method)
+    figure, axes = _figure(against, "one iteration, seconds", title)
+    drawn = colours(dict.fromkeys(ran["method"]))
+    for (method, compiled), own in ran.groupby(["method", "compiled"], sort=False):
+        rows, of_method, label = own.sort_values(against), drawn[str(method)], f"{method}{COMPILED if compiled else ''}"
+        if rows[against].isna().all():
+            axes.axhline(rows["iteration_seconds"].iloc[0], color=of_method, linestyle="--", label=label)
             continue
         spread = rows["iteration_spread_seconds"] / 2
-        x, y = rows["matching_steps"].astype(float), rows["iteration_seconds"]
-        axes.errorbar(x, y, yerr=spread, marker="o", markersize=4, capsize=3, color=drawn, label=method)
+        x, y, style = rows[against].astype(float), rows["iteration_seconds"], "--" if compiled else "-"
+        axes.errorbar(
+            x, y, yerr=spread, marker="o", markersize=4, capsize=3, color=of_method, label=label, linestyle=style
+        )
+    axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend()
     return figure

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -28,12 +29,10 @@ class Point:
     width: int = 128
     depth: int = 0
 
-    def workload(
-        self, device: torch.device, *, shortened: bool = False, chosen_for: torch.device | None = None
-    ) -> Prepare:
-        """Return what makes the iteration ready on ``device`` and then runs it; ``shortened``: for its memory alone.
+    def workload(self, device: torch.device, **how: Any) -> Prepare:
+        """Return what makes the iteration ready on ``device`` and then runs it.
 
-        ``chosen_for``: as of :func:`~dcbench_tesla.profilers.workload.workload`.
+        ``how``: ``shortened``, ``compile`` and ``chosen_for`` of :func:`~dcbench_tesla.profilers.workload.workload`.
 
         Raises:
             UsageError: the point cannot be, see :func:`~dcbench_tesla.profilers.workload.workload`.
@@ -47,10 +46,12 @@ class Point:
             width=self.width,
             depth=self.depth,
             device=device,
-            shortened=shortened,
-            chosen_for=chosen_for,
+            **how,
         )
 
+
+AGAINST = ("matching_steps", "ipc", "batch_size")
+"""The columns that tables and plots can go by."""
 
 COLUMNS = [f.name for f in fields(Point)]
 """The columns that a point gives its row."""
@@ -73,27 +74,27 @@ def points(
     *,
     steps: Sequence[int],
     ipcs: Sequence[int] = (1,),
-    batch_size: int = 100,
+    batch_sizes: Sequence[int] = (100,),
     width: int = 128,
     depth: int = 0,
 ) -> list[Point]:
     """Return the points of a comparison, each once; a method without matching steps has one where others have many."""
     found = []
-    for dataset in datasets:
-        for method in methods:
-            known = {f.name for f in fields(registry.load_method(method).Settings)}
-            for ipc in ipcs:
-                for count in steps if "steps" in known else (None,):
-                    point = Point(
-                        method=method,
-                        dataset=dataset,
-                        matching_steps=count,
-                        ipc=ipc,
-                        batch_size=batch_size if "batch_size" in known else None,
-                        width=width,
-                        depth=depth,
-                    )
-                    found.append(point)
+    for dataset, method in product(datasets, methods):
+        known = {f.name for f in fields(registry.load_method(method).Settings)}
+        counts = steps if "steps" in known else (None,)
+        sizes = batch_sizes if "batch_size" in known else (None,)
+        for ipc, count, size in product(ipcs, counts, sizes):
+            point = Point(
+                method=method,
+                dataset=dataset,
+                matching_steps=count,
+                ipc=ipc,
+                batch_size=size,
+                width=width,
+                depth=depth,
+            )
+            found.append(point)
     return list(dict.fromkeys(found))
 
 
@@ -105,8 +106,8 @@ def pivot(table: pd.DataFrame, against: str, shown: Callable[[Mapping[Any, Any]]
     Raises:
         UsageError: ``against`` is no column that varies.
     """
-    if against not in ("matching_steps", "ipc"):
-        raise UsageError(f"points are compared against matching_steps or ipc, not {against!r}.")
+    if against not in AGAINST:
+        raise UsageError(f"points are compared against {', '.join(AGAINST)}, not {against!r}.")
     methods = list(dict.fromkeys(table["method"]))
     lines = [[against.replace("_", " "), *methods]]
     for value in sorted(table[against].dropna().unique()) or ["any"]:

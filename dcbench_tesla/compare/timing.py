@@ -1,4 +1,4 @@
-"""Seconds of one iteration against matching steps (``dcbench compare time``).
+"""Seconds of one iteration against matching steps, or against the batch (``dcbench compare time``).
 
 No data files are needed: images are noise and experts random, which changes no time. Machines are noisy, and only what
 was measured side by side can be compared: methods on the same shapes with the same T take turns, each once and then
@@ -7,13 +7,14 @@ each once more, so that a drift of the machine hits all of them alike.
 
 import gc
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
 import torch
 
+from dcbench_tesla import registry
 from dcbench_tesla.cell import Execution
 from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing, pivot
 from dcbench_tesla.environment import environment
@@ -26,11 +27,16 @@ from dcbench_tesla.progress import size
 from dcbench_tesla.table import aligned
 
 METHODS = ("mtt", "tesla", "tesla-exact")
+BATCH_SIZES = (10, 25, 50, 100)
+"""Of a comparison against the batch: they divide the hundred images of CIFAR-100 at IPC 1."""
+
 _STEPS = {"cpu": (1, 5, 10), "cuda": (1, 5, 10, 20, 30, 50)}
 _REPETITIONS = {"cpu": 3, "cuda": 10}
 
-KEY = [*COLUMNS, "meter", "hardware", "threads"]
+KEY = [*COLUMNS, "compiled", "meter", "hardware", "threads"]
 """The columns that tell one row from another."""
+
+COMPILED = ", compiled"
 
 _SECONDS = ("iteration_seconds", "iteration_spread_seconds", "step_seconds", "pass1_seconds", "pass2_seconds")
 
@@ -50,6 +56,7 @@ def measure(
     execution: Execution,
     *,
     repetitions: int,
+    compiled: Sequence[bool] = (False,),
     done: Callable[[], None] = lambda: None,
     keep: Keep = keep_nothing,
 ) -> pd.DataFrame:
@@ -57,8 +64,9 @@ def measure(
 
     A row has the median and the interquartile range of ``repetitions`` iterations, and the medians of their passes. A
     point that needs more memory than is free is not run: it is a row without seconds whose status says so; likewise
-    where a GPU's memory ended. ``done`` is called ``repetitions + 1`` times a point, the warm-up being one; ``keep``
-    with the rows of those that take turns, once they have.
+    where a GPU's memory ended. ``compiled``: whether methods that can are compiled; both: as two rows, that take turns.
+    ``done`` is called ``repetitions + 1`` times a row, the warm-up being one; ``keep`` with the rows of those that take
+    turns, once they have.
 
     Raises:
         UsageError: an unknown method or data set, a point that cannot be, or fewer repetitions than one.
@@ -74,13 +82,15 @@ def measure(
     rows = []
     with older_objects_kept():
         # all of them before the first one runs: what cannot be is told now and not after hours
-        groups = [[_Timed(point, device, meter) for point in group] for group in _groups(wanted)]
+        groups = [
+            [_Timed(point, how, device, meter) for point, how in variants(group, compiled)] for group in _groups(wanted)
+        ]
         for timed in groups:
             for turn in (_Timed.warm_up, *[_Timed.repeat] * repetitions):
                 for one in timed:
                     turn(one)
                     done()
-            found = [{**asdict(one.point), **where, **one.found(), **origin} for one in timed]
+            found = [{**asdict(one.point), "compiled": one.compile, **where, **one.found(), **origin} for one in timed]
             keep(_table(found))
             rows += found
     return _table(rows)
@@ -98,11 +108,17 @@ def _groups(wanted: Iterable[Point]) -> list[list[Point]]:
     return list(groups.values())
 
 
+def variants(wanted: Iterable[Point], compiled: Sequence[bool]) -> list[tuple[Point, bool]]:
+    """Return every point with each of ``compiled``: whether it is; what cannot be compiled only as it is."""
+    found = [(p, how and registry.load_method(p.method).compiles) for p in wanted for how in compiled]
+    return list(dict.fromkeys(found))
+
+
 class _Timed:
     """A point, and what its runs took; it runs only where it fits."""
 
-    def __init__(self, point: Point, device: torch.device, meter: MemoryMeter) -> None:
-        self.point, self._device = point, device
+    def __init__(self, point: Point, compile: bool, device: torch.device, meter: MemoryMeter) -> None:
+        self.point, self.compile, self._device = point, compile, device
         prepare = point.workload(meter.device, shortened=True, chosen_for=device)
         self._needed_bytes = meter.measure(prepare).peak_bytes
         self._laps: list[PhaseClock] = []
@@ -115,15 +131,26 @@ class _Timed:
         """
         if self._needed_bytes > (free := free_bytes(self._device)):
             self._status = f"not run: needs {size(self._needed_bytes)}, {size(free)} are free"
-        self._run(self.point)
+        self._attempt(self._make_ready)
 
     def repeat(self) -> None:
         """Run once more, and note the time."""
-        self._run(self.point, self._laps.append)
+        self._attempt(lambda: self._laps.append(self._lap()))
 
-    def _run(self, point: Point, note: Callable[[PhaseClock], None] = lambda lap: None) -> None:
+    def _attempt(self, what: Callable[[], object]) -> None:
         if self._status == "ok":
-            self._status = attempt(lambda: note(_lap(point, self._device)))
+            self._status = attempt(what)
+
+    def _make_ready(self) -> None:
+        """Make the condenser once: what it compiles is kept with it. Its images change; that takes no other time."""
+        self._run = self.point.workload(self._device, compile=self.compile)()
+        self._lap()
+
+    def _lap(self) -> PhaseClock:
+        gc.collect()
+        with PhaseClock(self._device) as lap:
+            self._run()
+        return lap
 
     def found(self) -> dict[str, Any]:
         """Return the measured columns of the row."""
@@ -138,35 +165,34 @@ class _Timed:
         return found | {"repetitions": len(laps), "status": self._status}
 
 
-def _lap(point: Point, device: torch.device) -> PhaseClock:
-    """Run a point's iteration once, from its start: the same work every time, and nothing lives on between two runs."""
-    run = point.workload(device)()
-    gc.collect()
-    with PhaseClock(device) as lap:
-        run()
-    return lap
-
-
 def _median(laps: list[PhaseClock], name: Phase) -> float | None:
     """Return the median seconds of a pass, ``None`` where the method marks none."""
     seconds = [lap.phases_s[name] for lap in laps if name in lap.phases_s]
     return Timing.of(seconds).median_s if seconds else None
 
 
-def markdown(table: pd.DataFrame) -> str:
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose ``method`` says so where it was compiled: ``tesla, compiled``."""
+    names = table["method"].where(~table["compiled"].astype(bool), table["method"] + COMPILED)
+    return table.assign(method=names)
+
+
+def markdown(table: pd.DataFrame, against: str = "matching_steps") -> str:
     """Return rows on the same shapes for people: seconds of an iteration, and of its passes where methods have them.
 
-    The seconds of ``mtt``, or else of the first method, are what the others' are set in relation to.
+    The seconds of ``mtt``, or else of the first method, are what the others' are set in relation to. ``against``:
+    ``matching_steps`` or ``batch_size``.
     """
+    table = named(table)
     first, base = table.iloc[0], _base(table)
     parts = [
         f"### Seconds of one iteration, {first['dataset']}",
         f"{first['hardware']}, threads: {first['threads']}, by {first['meter']}. Median ± half of the interquartile "
         f"range; in brackets, as a multiple of {base}.",
-        _lines(seconds_table(table, base)),
+        _lines(seconds_table(table, base, against)),
     ]
     if len(with_passes := table.dropna(subset=["pass1_seconds", "pass2_seconds"])):
-        parts += ["Seconds of a matching step in pass 1 + in pass 2:", _lines(passes_table(with_passes))]
+        parts += ["Seconds of a matching step in pass 1 + in pass 2:", _lines(passes_table(with_passes, against))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -179,14 +205,14 @@ def _lines(table: list[list[str]]) -> str:
     return "\n".join(aligned(head, body))
 
 
-def seconds_table(table: pd.DataFrame, base: str) -> list[list[str]]:
+def seconds_table(table: pd.DataFrame, base: str, against: str = "matching_steps") -> list[list[str]]:
     """Return the lines of a table: seconds of an iteration, and how many times those of the method ``base`` they are.
 
     Only what took turns is compared: a method without matching steps is shown in every line, but without a ratio.
     """
-    of_base = table[table["method"] == base].dropna(subset="matching_steps").set_index("matching_steps")
-    ratio = table["iteration_seconds"] / table["matching_steps"].map(of_base["iteration_seconds"])
-    return pivot(table.assign(ratio=ratio), "matching_steps", _seconds_shown)
+    of_base = table[table["method"] == base].dropna(subset=against).set_index(against)
+    ratio = table["iteration_seconds"] / table[against].map(of_base["iteration_seconds"])
+    return pivot(table.assign(ratio=ratio), against, _seconds_shown)
 
 
 def _seconds_shown(row: Mapping[Any, Any]) -> str:
@@ -197,9 +223,9 @@ def _seconds_shown(row: Mapping[Any, Any]) -> str:
     return f"{median} ± {spread}{ratio}"
 
 
-def passes_table(table: pd.DataFrame) -> list[list[str]]:
+def passes_table(table: pd.DataFrame, against: str = "matching_steps") -> list[list[str]]:
     """Return the lines of a table: seconds a matching step of pass 1 + of pass 2."""
-    return pivot(table, "matching_steps", _passes_shown)
+    return pivot(table, against, _passes_shown)
 
 
 def _passes_shown(row: Mapping[Any, Any]) -> str:

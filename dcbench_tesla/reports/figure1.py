@@ -53,7 +53,7 @@ def panel_b() -> Panel:
 
 def _points(datasets: list[str], steps: list[int]) -> list[Point]:
     d = _declared()
-    return points(d["methods"], datasets, steps=steps, batch_size=d["batch_size"], width=d["width"])
+    return points(d["methods"], datasets, steps=steps, batch_sizes=[d["batch_size"]], width=d["width"])
 
 
 def of_points(table: pd.DataFrame, wanted: list[Point]) -> pd.DataFrame:
@@ -64,6 +64,11 @@ def of_points(table: pd.DataFrame, wanted: list[Point]) -> pd.DataFrame:
     keys = {tuple(getattr(p, name) for name in names) for p in wanted}
     found = [tuple(None if pd.isna(v) else v for v in row) in keys for row in table[names].itertuples(index=False)]
     return table[found]
+
+
+def _eager(time: pd.DataFrame) -> pd.DataFrame:
+    """The rows that were not compiled: the paper's program is not, and what is compared is the method."""
+    return time if time.empty else time[~time["compiled"].astype(bool)]
 
 
 _METERS = ("cuda", "predicted")  # the best one first
@@ -113,7 +118,7 @@ def _measured(table: pd.DataFrame) -> list[tuple[str, ...]]:
 def untimed(time: pd.DataFrame, hardware: str, threads: int) -> list[Point]:
     """Return the points of Figure 1b that were not timed on this hardware, those that did not fit among them."""
     wanted = panel_b().points
-    done = of_points(time, wanted)
+    done = _eager(of_points(time, wanted))
     if not done.empty:
         done = done[(done["hardware"] == hardware) & (done["threads"] == threads) & (done["status"] == "ok")]
     return [p for p in wanted if of_points(done, [p]).empty]
@@ -127,7 +132,7 @@ def figure_b(memory: pd.DataFrame, time: pd.DataFrame) -> pd.DataFrame:
     measured. ``paper_``: what the paper states.
     """
     wanted = panel_b().points
-    memory, time = of_points(memory, wanted), of_points(time, wanted)
+    memory, time = of_points(memory, wanted), _eager(of_points(time, wanted))
     machines = _machines(time)
     rows = [
         _row_b(point, memory, time, machine)

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dcbench_tesla.compare.files import read_csv
+from dcbench_tesla.compare.timing import COMPILED, named
 from dcbench_tesla.progress import size
 from dcbench_tesla.reports.html.parts import (
     Column,
@@ -151,6 +152,8 @@ def _figures(cost: _Cost, path: Path) -> list[Figure]:
     if not path.exists():
         return []
     table = read_csv(path, [*_NEEDED, cost.column])
+    if "compiled" in table:
+        table = named(table)
     return [*_against(cost, table, "matching_steps"), *_against(cost, table, "ipc")]
 
 
@@ -190,7 +193,7 @@ def _lines(cost: _Cost, rows: pd.DataFrame, x: str) -> list[Line]:
     for method, own in rows[rows[cost.column].notna()].groupby("method", sort=True):
         flat = bool(own[x].isna().all())
         points = [cost.point(row, 0.0 if flat else float(row[x])) for row in as_records(own)]
-        lines.append(Line(name=str(method), method=str(method), points=points, flat=flat))
+        lines.append(Line(name=str(method), method=str(method).removesuffix(COMPILED), points=points, flat=flat))
     return lines
 
 

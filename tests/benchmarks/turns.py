@@ -1,24 +1,36 @@
 """Work that takes turns, each in a process of its own, so that a drift of the machine hits all of it alike."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
+THREADS = int(os.environ.get("DCBENCH_BENCHMARK_THREADS", "1"))
 
 
 @dataclass(frozen=True)
 class Lap:
-    """What one run of a worker took."""
+    """What one run of a worker took; ``rate``: operations a second, of the machine's limit."""
 
     seconds: float
     cpu_seconds: float
     peak_resident_bytes: int
+    rate: float | None = None
+
+    @property
+    def took(self) -> float:
+        """What counts, in seconds: those of the process, which a shared machine leaves alone; on the wall of several.
+
+        Threads that wait for each other spend the process's seconds too.
+        """
+        return self.cpu_seconds if THREADS == 1 else self.seconds
 
 
 class Worker:
@@ -29,9 +41,13 @@ class Worker:
         self.laps: list[Lap] = []
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tests.benchmarks.worker", self.name]
         self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            _command(self.name),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         return self
 
@@ -55,9 +71,23 @@ class Worker:
         self.laps.clear()
 
 
-def ratio(slow: Worker, fast: Worker) -> float:
-    """Return the median, over turns, of how many times as long ``slow`` takes as ``fast``.
+def _command(name: str, *options: str) -> list[str]:
+    return [sys.executable, "-m", "tests.benchmarks.worker", name, *options]
 
-    In seconds of the processes: with one thread that is what the work takes, also where the machine is shared.
-    """
-    return statistics.median(a.cpu_seconds / b.cpu_seconds for a, b in zip(slow.laps, fast.laps, strict=True))
+
+@cache
+def operations(name: str) -> int:
+    """Return the floating-point operations of one run of a piece of work, counted in a process of its own."""
+    return int(subprocess.run(_command(name, "--count"), cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+def ratio(slow: Worker, fast: Worker) -> float:
+    """Return the median, over turns, of how many times as long ``slow`` takes as ``fast``."""
+    return statistics.median(a.took / b.took for a, b in zip(slow.laps, fast.laps, strict=True))
+
+
+def share(worker: Worker, limit: Worker) -> float:
+    """Return the median, over turns, of a worker's operations a second in parts of the machine's limit."""
+    counted = operations(worker.name)
+    rates = [lap.rate for lap in limit.laps]
+    return statistics.median(counted / lap.took / rate for lap, rate in zip(worker.laps, rates, strict=True) if rate)

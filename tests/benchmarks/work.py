@@ -5,6 +5,7 @@ on CIFAR-10: ConvNet-D3 of width 128, 100 synthetic images; images are noise and
 """
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,12 @@ from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.experts import train_epoch
 from dcbench_tesla.interface import Condenser, Problem
-from dcbench_tesla.networks import ConvNet, seeded
-from dcbench_tesla.profilers.workload import Shape, _network, _Noise, _problem
+from dcbench_tesla.methods.matching_step import CompiledStep, MatchingStep
+from dcbench_tesla.networks import ConvNet, FlatNetwork, seeded
+from dcbench_tesla.profilers.workload import Shape, _network, _Noise, _problem, workload
 from tests.benchmarks import plain
+from tests.benchmarks.limit import best_rate
+from tests.benchmarks.turns import THREADS
 
 CPU = torch.device("cpu")
 CIFAR = Shape.of("cifar10")
@@ -28,33 +32,49 @@ STEPS = int(os.environ.get("DCBENCH_BENCHMARK_STEPS", "10"))  # fewer: sooner do
 EXPERT_IMAGES = 2048
 NETWORKS, EPOCHS = 5, 4
 
+STILL = {"lr_images": 0.0, "lr_student_lr": 0.0}  # every repetition has the same images before it
+
 Run = Callable[[], object]
 
 
-def _condenser(method: str, *, ipc: int, compile: bool = False, **settings: Any) -> Condenser:
+def _condenser(method: str, *, ipc: int, **settings: Any) -> Condenser:
     kind = registry.load_method(method)
     chosen = kind.Settings(**settings)
     train = _Noise(CIFAR, REAL, CPU)
     condenser = kind(chosen)
-    condenser.setup(_problem(kind, chosen, CIFAR, ipc, _network(CIFAR, WIDTH, 0), train, Augmentation(), compile))
+    condenser.setup(_problem(kind, chosen, CIFAR, ipc, _network(CIFAR, WIDTH, 0), train, Augmentation(), False))
     return condenser
 
 
-def _matching(method: str, *, steps: int = STEPS, compile: bool = False) -> Condenser:
-    # rates of 0: every repetition has the same images before it
-    still = {"lr_images": 0.0, "lr_student_lr": 0.0}
-    return _condenser(method, ipc=BATCH // CIFAR.classes, compile=compile, steps=steps, batch_size=BATCH, **still)
+def matching(method: str, *, compile: bool = False) -> Run:
+    """One iteration of trajectory matching, as ``dcbench compare time`` runs it."""
+    sizes = {"ipc": BATCH // CIFAR.classes, "batch_size": BATCH, "width": WIDTH, "steps": STEPS}
+    return workload(method, CIFAR, **sizes, device=CPU, settings=STILL, compile=compile)()  # type: ignore[arg-type]
 
 
-def matching(method: str, *, steps: int = STEPS, compile: bool = False) -> Run:
-    """One iteration of trajectory matching as the harness makes it."""
-    condenser = _matching(method, steps=steps, compile=compile)
-    return lambda: condenser.iterate(0)
+def one_pass(number: int, *, compile: bool = False, exact: bool = False) -> Run:
+    """Pass 1 of one matching step, or pass 2; ``exact``: with the curvature that ``tesla-exact`` needs."""
+    network = FlatNetwork(_fresh)
+    step = (CompiledStep if compile else MatchingStep)(network.loss)
+    rng = torch.Generator().manual_seed(0)
+    w, y = network.initial(0), torch.arange(BATCH) % CIFAR.classes
+    x = torch.randn(BATCH, CIFAR.channels, CIFAR.side, CIFAR.side, generator=rng)
+    adjoint = torch.randn(len(w), generator=rng)
+    if number == 1:
+        return lambda: step.gradient(w, x, y)
+    return lambda: step.back(w, x, y, adjoint, through_weights=exact)
+
+
+def limit() -> Run:
+    """The best rate of the network's convolutions, in operations a second."""
+    images = torch.randn(BATCH, CIFAR.channels, CIFAR.side, CIFAR.side)
+    network, clock = _fresh(), time.process_time if THREADS == 1 else time.perf_counter
+    return lambda: best_rate(network, images, clock)
 
 
 def plain_matching(method: str) -> Run:
     """The same iteration in a plain loop: ``mtt`` unrolled, ``tesla`` in two passes."""
-    condenser = _matching(method)
+    condenser = _condenser(method, ipc=BATCH // CIFAR.classes, steps=STEPS, batch_size=BATCH)
     problem: Problem = condenser.problem  # type: ignore[attr-defined]
     images, labels = condenser.state_dict()["value.images"], problem.hard_labels()
     assert problem.experts is not None
@@ -126,6 +146,13 @@ def plain_class_matching(method: str) -> Run:
 
 
 WORK: dict[str, Callable[[], Run]] = {
+    "limit": limit,
+    "pass 1": lambda: one_pass(1),
+    "pass 1, compiled": lambda: one_pass(1, compile=True),
+    "pass 2": lambda: one_pass(2),
+    "pass 2, compiled": lambda: one_pass(2, compile=True),
+    "pass 2, exact": lambda: one_pass(2, exact=True),
+    "pass 2, exact, compiled": lambda: one_pass(2, exact=True, compile=True),
     "mtt": lambda: matching("mtt"),
     "mtt, plain": lambda: plain_matching("mtt"),
     "tesla": lambda: matching("tesla"),

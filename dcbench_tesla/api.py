@@ -198,7 +198,7 @@ def run(
         memory_budget: bytes, or a size such as ``"40GiB"``: what is predicted to need more is not begun, and graphs are
             kept as far as it goes (``keep_graphs``).
         log: ``tensorboard``, ``wandb`` or both: where the metrics of every iteration go besides ``metrics.jsonl``.
-        compile: whether the matching step of ``tesla`` and ``tesla-exact`` is compiled: ``on``, ``off``, or ``auto``,
+        compile: whether matching steps and training of ConvNets are compiled: ``on``, ``off``, or ``auto``,
             where the run is long enough to gain by it.
         force: start over.
         quiet: show no progress.

@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from dcbench_tesla import registry
+from dcbench_tesla.compiling import compile_training
 from dcbench_tesla.config import CellConfig, DataSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
@@ -41,14 +42,16 @@ if TYPE_CHECKING:
 
 
 COMPILE = ("auto", "on", "off")
+EVALUATE = "evaluate by "
+"""What the name of an evaluation's stage begins with, its evaluator following."""
 
 
 @dataclass(frozen=True)
 class Execution:
     """Where a cell computes: recorded with its results, part of no key. Equal settings promise equal bytes.
 
-    ``logs``: where its metrics go besides ``metrics.jsonl``, see :mod:`dcbench_tesla.live`. ``compile``: whether a
-    method's steps are compiled, one of :data:`COMPILE`; ``auto`` is decided when a condensation begins.
+    ``logs``: where its metrics go besides ``metrics.jsonl``, see :mod:`dcbench_tesla.live`. ``compile``: whether what
+    can be is compiled, one of :data:`COMPILE`; ``auto`` is decided when a run of the cell begins.
     """
 
     device: str
@@ -77,11 +80,12 @@ class Execution:
         return cls(device, threads or torch.get_num_threads(), backend)
 
     def apply(self) -> None:
-        """Set up PyTorch: the number of threads; on a GPU float32 that is float32 (no TF32), convolutions that repeat.
+        """Set up PyTorch: threads, compilation; on a GPU float32 that is float32 (no TF32), convolutions that repeat.
 
         Bilinear warps have no deterministic gradient on a GPU, so equal bytes are promised on a CPU only.
         """
         torch.set_num_threads(self.threads)
+        compile_training(self.compile == "on")
         if torch.device(self.device).type == "cpu":
             keep_freed_memory()
         torch.backends.cudnn.deterministic = True
@@ -412,12 +416,12 @@ class Cell:
 
     def pending(self) -> list[str]:
         """Return the stages that are to be done: ``experts``, ``condense``, ``evaluate by <name>``."""
-        todo = [f"evaluate by {e}" for e in self.config.evaluators if not self._evaluated(e)]
+        todo = [f"{EVALUATE}{e}" for e in self.config.evaluators if not self._evaluated(e)]
         return todo if not todo or self.condensed() else self._from_condensation(todo)
 
     def stages_from_scratch(self) -> list[str]:
         """Return the stages of a run that starts over; experts that are there are kept."""
-        return self._from_condensation([f"evaluate by {e}" for e in self.config.evaluators])
+        return self._from_condensation([f"{EVALUATE}{e}" for e in self.config.evaluators])
 
     def _from_condensation(self, evaluations: list[str]) -> list[str]:
         experts = self.request and not self.expert_store.complete(self.expert_count, self.request.epochs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dcbench_tesla import registry
-from dcbench_tesla.cell import Cell
+from dcbench_tesla.cell import EVALUATE, Cell
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.evaluation import accuracy
@@ -19,7 +19,8 @@ from dcbench_tesla.progress import duration
 
 LONG_S = 24 * 3600.0
 _COMPILING_S = 120.0
-_SAVED_SHARE = 0.1  # of an iteration, at least: test_compiled_against_eager in tests/benchmarks
+_SAVED_SHARE = 0.1  # of a step, at least: test_compiled_against_eager in tests/benchmarks
+_SHORT_STEPS = 500  # so few save nothing, however long each takes: not worth measuring one
 
 
 @dataclass(frozen=True)
@@ -70,27 +71,54 @@ def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_sc
                 done = 0 if from_scratch else CondenseLoop.iterations_done(cell.folder)
                 seconds["condensation"] = _iteration(cell) * (cell.iterations - done)
         else:
-            name = stage.removeprefix("evaluate by ")
+            name = stage.removeprefix(EVALUATE)
             seconds[f"evaluation by {name}"] = _evaluation(cell, name)
     return Estimate(seconds)
 
 
-def compilation_decided(cell: Cell) -> Cell:
+def compilation_decided(cell: Cell, stages: Collection[str]) -> Cell:
     """Return ``cell`` with its setting ``auto`` of compilation made ``on`` or ``off``, and say so where it is ``on``.
 
-    Compiling takes a minute or so and saves a part of every iteration: it pays for long condensations. ``auto`` is
-    ``off`` on a GPU, where neither has been measured.
+    Compiling takes a minute or so and saves a part of every step: it pays for what takes long. ``auto`` is ``off`` on a
+    GPU, where neither has been measured. ``stages``: what is to be done.
     """
     if cell.execution.compile != "auto":
         return cell
-    left = cell.iterations - CondenseLoop.iterations_done(cell.folder)
-    if not cell.method.compiles or cell.device.type != "cpu" or not left:
-        return cell.with_compilation("off")
-    saved = _SAVED_SHARE * _iteration(cell.with_compilation("off")) * left
+    eager = cell.with_compilation("off")
+    steps = {stage: _steps(cell, stage) for stage in stages if _compiles(cell, stage)}
+    if cell.device.type != "cpu" or sum(steps.values()) < _SHORT_STEPS:
+        return eager
+    epochs = _missing_epochs(cell) if "experts" in steps else 0
+    saved = _SAVED_SHARE * estimate(eager, steps, expert_epochs=epochs).total
     if saved < _COMPILING_S:
-        return cell.with_compilation("off")
-    cell.say(f"compiling the matching step: takes a minute or two, saves about {duration(saved)} (--compile off: not)")
+        return eager
+    cell.say(f"compiling steps: takes a minute or two, saves about {duration(saved)} (--compile off: not)")
     return cell.with_compilation("on")
+
+
+def _compiles(cell: Cell, stage: str) -> bool:
+    if stage == "experts":
+        return True
+    if stage == "condense":
+        return cell.method.compiles
+    return registry.load_evaluator(stage.removeprefix(EVALUATE)).compiles
+
+
+def _steps(cell: Cell, stage: str) -> int:
+    """How many SGD or matching steps a stage is to take."""
+    if stage == "experts":
+        return _missing_epochs(cell) * -(-cell.train_images // cell.config.experts.batch_size)
+    if stage == "condense":
+        left = cell.iterations - CondenseLoop.iterations_done(cell.folder)
+        return left * int(getattr(cell.config.settings, "steps", 1))
+    name = stage.removeprefix(EVALUATE)
+    evaluator = registry.load_evaluator(name)(cell.config.evaluators[name])
+    return evaluator.cost(cell.stand_in_set()) * sum(networks for _, networks in cell.schedule(name))
+
+
+def _missing_epochs(cell: Cell) -> int:
+    assert cell.request is not None, "only a method that requests experts has this stage"
+    return cell.expert_store.missing_epochs(cell.expert_count, cell.request.epochs)
 
 
 def _timed(cell: Cell, work: Callable[[], object]) -> float:

@@ -19,11 +19,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from dcbench_tesla.compiling import TrainingStep
 from dcbench_tesla.config import ExpertSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
-from dcbench_tesla.networks import cross_entropy, flatten_parameters, seeded
+from dcbench_tesla.networks import flatten_parameters, seeded
 from dcbench_tesla.seeds import generator, seed_for
 from dcbench_tesla.store import content_key, load_tensors, read_json, save_tensors, write_json
 
@@ -323,13 +324,11 @@ def train_epoch(
     """
     optimiser = torch.optim.SGD(network.parameters(), lr=settings.lr)
     rng = generator(0, "expert epoch", expert, epoch)
-    losses = []
+    step, losses = TrainingStep(network), []
     for indices in torch.randperm(len(train), generator=rng).split(settings.batch_size):
         images = train.inputs(indices)
         images = augmentation(images, augmentation.draw(len(images), images.shape[-1], rng))
-        loss = cross_entropy(network(images), train.labels[indices].to(images.device))
-        optimiser.zero_grad()
-        loss.backward()
+        loss = step(images, train.labels[indices].to(images.device))
         optimiser.step()
-        losses.append(loss.detach() * len(indices))
+        losses.append(loss * len(indices))
     return float(torch.stack(losses).sum() / len(train))

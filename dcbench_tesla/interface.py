@@ -234,11 +234,14 @@ class Evaluator(ABC):
 
     Registered in the entry-point group ``dcbench.evaluators``. ``version`` is raised whenever the same settings give
     another result. ``on_the_way``: whether it also tests the sets of iterations on the way (``evaluation.every``), or
-    only the last one. Settings with a field ``networks`` say how many it trains; 0: as ``evaluation.networks`` says.
+    only the last one. ``compiles``: whether a run that compiles what it can compiles its training
+    (:class:`~dcbench_tesla.compiling.TrainingStep`). Settings with a field ``networks`` say how many it trains; 0: as
+    ``evaluation.networks`` says.
     """
 
     version: ClassVar[int] = 1
     on_the_way: ClassVar[bool] = True
+    compiles: ClassVar[bool] = False
     Settings: ClassVar[type[Settings]] = Settings
 
     def __init__(self, settings: Any) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dcbench_tesla.cell import Cell
+from dcbench_tesla import registry
+from dcbench_tesla.cell import EVALUATE, Cell
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.estimate import compilation_decided
@@ -30,7 +31,6 @@ from dcbench_tesla.rows import drop_settled_failure
 from dcbench_tesla.sheet import write_sheet
 from dcbench_tesla.store import content_key, write_json, writing
 
-EVALUATE = "evaluate by "
 _LOCK = ".lock"
 
 
@@ -91,8 +91,8 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
                 for name in cell.config.evaluators:
                     shutil.rmtree(cell.records(name), ignore_errors=True)
             cell.execution.apply()
-            if "condense" in stages:
-                cell = compilation_decided(cell)
+            cell = compilation_decided(cell, stages)
+            cell.execution.apply()
             _record_start(cell)
             for stage in stages:
                 _run_stage(cell, stage)
@@ -162,6 +162,11 @@ def _where(cell: Cell) -> dict[str, Any]:
     return {"hardware": environment["hardware"], "environment": environment}
 
 
+def _compiled(cell: Cell, can_be: bool) -> dict[str, bool]:
+    """The column of a row that was computed by compiled code; none in others."""
+    return {"compiled": True} if can_be and cell.execution.compile == "on" else {}
+
+
 def cell_facts(cell: Cell) -> dict[str, Any]:
     """Return the columns that all rows of a cell share, but where it was computed."""
     c = cell.config
@@ -180,14 +185,15 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
     if cell.workspace.row("experts", key) is None:
         facts = {"identity": store.recipe.identity, "experts": count, "epochs": epochs}
         trained = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
-        cell.workspace.write_row("experts", key, {**_data_facts(cell), **_where(cell), **facts, **trained})
+        compiled = _compiled(cell, True)
+        cell.workspace.write_row("experts", key, {**_data_facts(cell), **_where(cell), **facts, **trained, **compiled})
 
 
 def _condense(cell: Cell) -> None:
     done = CondenseLoop.iterations_done(cell.folder)
     cell.check_snapshots(min(done, cell.iterations - 1))
     condenser = cell.method(cell.config.settings)
-    compiled = cell.execution.compile == "on" and condenser.compiles
+    compiled = _compiled(cell, condenser.compiles)
     experts = StoredExperts(cell.expert_store, cell.expert_count, cell.device) if cell.request else None
     condenser.setup(cell.problem(experts))
     with ExitStack() as stack:
@@ -220,7 +226,7 @@ def _condense(cell: Cell) -> None:
         "iterations": cell.iterations,
         "condense_seconds": round(loop.seconds, 3),
         "peak_bytes": loop.peak_bytes,
-        **({"compiled": True} if compiled else {}),
+        **compiled,
         **cell.memory_facts,
         "learned_lr": final.lr,
         "distilled_images": len(final),
@@ -267,5 +273,6 @@ def _evaluate(cell: Cell, name: str) -> None:
     with bar(f"{cell.config.method}: evaluate by {name}", total, unit="network", quiet=cell.quiet) as shown:
         sets = [(i, networks, partial(DistilledSet.load, cell.snapshot_path(i))) for i, networks in schedule]
         columns = evaluation.run(sets, shown)
-    row = {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns}
+    compiled = _compiled(cell, registry.load_evaluator(name).compiles)
+    row = {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns, **compiled}
     cell.workspace.write_row("evaluate", cell.evaluation_key(name), row)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import DistilledSet, Settings
@@ -40,6 +41,7 @@ class ConvNetSettings(Settings):
 class ConvNetEvaluator(TrainedNetwork):
     """ConvNet by the published recipe: SGD with momentum, 1000 epochs with DSA, the learned lr where there is one."""
 
+    compiles: ClassVar[bool] = True
     Settings = ConvNetSettings
     settings: ConvNetSettings
 

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcbench_tesla.compiling import TrainingStep
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DivergedError
 from dcbench_tesla.interface import Evaluator
-from dcbench_tesla.networks import cross_entropy, seeded
+from dcbench_tesla.networks import seeded
 from dcbench_tesla.seeds import generator
 
 
@@ -93,16 +94,14 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> n
     network.train()
     optimiser = recipe.start(network, 0)
     assert optimiser is not None, "a recipe starts with an optimiser"
-    loss = torch.zeros(())
+    step, loss = TrainingStep(network), torch.zeros(())
     for epoch in range(recipe.epochs):
         optimiser = recipe.start(network, epoch) or optimiser
         recipe.adjust(optimiser, epoch)
         rng = generator(seed, "evaluation epoch", epoch)
         for indices in recipe.batches(torch.randperm(len(data), generator=rng)):
             images, labels = data.batch(indices, rng)
-            loss = cross_entropy(network(images), labels)
-            optimiser.zero_grad()
-            loss.backward()
+            loss = step(images, labels)
             optimiser.step()
     if not torch.isfinite(loss):
         raise DivergedError(

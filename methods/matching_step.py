@@ -14,7 +14,6 @@ those tried on a CPU.
 Shapes: P parameters; ``w``, ``a``, ``g`` and ``u`` are ``(P,)``, ``x`` and ``y`` any that the loss accepts.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,10 +23,10 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from dcbench_tesla.compiling import CompiledFunctions, Function
 from dcbench_tesla.errors import UsageError
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-_Function = Callable[..., tuple[Tensor, ...]]
 
 
 class Built(NamedTuple):
@@ -102,8 +101,8 @@ class MatchingStep:
 class CompiledStep(MatchingStep):
     """:class:`MatchingStep`, compiled for the shapes of its first call; other shapes are compiled when they come.
 
-    Where the compiler fails (none is installed, an operation it does not know) one warning says so, and the step goes
-    on eagerly (``given_up``). A meter of live tensors sees none of what compiled code allocates, and is refused.
+    Where the compiler fails the step goes on eagerly, see :class:`~dcbench_tesla.compiling.CompiledFunctions`. A meter
+    of live tensors sees none of what compiled code allocates, and is refused.
 
     Raises:
         UsageError: it is called while tensors are counted or made up (a dispatch mode).
@@ -111,8 +110,7 @@ class CompiledStep(MatchingStep):
 
     def __init__(self, loss: Loss) -> None:
         super().__init__(loss)
-        self._compiled: dict[object, _Function] = {}
-        self.given_up = False
+        self._functions = CompiledFunctions("the matching step")
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See :meth:`MatchingStep.gradient`."""
@@ -140,42 +138,11 @@ class CompiledStep(MatchingStep):
         derivative: Tensor = torch.func.jvp(lambda v: self.loss(v, x, y), (w,), (a,))[1]
         return derivative
 
-    def _run(self, what: object, function: _Function, *arguments: Tensor) -> tuple[Tensor, ...] | None:
+    def _run(self, what: object, function: Function, *arguments: Tensor) -> tuple[Tensor, ...] | None:
         """Run ``function`` compiled; ``None`` where it cannot be."""
         if is_in_torch_dispatch_mode():
             raise UsageError(
                 "live tensors of compiled steps cannot be counted: measure the eager program (--compile off), or take "
                 "the allocator's peak (--meter cuda)."
             )
-        if self.given_up:
-            return None
-        key = (what, *((t.shape, t.dtype, t.device) for t in arguments))
-        if key not in self._compiled:
-            return self._compile(key, function, *arguments)
-        return self._compiled[key](*arguments)
-
-    def _compile(self, key: object, function: _Function, *arguments: Tensor) -> tuple[Tensor, ...] | None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # what PyTorch says of its own modules
-                compiled = torch.compile(_with_own_code(function), fullgraph=True, dynamic=False)
-                found: tuple[Tensor, ...] = compiled(*arguments)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a compiler may raise
-            self.given_up = True
-            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-            warnings.warn(f"the matching step could not be compiled and runs eagerly: {reason}", stacklevel=2)
-            return None
-        self._compiled[key] = compiled
-        return found
-
-
-def _with_own_code(function: _Function) -> _Function:
-    """Return ``function`` under a code object of its own: dynamo counts compilations by code, and gives up at eight."""
-
-    def run(*given: Tensor) -> tuple[Tensor, ...]:
-        return function(*given)
-
-    run.__code__ = run.__code__.replace()
-    return run
+        return self._functions.run(what, function, *arguments)

@@ -143,7 +143,7 @@ compile_option = click.option(
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
-    help="Compile the matching step of tesla and tesla-exact (auto: where the run is long enough to gain by it).",
+    help="Compile matching steps of tesla and tesla-exact, and ConvNet's training (auto: where a run is long enough).",
 )
 log_option = click.option(
     "--log",

@@ -42,6 +42,13 @@ def test_a_pass_of_one_step_against_the_machine(compare: Compare, work: str) -> 
     assert found.of_limit >= 0.5
 
 
+@pytest.mark.parametrize("work", ["expert epoch", "evaluation"])
+def test_training(compare: Compare, work: str) -> None:
+    found = compare(f"{work}, compiled", work, f"{work}, plain")
+    assert found.speed(work) >= 1.05
+    assert found.speed(f"{work}, plain") >= 1.5
+
+
 @pytest.mark.parametrize("work", ["expert epoch", "evaluation", "dm", "dsa"])
-def test_the_rest(compare: Compare, work: str) -> None:
+def test_eager_work_against_plain(compare: Compare, work: str) -> None:
     assert compare(work, f"{work}, plain").speed(f"{work}, plain") >= 1.5

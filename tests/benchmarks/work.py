@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dcbench_tesla import registry
+from dcbench_tesla.compiling import compile_training
 from dcbench_tesla.config import ExpertSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import DistilledSet
@@ -88,8 +89,9 @@ def _fresh() -> ConvNet:
         return ConvNet(CIFAR.channels, CIFAR.classes, CIFAR.side, WIDTH)
 
 
-def expert_epoch() -> Run:
+def expert_epoch(*, compile: bool = False) -> Run:
     """An epoch of an expert on 2,048 images."""
+    compile_training(compile)
     train = _Noise(CIFAR, EXPERT_IMAGES // CIFAR.classes + 1, CPU)
     network, settings = _fresh(), ExpertSettings()
     return lambda: train_epoch(network, train, settings, Augmentation(), 0, 0)
@@ -109,8 +111,9 @@ def _distilled() -> DistilledSet:
     return problem.distilled(problem.train.inputs(problem.draw_real("images")), problem.hard_labels())
 
 
-def evaluation() -> Run:
+def evaluation(*, compile: bool = False) -> Run:
     """Five networks trained on 100 images, four epochs each."""
+    compile_training(compile)
     distilled, kind = _distilled(), registry.load_evaluator("convnet")
     make: Any = kind.Settings
     evaluator = kind(make(width=WIDTH, epochs=EPOCHS, lr=0.01))
@@ -161,8 +164,10 @@ WORK: dict[str, Callable[[], Run]] = {
     "tesla-exact": lambda: matching("tesla-exact"),
     "tesla-exact, compiled": lambda: matching("tesla-exact", compile=True),
     "expert epoch": expert_epoch,
+    "expert epoch, compiled": lambda: expert_epoch(compile=True),
     "expert epoch, plain": plain_expert_epoch,
     "evaluation": evaluation,
+    "evaluation, compiled": lambda: evaluation(compile=True),
     "evaluation, plain": plain_evaluation,
     "dm": lambda: class_matching("dm"),
     "dm, plain": lambda: plain_class_matching("dm"),

@@ -5,7 +5,7 @@ For every line on standard input it runs the work once, and answers with a line 
 a cell does (:class:`Execution`), ``plain`` as a script does: nothing is set but the number of threads.
 
 With ``--count`` it answers with the number of operations of one run, and ends: a compiled step is run uncompiled for
-that, the same functions.
+that, the same functions; training runs uncompiled under a dispatch mode by itself.
 """
 
 import json

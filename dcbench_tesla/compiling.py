@@ -1,0 +1,127 @@
+"""What is compiled with ``torch.compile``: functions of tensors that a run repeats, one graph for every shape.
+
+:class:`CompiledFunctions` is what the methods' matching steps and :class:`TrainingStep` share. What was compiled is
+kept on disk between runs, in the folder ``compiled`` of dcbench's cache, or where ``TORCHINDUCTOR_CACHE_DIR`` says.
+"""
+
+import copy
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+from platformdirs import user_cache_path
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from dcbench_tesla.networks import ConvNet, FlatNetwork, cross_entropy
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+class CompiledFunctions:
+    """Runs functions compiled for the shapes of their first call; other shapes are compiled when they come.
+
+    Where the compiler fails (none is installed, an operation it does not know) one warning says so, and from then on
+    nothing is run compiled (``given_up``). ``what``: their name in that warning.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.compiled: dict[object, Function] = {}
+        self.given_up = False
+
+    def run(self, name: object, function: Function, *arguments: Tensor) -> tuple[Tensor, ...] | None:
+        """Run ``function``, which ``name`` tells from others, compiled; ``None`` where it cannot be."""
+        if self.given_up:
+            return None
+        key = (name, *((t.shape, t.dtype, t.device) for t in arguments))
+        if key not in self.compiled:
+            return self._compile(key, function, *arguments)
+        return self.compiled[key](*arguments)
+
+    def _compile(self, key: object, function: Function, *arguments: Tensor) -> tuple[Tensor, ...] | None:
+        _keep_between_runs()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # what PyTorch says of its own modules
+                compiled = torch.compile(_with_own_code(function), fullgraph=True, dynamic=False)
+                found: tuple[Tensor, ...] = compiled(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler may raise
+            self.given_up = True
+            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            warnings.warn(f"{self.what} could not be compiled and runs eagerly: {reason}", stacklevel=2)
+            return None
+        self.compiled[key] = compiled
+        return found
+
+
+def _with_own_code(function: Function) -> Function:
+    """Return ``function`` under a code object of its own: dynamo counts compilations by code, and gives up at eight."""
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        return function(*given)
+
+    run.__code__ = run.__code__.replace()
+    return run
+
+
+def _keep_between_runs() -> None:
+    """Name a folder that outlives the machine's next start; PyTorch's own is a temporary one."""
+    folder = user_cache_path("dcbench") / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+# Plain variables of the module, as PyTorch's own switches are: see Execution.apply.
+_training_is_compiled = False
+_of_networks: dict[str, CompiledFunctions] = {}
+
+
+def compile_training(on: bool) -> None:
+    """Say whether steps of training that are made from now on are compiled."""
+    global _training_is_compiled
+    _training_is_compiled = on
+
+
+class TrainingStep:
+    """The mean cross-entropy of a network on a batch, and its gradient, left in the parameters' ``grad``.
+
+    Compiled where :func:`compile_training` says so and the network is a :class:`~dcbench_tesla.networks.ConvNet`, which
+    has parameters and nothing else that training would change; networks of one shape share what is compiled. Under a
+    meter of live tensors it is eager: meters follow the eager program.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._parameters = list(network.parameters())
+        self._functions: CompiledFunctions | None = None
+        if _training_is_compiled and isinstance(network, ConvNet):
+            self._functions = _of_networks.setdefault(repr(network), CompiledFunctions("the step of training"))
+            self._loss = FlatNetwork(lambda: copy.deepcopy(network).to("meta")).loss
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss, detached."""
+        if self._functions is not None and not is_in_torch_dispatch_mode():
+            theta = torch.cat([p.detach().reshape(-1) for p in self._parameters])
+            found = self._functions.run("training", torch.func.grad_and_value(self._loss), theta, images, labels)
+            if found is not None:
+                return self._take(*found)
+        for p in self._parameters:
+            p.grad = None
+        loss = cross_entropy(self._network(images), labels)
+        loss.backward()
+        return loss.detach()
+
+    def _take(self, gradient: Tensor, loss: Tensor) -> Tensor:
+        parts = gradient.split([p.numel() for p in self._parameters])
+        for p, part in zip(self._parameters, parts, strict=True):
+            p.grad = part.view_as(p)
+        return loss

@@ -139,6 +139,7 @@ class Session:
             quiet=self.quiet,
             from_scratch=from_scratch,
             shared_splits=self._splits,
+            data_dir=self._data_dir,
         )
 
     def release(self) -> None:

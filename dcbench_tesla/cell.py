@@ -98,6 +98,7 @@ class Cell:
 
     ``execution``: where to compute; a cell that was begun keeps what it was begun with, unless it is to run
     ``from_scratch``. ``shared_splits``: prepared images by key, for cells that use the same ones.
+    ``data_dir``: where the data set lies, for other processes.
 
     Raises:
         UsageError: IPC is less than 1, or more than the smallest class has training images; the images are too large
@@ -114,8 +115,10 @@ class Cell:
         quiet: bool = False,
         from_scratch: bool = False,
         shared_splits: dict[str, Splits] | None = None,
+        data_dir: Path | None = None,
     ) -> None:
         self.config, self.dataset, self.workspace, self.quiet = config, dataset, workspace, quiet
+        self.data_dir = data_dir
         self.method: type[Condenser] = registry.load_method(config.method)
         self.request: ExpertRequest | None = self.method.expert_request(config.settings)
         self._check_ipc()

@@ -22,6 +22,7 @@ from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.estimate import compilation_decided
 from dcbench_tesla.evaluation import Accuracy, Evaluation
+from dcbench_tesla.expert_processes import processes, train_at_once
 from dcbench_tesla.experts import StoredExperts
 from dcbench_tesla.interface import Condenser
 from dcbench_tesla.live import MetricLog, open_log
@@ -179,12 +180,17 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
     cell.execution.apply()
     store, total = cell.expert_store, count * epochs
     done = total - store.missing_epochs(count, epochs)
+    at_once = processes(cell, count, epochs)
     with bar("experts", total, done=done, unit="epoch", quiet=cell.quiet) as shown:
-        seconds = store.ensure(count, epochs, cell.splits.train, shown)
+        if at_once:
+            seconds = train_at_once(cell, count, epochs, at_once, shown)
+        else:
+            seconds = store.ensure(count, epochs, cell.splits.train, shown)
     key = content_key({"experts": store.recipe.key, "count": count, "epochs": epochs})
     if cell.workspace.row("experts", key) is None:
         facts = {"identity": store.recipe.identity, "experts": count, "epochs": epochs}
-        trained = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
+        trained: dict[str, Any] = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
+        trained |= {"processes": at_once} if at_once else {}
         compiled = _compiled(cell, True)
         cell.workspace.write_row("experts", key, {**_data_facts(cell), **_where(cell), **facts, **trained, **compiled})
 

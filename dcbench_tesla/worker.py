@@ -52,7 +52,7 @@ def _log(text: str) -> None:
     say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
 
-def _stop_with_stdin() -> None:
+def stop_with_stdin() -> None:
     """Stop as SIGTERM does when standard input ends: when whoever holds its other end is gone, even by ``kill -9``."""
 
     def watch() -> None:
@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
     arguments = parser.parse_args()
     if arguments.stop_with_stdin:
-        _stop_with_stdin()
+        stop_with_stdin()
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm tells all processes of a job; who started this one acts on it
     try:
         job = FrozenJob.read(arguments.job)

@@ -90,7 +90,7 @@ COMMAND_LINE = {
     **{
         f"reproduce {what}": [
             *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out"),
-            *("--backend", "--jobs", "--timeout", "--backend-option", "--log", "--force"),
+            *("--backend", "--jobs", "--timeout", "--backend-option", "--log", "--compile", "--force"),
         ]
         for what in ("table1", "table2", "table3", "figure2", "all")
     },

@@ -2,19 +2,22 @@
 
 import multiprocessing
 import os
+import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from dcbench_tesla import expert_processes
 from dcbench_tesla.api import Session
 from dcbench_tesla.cell import Cell
 from dcbench_tesla.config import ExpertSettings, parse_set, resolve
 from dcbench_tesla.data.augmentation import Augmentation
-from dcbench_tesla.errors import CorruptFileError, DivergedError
+from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError
 from dcbench_tesla.experts import ExpertStore, StoredExperts, train_epoch
 from dcbench_tesla.networks import flatten_parameters, seeded
 from dcbench_tesla.runner import train_experts
@@ -217,6 +220,59 @@ def test_two_processes_want_the_same_experts_at_once(tmp_path: Path) -> None:
     alone = cell(tmp_path / "alone")
     ensure(alone, 3, 4)
     assert contents(tmp_path / "alone") == contents(out)
+
+
+@pytest.fixture
+def side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expert_processes, "_MANY_IMAGES", 1)
+
+
+def with_threads(out: Path, threads: int, *assignments: str) -> Cell:
+    made = cell(out, *assignments)
+    made.execution = replace(made.execution, threads=threads)
+    return made
+
+
+def test_experts_side_by_side_are_those_of_one_process(tmp_path: Path, side_by_side: None) -> None:
+    made = with_threads(tmp_path / "both", 2, "experts.count=2")
+    assert expert_processes.processes(made, 2, 3) == 2
+    train_experts(made, 2, 3)
+    (row,) = [read_json(path) for path in (tmp_path / "both" / "rows").iterdir()]
+    assert (row["processes"], row["trained_epochs"], row["environment"]["threads"]) == (2, 6, 2)
+    train_experts(with_threads(tmp_path / "alone", 1, "experts.count=2"), 2, 3)
+    assert contents(tmp_path / "alone") == contents(tmp_path / "both")
+    assert expert_processes.processes(made, 2, 3) == 0  # they are there
+
+
+def test_when_experts_are_trained_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = with_threads(tmp_path, 4)
+    assert expert_processes.processes(made, 2, 3) == 0  # too short
+    monkeypatch.setattr(expert_processes, "_MANY_IMAGES", 1)
+    assert [expert_processes.processes(made, count, 3) for count in (1, 2, 3, 5)] == [0, 2, 4, 4]
+    assert [expert_processes.threads_of_each(made, count) for count in (1, 2, 3, 5)] == [4, 2, 1, 1]
+    assert expert_processes.processes(with_threads(tmp_path, 1), 5, 3) == 0
+    assert expert_processes.processes(made.planned({}, {"memory_budget_bytes": 1}), 5, 3) == 0
+    monkeypatch.setattr(expert_processes, "free_bytes", lambda device: 1000)
+    assert expert_processes.processes(made, 5, 3) == 1  # no room for two; the threads of each stay
+
+
+def test_an_expert_that_diverges_beside_others_is_told(tmp_path: Path, side_by_side: None) -> None:
+    made = with_threads(tmp_path, 2, "experts.lr=1e30", "experts.count=2")
+    with pytest.raises(DivergedError, match=r"expert \d diverged in epoch \d+: lower experts\.lr"):
+        train_experts(made, 2, 2)
+
+
+def test_a_process_that_is_killed_is_told(tmp_path: Path, side_by_side: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = expert_processes._start
+
+    def killed(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
+        worker = start(command, environment)
+        worker.kill()
+        return worker
+
+    monkeypatch.setattr(expert_processes, "_start", killed)
+    with pytest.raises(DcbenchError, match="was killed"):
+        train_experts(with_threads(tmp_path, 2, "experts.count=2"), 2, 2)
 
 
 # ---------------------------------------------------------------------------------------------------- what goes wrong

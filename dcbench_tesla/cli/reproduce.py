@@ -13,6 +13,7 @@ from dcbench_tesla.cli.common import (
     Failure,
     Group,
     backend_options,
+    compile_option,
     damaged_rows_told,
     data_dir_option,
     device_option,
@@ -46,7 +47,7 @@ def reproduce() -> None:
     """
 
 
-_HOW_TO_RUN = ("device", "data_dir", "backend", "at_once", "timeout", "backend_settings", "logs")
+_HOW_TO_RUN = ("device", "data_dir", "backend", "at_once", "timeout", "backend_settings", "logs", "compile")
 _part_options = options(
     *part_options,
     click.option("--run", "run_missing", is_flag=True, help="Run what is missing of this part first."),
@@ -55,6 +56,7 @@ _part_options = options(
     out_option,
     *backend_options,
     log_option,
+    compile_option,
     click.option("--force", is_flag=True, help="Replace a table that has what is not on record any more."),
 )
 
@@ -250,6 +252,7 @@ def _reproduce(
     out: Path,
     force: bool,
     logs: tuple[str, ...],
+    compile: str,
     **backend: Any,
 ) -> None:
     """Run what is missing of a part, if asked; print the part, and write the whole."""
@@ -282,7 +285,8 @@ def _reproduce(
         say(text)
     failed = None
     if where:
-        session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs))
+        execution = replace(where.execution, logs=wanted_logs, compile=compile)
+        session = Session(out, data_dir=data_dir, execution=execution)
         failed = _run_missing(configs, where, session, data_dir)
     with damaged_rows_told(out, ("condense", "evaluate")):
         made = report(declaration, workspace, part)

@@ -471,6 +471,14 @@ def describe_network(dataset: Dataset, settings: NetworkSettings) -> dict[str, A
 
 
 def hashed_settings(settings: Settings, without_effect: Collection[str]) -> dict[str, Any]:
-    """Return the settings that define a result: not those marked ``execution``, not those without effect."""
-    fields = (f for f in dataclasses.fields(settings) if not f.metadata.get("execution"))
-    return {f.name: getattr(settings, f.name) for f in fields if f.name not in without_effect}
+    """Return the settings that define a result: not those marked ``execution``, not those without effect.
+
+    Those marked ``later`` came when there were results already: they count where they are not as they were before.
+    """
+    found = {}
+    for field in dataclasses.fields(settings):
+        value, about = getattr(settings, field.name), field.metadata
+        as_before = about.get("later") and value == field.default
+        if not about.get("execution") and not as_before and field.name not in without_effect:
+            found[field.name] = value
+    return found

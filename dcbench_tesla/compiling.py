@@ -36,24 +36,29 @@ class CompiledFunctions:
         if self.given_up:
             return None
         key = (name, *((t.shape, t.dtype, t.device) for t in arguments))
-        if key not in self.compiled:
-            return self._compile(key, function, *arguments)
-        return self.compiled[key](*arguments)
-
-    def _compile(self, key: object, function: Function, *arguments: Tensor) -> tuple[Tensor, ...] | None:
-        _keep_between_runs()
+        graphs = arguments[0].is_cuda
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # what PyTorch says of its own modules
-                compiled = torch.compile(_with_own_code(function), fullgraph=True, dynamic=False)
-                found: tuple[Tensor, ...] = compiled(*arguments)
+            if graphs:
+                torch.compiler.cudagraph_mark_step_begin()
+            found = self.compiled[key](*arguments) if key in self.compiled else self._first(key, function, *arguments)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a compiler may raise
+        except Exception as error:  # whatever a compiler may raise, and CUDA graphs, which are recorded at a later call
             self.given_up = True
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             warnings.warn(f"{self.what} could not be compiled and runs eagerly: {reason}", stacklevel=2)
             return None
+        # the next call writes where a CUDA graph left its results
+        return tuple(t.clone() for t in found) if graphs else found
+
+    def _first(self, key: object, function: Function, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """Compile ``function`` and run it; on a GPU as CUDA graphs, which launch all kernels of a step at once."""
+        _keep_between_runs()
+        mode = "reduce-overhead" if arguments[0].is_cuda else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what PyTorch says of its own modules
+            compiled = torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, mode=mode)
+            found: tuple[Tensor, ...] = compiled(*arguments)
         self.compiled[key] = compiled
         return found
 

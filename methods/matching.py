@@ -28,6 +28,7 @@ from dcbench_tesla.interface import (
     Settings,
 )
 from dcbench_tesla.networks import FlatNetwork
+from dcbench_tesla.precision import check_precision, computing_in
 from dcbench_tesla.profilers import origin
 
 from .matching_step import CompiledStep, MatchingStep
@@ -54,6 +55,8 @@ class MatchingSettings(Settings):
     ``labels``: ``hard``; ``target``: softmax of the sampled expert at the target epoch (TESLA Section 3.4); ``last``:
     of the sampled expert at ``last_epoch``; ``learned``: optimised with the images at rate ``lr_labels``, in the
     space ``label_space`` of ``logits`` or ``probabilities``.
+
+    ``precision``: of the matching steps, ``float32``, ``tf32`` or ``bf16``, see :mod:`dcbench_tesla.precision`.
     """
 
     iterations: int = 5000
@@ -70,6 +73,7 @@ class MatchingSettings(Settings):
     label_space: str = "logits"
     lr_labels: float = 1.0
     last_epoch: int = 50
+    precision: str = field(default="float32", metadata={"later": True})
 
     def __post_init__(self) -> None:
         for name in ("iterations", "steps", "expert_epochs", "max_start_epoch"):
@@ -89,6 +93,7 @@ class MatchingSettings(Settings):
             raise unknown_name("kind of labels", self.labels, get_args(Labels))
         if self.label_space not in get_args(LabelSpace):
             raise unknown_name("label space", self.label_space, get_args(LabelSpace))
+        check_precision(self.precision)
 
     def inert(self) -> Mapping[str, str]:
         """The settings of labels that are not learned, or do not come from the last epoch."""
@@ -155,8 +160,13 @@ class TrajectoryMatching(Condenser):
         return few, settings.steps / steps
 
     def setup(self, problem: Problem) -> None:
-        """Start from real images, b and the labels as the settings say, and momentum at rest."""
+        """Start from real images, b and the labels as the settings say, and momentum at rest.
+
+        Raises:
+            UsageError: the device does not have the precision.
+        """
         s = self.settings
+        check_precision(s.precision, problem.device)
         self.problem = problem
         self._network = FlatNetwork(problem.build_network)
         self._step = (CompiledStep if problem.compile and self.compiles else MatchingStep)(self._network.loss)
@@ -229,16 +239,17 @@ class TrajectoryMatching(Condenser):
         s = self.settings
         expert, epoch = self._draw_segment(iteration)
         batches = InnerBatches(self.problem, self._values["images"], self.labels(iteration), s, iteration)
-        result = stream_matching_gradient(
-            self._step,
-            self._experts.snapshot(expert, epoch),
-            self._experts.snapshot(expert, epoch + s.expert_epochs),
-            batches,
-            self._values["student_lr"],
-            self.mode,
-            weights=getattr(s, "weights", "auto"),
-            keep=getattr(s, "keep_graphs", 0),
-        )
+        with computing_in(s.precision, self.problem.device):
+            result = stream_matching_gradient(
+                self._step,
+                self._experts.snapshot(expert, epoch),
+                self._experts.snapshot(expert, epoch + s.expert_epochs),
+                batches,
+                self._values["student_lr"],
+                self.mode,
+                weights=getattr(s, "weights", "auto"),
+                keep=getattr(s, "keep_graphs", 0),
+            )
         found = {"images": batches.image_gradient, "student_lr": result.lr}
         if s.labels == "learned":
             found["labels"] = batches.label_gradient

@@ -58,6 +58,7 @@ COMMAND_LINE = {
         "--device",
         "--data-dir",
         "--out",
+        "--compile",
     ],
     "evaluate": [
         *("targets", "--evaluator", "--dataset", "--seed", "--preset", "--set", "--device", "--data-dir"),

@@ -409,6 +409,7 @@ def _lead(result: "CellResult", baseline: "Cell | None", evaluator: str) -> str:
     device_option,
     data_dir_option,
     out_option,
+    compile_option,
 )
 def experts(
     dataset: str,
@@ -421,11 +422,13 @@ def experts(
     device: str,
     data_dir: Path | None,
     out: Path,
+    compile: str,
 ) -> None:
     """Train expert trajectories: networks on the real images, a snapshot an epoch.
 
-    They are shared by all methods and seeds; `dcbench run` trains what it lacks by itself. Several processes (or
-    machines on one disk) may run this at the same time and share the work.
+    They are shared by all methods and seeds; `dcbench run` trains what it lacks by itself. On a CPU several experts are
+    trained at once where it takes long. Several processes (or machines on one disk) may run this at the same time and
+    share the work.
 
     \b
     Examples:
@@ -437,14 +440,17 @@ def experts(
         assignments = (*assignments, f"experts.count={count}")
     (config,) = _resolve(options, assignments, None)
     from dcbench_tesla.api import Session
+    from dcbench_tesla.cell import Execution
+    from dcbench_tesla.estimate import compilation_decided
     from dcbench_tesla.runner import train_experts
 
-    session = Session(out, data_dir=data_dir, device=device)
+    session = Session(out, data_dir=data_dir, execution=replace(Execution.resolve(device), compile=compile))
     session.workspace.check_writable()
     cell = session.cell(config, from_scratch=True)
     if cell.request is None:
         raise UsageError(f"method {method} uses no experts.")
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs must be at least 1, not {epochs}.")
-    train_experts(cell, cell.expert_count, epochs or cell.request.epochs)
-    click.echo(f"{cell.expert_count} experts of {epochs or cell.request.epochs} epochs: {cell.expert_store.folder}")
+    epochs = epochs or cell.request.epochs
+    train_experts(compilation_decided(cell, ["experts"]), cell.expert_count, epochs)
+    click.echo(f"{cell.expert_count} experts of {epochs} epochs: {cell.expert_store.folder}")

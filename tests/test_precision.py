@@ -1,0 +1,99 @@
+"""Precisions below float32: asked for, part of the key, and what they do to a gradient is measured."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from dcbench_tesla.api import Session
+from dcbench_tesla.cell import Cell
+from dcbench_tesla.cli import main
+from dcbench_tesla.config import parse_set, resolve
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.methods.matching_step import MatchingStep
+from dcbench_tesla.networks import ConvNet, FlatNetwork
+from dcbench_tesla.precision import check_precision, computing_in
+from dcbench_tesla.profilers.workload import Shape, workload
+
+CPU = torch.device("cpu")
+NETWORK = FlatNetwork(lambda: ConvNet(3, 4, 8, width=6))
+
+
+def curvature(precision: str, dtype: torch.dtype) -> Tensor:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, 8, 8, generator=rng).to(dtype)
+    w, a = NETWORK.initial(0).to(dtype), torch.randn(NETWORK.parameter_count, generator=rng).to(dtype)
+    with computing_in(precision, CPU):
+        back = MatchingStep(NETWORK.loss).back(w, x, torch.arange(5) % 4, a, through_weights=True)
+    assert back.curvature is not None
+    return back.curvature
+
+
+def test_bf16_is_rougher_than_float32_and_changes_no_float64() -> None:
+    true = curvature("float32", torch.float64)
+    errors = [
+        float((curvature(precision, torch.float32).double() - true).norm() / true.norm())
+        for precision in ("float32", "bf16")
+    ]
+    assert errors[0] < 1e-4 < 1e-3 < errors[1] < 0.5
+    assert curvature("bf16", torch.float32).dtype == torch.float32
+    assert torch.equal(curvature("bf16", torch.float64), true)
+
+
+def test_tf32_is_there_in_its_block_alone() -> None:
+    def now() -> list[Any]:
+        return [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
+
+    def fail() -> None:
+        with computing_in("tf32", torch.device("cuda")):
+            assert now() == [True, True]
+            raise RuntimeError("on the way")
+
+    before = now()
+    with pytest.raises(RuntimeError, match="on the way"):
+        fail()
+    assert now() == before
+    with computing_in("float32", torch.device("cuda")):
+        assert now() == before
+
+
+def test_what_a_device_does_not_have_is_refused() -> None:
+    check_precision("tf32", torch.device("cuda"))
+    check_precision("tf32")
+    with pytest.raises(UsageError, match="tf32 is one of GPUs"):
+        check_precision("tf32", CPU)
+    with pytest.raises(UsageError, match="Did you mean 'bf16'"):
+        check_precision("bf61")
+    with pytest.raises(UsageError, match="tf32 is one of GPUs"):
+        workload("tesla", Shape.of("digits"), width=4, device="cpu", settings={"precision": "tf32"})()
+
+
+def cell(out: Path, *assignments: str) -> Cell:
+    config = resolve("tesla", "digits", 1, preset="smoke", overrides=[parse_set(text) for text in assignments])
+    return Session(out, device="cpu", quiet=True).cell(config)
+
+
+def test_it_is_part_of_the_key_and_float32_changes_none(tmp_path: Path) -> None:
+    plain = cell(tmp_path)
+    assert "precision" not in plain.identity["settings"]  # rows from before there was a choice stay what they are
+    assert cell(tmp_path, "precision=float32").key == plain.key
+    rough = cell(tmp_path, "precision=bf16")
+    assert rough.identity["settings"]["precision"] == "bf16"
+    assert rough.key != plain.key
+    assert "precision" in rough.config.protocol or "precision" in rough.config.command
+
+
+def test_its_effect_on_a_gradient_is_measured_by_the_command(tmp_path: Path) -> None:
+    words = ["compare", "gradient", "--steps", "2", "--student-lr", "0.01", "--repetitions", "1", "--preset", "smoke"]
+    words += ["--set", "network.width=4", "--set", "data.train_images=100", "--device", "cpu", "--out", str(tmp_path)]
+    for assignments in ([], ["--set", "precision=bf16"]):
+        result = CliRunner().invoke(main, [*words, *assignments])
+        assert result.exit_code == 0, result.output
+    rows = pd.read_csv(tmp_path / "figures" / "gradient.csv")
+    chosen = rows[(rows["dtype"] == "float32") & (rows["of"] == "images") & (rows["method"] == "tesla-exact")]
+    of = {"bf16" in row["protocol"]: row["relative_error"] for row in chosen.to_dict("records")}
+    assert of[False] < 1e-3 < of[True]

@@ -126,7 +126,8 @@ class Cell:
             check_zca_size(dataset.channels, dataset.side, dataset.side)
         self.execution = execution if from_scratch else self._begun_with(execution)
         self.device = torch.device(self.execution.device)
-        self.config = dataclasses.replace(config, settings=self.method.for_device(config.settings, self.device))
+        settings = self.method.for_device(config.settings, self.device, self.smallest_class)
+        self.config = dataclasses.replace(config, settings=settings)
         self._shared_splits = {} if shared_splits is None else shared_splits
         self.memory_facts: Mapping[str, int] = {}  # columns for its row, once it is planned within a budget
 
@@ -263,9 +264,12 @@ class Cell:
         """Return device, threads and compilation of a cell that was begun, for the same bytes; else those wanted."""
         path = self.folder / "execution.json"
         half_evaluated = (n for n in self.config.evaluators if self.records(n).exists() and not self._evaluated(n))
-        if not path.exists() or (self.distilled_path.exists() and not any(half_evaluated)):
+        if not path.exists():
             return wanted
         stored = read_json(path)
+        if self.distilled_path.exists() and not any(half_evaluated):  # what comes may come elsewhere
+            decided = stored.get("compile", "off") if wanted.compile == "auto" else wanted.compile
+            return dataclasses.replace(wanted, compile=decided)
         if stored["device"] != wanted.device:
             self.say(f"{self.name} was begun on {stored['device']} and goes on there (--force starts over)")
             Execution.resolve(stored["device"])

@@ -7,6 +7,7 @@ kept on disk between runs, in the folder ``compiled`` of dcbench's cache, or whe
 import copy
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,11 @@ from platformdirs import user_cache_path
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from dcbench_tesla.errors import is_out_of_memory
 from dcbench_tesla.networks import ConvNet, FlatNetwork, cross_entropy
+
+CUDA_WARM_UP = 3
+"""Calls until a CUDA graph is replayed: it is compiled at the first, and recorded at the second."""
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -29,10 +34,17 @@ class CompiledFunctions:
     def __init__(self, what: str) -> None:
         self.what = what
         self.compiled: dict[object, Function] = {}
+        self._calls: Counter[object] = Counter()
         self.given_up = False
 
-    def run(self, name: object, function: Function, *arguments: Tensor) -> tuple[Tensor, ...] | None:
-        """Run ``function``, which ``name`` tells from others, compiled; ``None`` where it cannot be."""
+    def run(
+        self, name: object, function: Function, *arguments: Tensor, backward: bool = False
+    ) -> tuple[Tensor, ...] | None:
+        """Run ``function``, which ``name`` tells from others, compiled; ``None`` where it cannot be.
+
+        ``backward``: of the scalar that is its one result, return the gradient in the first argument, then itself.
+        PyTorch compiles that as two graphs, which beats a single one of both (``torch.func.grad_and_value``).
+        """
         if self.given_up:
             return None
         key = (name, *((t.shape, t.dtype, t.device) for t in arguments))
@@ -41,9 +53,13 @@ class CompiledFunctions:
             if graphs:
                 torch.compiler.cudagraph_mark_step_begin()
             found = self.compiled[key](*arguments) if key in self.compiled else self._first(key, function, *arguments)
-        except torch.OutOfMemoryError:
-            raise
+            if backward:
+                found = (*torch.autograd.grad(found, arguments[0]), found[0].detach())
+            self._calls[key] += 1
         except Exception as error:  # whatever a compiler may raise, and CUDA graphs, which are recorded at a later call
+            worked = self._calls[key] >= (CUDA_WARM_UP if graphs else 1)
+            if worked or is_out_of_memory(error) or (error.__cause__ and is_out_of_memory(error.__cause__)):
+                raise
             self.given_up = True
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             warnings.warn(f"{self.what} could not be compiled and runs eagerly: {reason}", stacklevel=2)
@@ -96,6 +112,11 @@ def compile_training(on: bool) -> None:
     _training_is_compiled = on
 
 
+def training_is_compiled() -> bool:
+    """Whether it is, and the compiler never failed."""
+    return _training_is_compiled and not any(functions.given_up for functions in _of_networks.values())
+
+
 class TrainingStep:
     """The mean cross-entropy of a network on a batch, and its gradient, left in the parameters' ``grad``.
 
@@ -110,13 +131,14 @@ class TrainingStep:
         self._functions: CompiledFunctions | None = None
         if _training_is_compiled and isinstance(network, ConvNet):
             self._functions = _of_networks.setdefault(repr(network), CompiledFunctions("the step of training"))
-            self._loss = FlatNetwork(lambda: copy.deepcopy(network).to("meta")).loss
+            flat = FlatNetwork(lambda: copy.deepcopy(network).to("meta"))
+            self._loss: Function = lambda theta, images, labels: (flat.loss(theta, images, labels),)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss, detached."""
         if self._functions is not None and not is_in_torch_dispatch_mode():
-            theta = torch.cat([p.detach().reshape(-1) for p in self._parameters])
-            found = self._functions.run("training", torch.func.grad_and_value(self._loss), theta, images, labels)
+            theta = torch.cat([p.detach().reshape(-1) for p in self._parameters]).requires_grad_()
+            found = self._functions.run("training", self._loss, theta, images, labels, backward=True)
             if found is not None:
                 return self._take(*found)
         for p in self._parameters:

@@ -76,19 +76,20 @@ def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_sc
     return Estimate(seconds)
 
 
-def compilation_decided(cell: Cell, stages: Collection[str]) -> Cell:
+def compilation_decided(cell: Cell, stages: Collection[str], *, expert_epochs: int | None = None) -> Cell:
     """Return ``cell`` with its setting ``auto`` of compilation made ``on`` or ``off``, and say so where it is ``on``.
 
     Compiling takes a minute or so and saves a part of every step: it pays for what takes long. ``auto`` is ``off`` on a
-    GPU, where neither has been measured. ``stages``: what is to be done.
+    GPU, where neither has been measured. ``stages``: what is to be done. ``expert_epochs``: how many the stage
+    ``experts`` has in all; those that are there count too, so that what was interrupted is decided alike.
     """
     if cell.execution.compile != "auto":
         return cell
     eager = cell.with_compilation("off")
-    steps = {stage: _steps(cell, stage) for stage in stages if _compiles(cell, stage)}
+    epochs = _all_epochs(cell) if expert_epochs is None and "experts" in stages else expert_epochs or 0
+    steps = {stage: _steps(cell, stage, epochs) for stage in stages if _compiles(cell, stage)}
     if cell.device.type != "cpu" or sum(steps.values()) < _SHORT_STEPS:
         return eager
-    epochs = _missing_epochs(cell) if "experts" in steps else 0
     saved = _SAVED_SHARE * estimate(eager, steps, expert_epochs=epochs).total
     if saved < _COMPILING_S:
         return eager
@@ -104,10 +105,10 @@ def _compiles(cell: Cell, stage: str) -> bool:
     return registry.load_evaluator(stage.removeprefix(EVALUATE)).compiles
 
 
-def _steps(cell: Cell, stage: str) -> int:
+def _steps(cell: Cell, stage: str, expert_epochs: int) -> int:
     """How many SGD or matching steps a stage is to take."""
     if stage == "experts":
-        return _missing_epochs(cell) * -(-cell.train_images // cell.config.experts.batch_size)
+        return expert_epochs * -(-cell.train_images // cell.config.experts.batch_size)
     if stage == "condense":
         left = cell.iterations - CondenseLoop.iterations_done(cell.folder)
         return left * int(getattr(cell.config.settings, "steps", 1))
@@ -116,9 +117,9 @@ def _steps(cell: Cell, stage: str) -> int:
     return evaluator.cost(cell.stand_in_set()) * sum(networks for _, networks in cell.schedule(name))
 
 
-def _missing_epochs(cell: Cell) -> int:
+def _all_epochs(cell: Cell) -> int:
     assert cell.request is not None, "only a method that requests experts has this stage"
-    return cell.expert_store.missing_epochs(cell.expert_count, cell.request.epochs)
+    return cell.expert_count * cell.request.epochs
 
 
 def _timed(cell: Cell, work: Callable[[], object]) -> float:

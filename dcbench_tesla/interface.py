@@ -168,6 +168,11 @@ class Condenser(ABC):
         self.settings = settings
 
     @property
+    def compiled(self) -> bool:
+        """Whether what it repeats runs compiled, once it was set up."""
+        return False
+
+    @property
     def iterations(self) -> int:
         """Number of iterations the core is to run: the setting of that name, 0 where there is none."""
         return int(getattr(self.settings, "iterations", 0))
@@ -178,8 +183,11 @@ class Condenser(ABC):
         return None
 
     @classmethod
-    def for_device(cls, settings: Any, device: torch.device) -> Any:
-        """Return settings with those of execution that are left to the device chosen: how many classes at once, say."""
+    def for_device(cls, settings: Any, device: torch.device, smallest_class: int) -> Any:
+        """Return settings with those of execution that are left to the device chosen: how many classes at once, say.
+
+        ``smallest_class``: how many training images the smallest class has.
+        """
         return settings
 
     @classmethod

@@ -18,11 +18,12 @@ from filelock import FileLock, Timeout
 
 from dcbench_tesla import registry
 from dcbench_tesla.cell import EVALUATE, Cell
+from dcbench_tesla.compiling import training_is_compiled
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.estimate import compilation_decided
 from dcbench_tesla.evaluation import Accuracy, Evaluation
-from dcbench_tesla.expert_processes import processes, train_at_once
+from dcbench_tesla.expert_processes import processes, threads_of_each, train_at_once
 from dcbench_tesla.experts import StoredExperts
 from dcbench_tesla.interface import Condenser
 from dcbench_tesla.live import MetricLog, open_log
@@ -163,9 +164,9 @@ def _where(cell: Cell) -> dict[str, Any]:
     return {"hardware": environment["hardware"], "environment": environment}
 
 
-def _compiled(cell: Cell, can_be: bool) -> dict[str, bool]:
+def _compiled(was: bool) -> dict[str, bool]:
     """The column of a row that was computed by compiled code; none in others."""
-    return {"compiled": True} if can_be and cell.execution.compile == "on" else {}
+    return {"compiled": True} if was else {}
 
 
 def cell_facts(cell: Cell) -> dict[str, Any]:
@@ -182,16 +183,17 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
     done = total - store.missing_epochs(count, epochs)
     at_once = processes(cell, count, epochs)
     with bar("experts", total, done=done, unit="epoch", quiet=cell.quiet) as shown:
-        if at_once:
+        if at_once > 1:
             seconds = train_at_once(cell, count, epochs, at_once, shown)
         else:
-            seconds = store.ensure(count, epochs, cell.splits.train, shown)
+            with threads_of_each(cell):
+                seconds = store.ensure(count, epochs, cell.splits.train, shown)
     key = content_key({"experts": store.recipe.key, "count": count, "epochs": epochs})
     if cell.workspace.row("experts", key) is None:
         facts = {"identity": store.recipe.identity, "experts": count, "epochs": epochs}
         trained: dict[str, Any] = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
-        trained |= {"processes": at_once} if at_once else {}
-        compiled = _compiled(cell, True)
+        trained |= {"processes": at_once} if at_once > 1 else {}
+        compiled = _compiled(training_is_compiled())
         cell.workspace.write_row("experts", key, {**_data_facts(cell), **_where(cell), **facts, **trained, **compiled})
 
 
@@ -199,9 +201,9 @@ def _condense(cell: Cell) -> None:
     done = CondenseLoop.iterations_done(cell.folder)
     cell.check_snapshots(min(done, cell.iterations - 1))
     condenser = cell.method(cell.config.settings)
-    compiled = _compiled(cell, condenser.compiles)
     experts = StoredExperts(cell.expert_store, cell.expert_count, cell.device) if cell.request else None
     condenser.setup(cell.problem(experts))
+    metered = not condenser.compiled  # the meter cannot see into compiled code
     with ExitStack() as stack:
         names = cell.execution.logs if done < cell.iterations else ()
         logs = [stack.enter_context(closing(_open_log(cell, name, start=done))) for name in names]
@@ -213,7 +215,7 @@ def _condense(cell: Cell) -> None:
             snapshots=cell.snapshots,
             keep_snapshot=lambda iteration: _keep(cell, condenser, iteration),
             logs=logs,
-            metered=not compiled,
+            metered=metered,
             quiet=cell.quiet,
         )
         loop.run(cell.device)
@@ -232,7 +234,7 @@ def _condense(cell: Cell) -> None:
         "iterations": cell.iterations,
         "condense_seconds": round(loop.seconds, 3),
         "peak_bytes": loop.peak_bytes,
-        **compiled,
+        **_compiled(condenser.compiled),
         **cell.memory_facts,
         "learned_lr": final.lr,
         "distilled_images": len(final),
@@ -279,6 +281,6 @@ def _evaluate(cell: Cell, name: str) -> None:
     with bar(f"{cell.config.method}: evaluate by {name}", total, unit="network", quiet=cell.quiet) as shown:
         sets = [(i, networks, partial(DistilledSet.load, cell.snapshot_path(i))) for i, networks in schedule]
         columns = evaluation.run(sets, shown)
-    compiled = _compiled(cell, registry.load_evaluator(name).compiles)
+    compiled = _compiled(registry.load_evaluator(name).compiles and training_is_compiled())
     row = {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns, **compiled}
     cell.workspace.write_row("evaluate", cell.evaluation_key(name), row)

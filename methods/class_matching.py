@@ -69,10 +69,11 @@ class ClassMatching(Condenser):
     settings: ClassMatchingSettings
 
     @classmethod
-    def for_device(cls, settings: Any, device: torch.device) -> Any:
+    def for_device(cls, settings: Any, device: torch.device, smallest_class: int) -> Any:
         """Choose ``class_chunk``."""
         images = _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES
-        return replace(settings, class_chunk=settings.class_chunk or max(1, images // settings.real_batch))
+        chosen = settings.class_chunk or max(1, images // min(settings.real_batch, smallest_class))
+        return replace(settings, class_chunk=chosen)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -90,8 +91,7 @@ class ClassMatching(Condenser):
             self.images, self._velocity = images, torch.zeros_like(images)
         smallest = min(len(members) for members in problem.train.members)
         self._real_count = min(self.settings.real_batch, smallest)  # the same for all, so that classes can be stacked
-        actual = replace(self.settings, real_batch=self._real_count)
-        self._at_once = self.for_device(actual, problem.device).class_chunk
+        self._at_once = self.for_device(self.settings, problem.device, smallest).class_chunk
 
     def fresh_network(self, iteration: int) -> ConvNet:
         """Return the iteration's network, newly initialised, on the device."""

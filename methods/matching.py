@@ -28,7 +28,7 @@ from dcbench_tesla.interface import (
     Settings,
 )
 from dcbench_tesla.networks import FlatNetwork
-from dcbench_tesla.precision import check_precision, computing_in
+from dcbench_tesla.precision import check_precision, lowered, tf32_within
 from dcbench_tesla.profilers import origin
 
 from .matching_step import CompiledStep, MatchingStep
@@ -169,7 +169,8 @@ class TrajectoryMatching(Condenser):
         check_precision(s.precision, problem.device)
         self.problem = problem
         self._network = FlatNetwork(problem.build_network)
-        self._step = (CompiledStep if problem.compile and self.compiles else MatchingStep)(self._network.loss)
+        loss = lowered(self._network.loss, s.precision, problem.device)
+        self._step = (CompiledStep if problem.compile and self.compiles else MatchingStep)(loss)
         self._hard = problem.hard_labels().to(problem.device)
         images = problem.train.inputs(problem.draw_real("start images")).clone()
         student_lr = torch.tensor(s.student_lr, dtype=images.dtype, device=problem.device)
@@ -179,6 +180,11 @@ class TrajectoryMatching(Condenser):
         with origin("optimiser"):
             self._momentum = {name: torch.zeros_like(value) for name, value in self._values.items()}
         self._done, self._clamps = 0, 0
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the matching steps are: not where the compiler failed."""
+        return isinstance(self._step, CompiledStep) and not self._step.given_up
 
     @property
     def _experts(self) -> ExpertSource:
@@ -239,7 +245,7 @@ class TrajectoryMatching(Condenser):
         s = self.settings
         expert, epoch = self._draw_segment(iteration)
         batches = InnerBatches(self.problem, self._values["images"], self.labels(iteration), s, iteration)
-        with computing_in(s.precision, self.problem.device):
+        with tf32_within(s.precision):
             result = stream_matching_gradient(
                 self._step,
                 self._experts.snapshot(expert, epoch),

@@ -112,6 +112,11 @@ class CompiledStep(MatchingStep):
         super().__init__(loss)
         self._functions = CompiledFunctions("the matching step")
 
+    @property
+    def given_up(self) -> bool:
+        """Whether the compiler failed."""
+        return self._functions.given_up
+
     def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See :meth:`MatchingStep.gradient`."""
         w, x, y = w.detach(), x.detach(), y.detach()

@@ -104,12 +104,14 @@ def test_classes_of_one_operation_are_augmented_together_each_by_its_own_paramet
 
 def test_how_many_classes_go_through_the_network_at_once() -> None:
     settings = DM.Settings(real_batch=100)
-    assert DM.for_device(settings, torch.device("cpu")).class_chunk == 2
-    assert DM.for_device(settings, torch.device("cuda")).class_chunk == 40
-    assert DM.for_device(DM.Settings(real_batch=5000), torch.device("cuda")).class_chunk == 1
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert DM.for_device(settings, cpu, 5000).class_chunk == 2
+    assert DM.for_device(settings, cuda, 5000).class_chunk == 40
+    assert DM.for_device(settings, cpu, 20).class_chunk == 12  # no class has more: others may come along
+    assert DM.for_device(DM.Settings(real_batch=5000), cuda, 5000).class_chunk == 1
     chosen = DM.Settings(real_batch=100, class_chunk=7)
-    assert DM.for_device(chosen, torch.device("cpu")) == chosen
-    method = started(DM, real_batch=100)  # of which no class has so many: the others may come along
+    assert DM.for_device(chosen, cpu, 5000) == chosen
+    method = started(DM, real_batch=100)
     assert [chunk.count for chunk in method.chunks(0)] == [3]
 
 

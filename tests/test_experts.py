@@ -241,19 +241,29 @@ def test_experts_side_by_side_are_those_of_one_process(tmp_path: Path, side_by_s
     assert (row["processes"], row["trained_epochs"], row["environment"]["threads"]) == (2, 6, 2)
     train_experts(with_threads(tmp_path / "alone", 1, "experts.count=2"), 2, 3)
     assert contents(tmp_path / "alone") == contents(tmp_path / "both")
-    assert expert_processes.processes(made, 2, 3) == 0  # they are there
+    assert expert_processes.processes(made, 2, 3) == 1  # they are there
 
 
 def test_when_experts_are_trained_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = with_threads(tmp_path, 4)
-    assert expert_processes.processes(made, 2, 3) == 0  # too short
+    assert expert_processes.processes(made, 2, 3) == 1  # too short
     monkeypatch.setattr(expert_processes, "_MANY_IMAGES", 1)
-    assert [expert_processes.processes(made, count, 3) for count in (1, 2, 3, 5)] == [0, 2, 4, 4]
-    assert [expert_processes.threads_of_each(made, count) for count in (1, 2, 3, 5)] == [4, 2, 1, 1]
-    assert expert_processes.processes(with_threads(tmp_path, 1), 5, 3) == 0
-    assert expert_processes.processes(made.planned({}, {"memory_budget_bytes": 1}), 5, 3) == 0
+    assert [expert_processes.processes(made, count, 3) for count in (1, 2, 3, 5)] == [1, 2, 3, 4]
+    assert expert_processes.processes(with_threads(tmp_path, 1), 5, 3) == 1
+    assert expert_processes.processes(made.planned({}, {"memory_budget_bytes": 1}), 5, 3) == 1
+    ensure(made, 1, 3)
+    assert expert_processes.processes(made, 3, 3) == 2  # one is there
     monkeypatch.setattr(expert_processes, "free_bytes", lambda device: 1000)
-    assert expert_processes.processes(made, 5, 3) == 1  # no room for two; the threads of each stay
+    assert expert_processes.processes(made, 5, 3) == 1  # no room for two
+
+
+def test_experts_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    wide = ("network.width=32", "experts.batch_size=128")
+    for threads in (1, 2):
+        train_experts(with_threads(tmp_path / str(threads), threads, *wide), 1, 2)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 def test_an_expert_that_diverges_beside_others_is_told(tmp_path: Path, side_by_side: None) -> None:
@@ -265,8 +275,8 @@ def test_an_expert_that_diverges_beside_others_is_told(tmp_path: Path, side_by_s
 def test_a_process_that_is_killed_is_told(tmp_path: Path, side_by_side: None, monkeypatch: pytest.MonkeyPatch) -> None:
     start = expert_processes._start
 
-    def killed(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
-        worker = start(command, environment)
+    def killed(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[str]":
+        worker = start(command, environment, log)
         worker.kill()
         return worker
 

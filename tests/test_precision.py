@@ -16,7 +16,8 @@ from dcbench_tesla.config import parse_set, resolve
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.methods.matching_step import MatchingStep
 from dcbench_tesla.networks import ConvNet, FlatNetwork
-from dcbench_tesla.precision import check_precision, computing_in
+from dcbench_tesla.precision import check_precision, lowered, tf32_within
+from dcbench_tesla.profilers.memory import AllocatedMeter
 from dcbench_tesla.profilers.workload import Shape, workload
 
 CPU = torch.device("cpu")
@@ -27,8 +28,8 @@ def curvature(precision: str, dtype: torch.dtype) -> Tensor:
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(5, 3, 8, 8, generator=rng).to(dtype)
     w, a = NETWORK.initial(0).to(dtype), torch.randn(NETWORK.parameter_count, generator=rng).to(dtype)
-    with computing_in(precision, CPU):
-        back = MatchingStep(NETWORK.loss).back(w, x, torch.arange(5) % 4, a, through_weights=True)
+    step = MatchingStep(lowered(NETWORK.loss, precision, CPU))
+    back = step.back(w, x, torch.arange(5) % 4, a, through_weights=True)
     assert back.curvature is not None
     return back.curvature
 
@@ -44,12 +45,33 @@ def test_bf16_is_rougher_than_float32_and_changes_no_float64() -> None:
     assert torch.equal(curvature("bf16", torch.float64), true)
 
 
+def test_images_are_augmented_in_float32_and_memory_stays_flat() -> None:
+    """Autocast keeps a copy of every step's inputs, where it may."""
+    peaks = [
+        AllocatedMeter(CPU).measure(
+            workload("tesla", Shape.of("digits"), width=4, steps=steps, device=CPU, settings={"precision": "bf16"})
+        )
+        for steps in (2, 8)
+    ]
+    assert peaks[0].peak_bytes == pytest.approx(peaks[1].peak_bytes, rel=0.01)
+    augmented = []
+
+    def noted(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        augmented.append((x.dtype, torch.is_autocast_enabled("cpu")))
+        return NETWORK.loss(w, x, y)
+
+    x, y = torch.randn(5, 3, 8, 8), torch.arange(5) % 4
+    lowered(noted, "bf16", CPU)(NETWORK.initial(0), x, y)
+    assert augmented == [(torch.float32, True)]
+    assert not torch.is_autocast_enabled("cpu")  # outside of the loss, where images are augmented
+
+
 def test_tf32_is_there_in_its_block_alone() -> None:
     def now() -> list[Any]:
         return [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
 
     def fail() -> None:
-        with computing_in("tf32", torch.device("cuda")):
+        with tf32_within("tf32"):
             assert now() == [True, True]
             raise RuntimeError("on the way")
 
@@ -57,7 +79,7 @@ def test_tf32_is_there_in_its_block_alone() -> None:
     with pytest.raises(RuntimeError, match="on the way"):
         fail()
     assert now() == before
-    with computing_in("float32", torch.device("cuda")):
+    with tf32_within("bf16"):
         assert now() == before
 
 
@@ -84,7 +106,8 @@ def test_it_is_part_of_the_key_and_float32_changes_none(tmp_path: Path) -> None:
     rough = cell(tmp_path, "precision=bf16")
     assert rough.identity["settings"]["precision"] == "bf16"
     assert rough.key != plain.key
-    assert "precision" in rough.config.protocol or "precision" in rough.config.command
+    assert "precision" in rough.config.command
+    assert rough.config.protocol != plain.config.protocol
 
 
 def test_its_effect_on_a_gradient_is_measured_by_the_command(tmp_path: Path) -> None:

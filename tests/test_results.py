@@ -1,9 +1,11 @@
 """The committed results: rows are readable and complete, and the README shows what they hold."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
@@ -132,3 +134,40 @@ def test_the_program_recognises_what_is_committed(method: str, ipc: int) -> None
     evaluators = ("convnet", "resnet18", "vit")[: 3 if ipc == 10 else 1]
     config = resolve(method, "fashion-mnist", ipc, preset="quick", evaluators=evaluators)
     assert Session(ROOT / "results", device="cpu", quiet=True).cell(config).pending() == []
+
+
+def speeds() -> pd.DataFrame:
+    """The ratios of ``uv run pytest tests/benchmarks --save-baseline``, work by measure."""
+    table = pd.read_csv(ROOT / "results" / "benchmarks.csv")
+    (hardware,), (threads,) = table["hardware"].unique(), table["threads"].unique()
+    assert (hardware, threads) == ("AMD EPYC, 2 cores", 1)
+    return table.pivot_table(index="work", columns="measure", values="value")
+
+
+def test_the_readme_shows_the_speeds_on_record() -> None:
+    text, table = (ROOT / "README.md").read_text(encoding="utf-8").splitlines(), speeds()
+
+    def value(work: str, measure: str) -> str:
+        found = table[measure].get(work, math.nan)
+        return "" if math.isnan(found) else f"{found:.2f}"
+
+    def share(work: str) -> str:
+        of = table["share of the machine's limit"]
+        return f"{100 * of[work]:.0f} %"
+
+    for work, plain, shown in (
+        ("tesla", "tesla, plain", "`tesla`, T = 10 | two passes"),
+        ("tesla", "mtt, plain", "`tesla`, T = 10 | unrolled"),
+        ("tesla-exact", "mtt, plain", "`tesla-exact`, T = 10 | unrolled"),
+        ("expert epoch", "expert epoch, plain", "epoch of an expert | the same"),
+        ("evaluation", "evaluation, plain", "five networks on 100 images | the same"),
+        ("dm", "dm, plain", "`dm` | class by class"),
+        ("dsa", "dsa, plain", "`dsa` | class by class"),
+    ):
+        measure = f"times as fast as {plain}"
+        assert f"| {shown} | {value(work, measure)} | {value(f'{work}, compiled', measure)} |" in text
+    passes = ("pass 1, compiled", "pass 2, compiled", "pass 2, exact, compiled")
+    first, second, exact = map(share, passes)
+    assert f"of the network's convolutions: pass 1 to {first}, pass 2 to {second} ({exact} with the curvature that" in (
+        " ".join(text)
+    )

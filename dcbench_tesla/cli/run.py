@@ -452,5 +452,6 @@ def experts(
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs must be at least 1, not {epochs}.")
     epochs = epochs or cell.request.epochs
-    train_experts(compilation_decided(cell, ["experts"]), cell.expert_count, epochs)
+    cell = compilation_decided(cell, ["experts"], expert_epochs=cell.expert_count * epochs)
+    train_experts(cell, cell.expert_count, epochs)
     click.echo(f"{cell.expert_count} experts of {epochs} epochs: {cell.expert_store.folder}")

@@ -17,6 +17,7 @@ import torch
 from dcbench_tesla import registry
 from dcbench_tesla.cell import Execution
 from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing, pivot
+from dcbench_tesla.compiling import CUDA_WARM_UP
 from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.profilers.clocks import Timing, clock
@@ -90,6 +91,8 @@ def measure(
                 for one in timed:
                     turn(one)
                     done()
+            for one in timed:
+                one.release()
             found = [{**asdict(one.point), "compiled": one.compile, **where, **one.found(), **origin} for one in timed]
             keep(_table(found))
             rows += found
@@ -122,6 +125,7 @@ class _Timed:
         prepare = point.workload(meter.device, shortened=True, chosen_for=device)
         self._needed_bytes = meter.measure(prepare).peak_bytes
         self._laps: list[PhaseClock] = []
+        self._run: Callable[[], object] | None = None
         self._status = "ok"
 
     def warm_up(self) -> None:
@@ -140,14 +144,25 @@ class _Timed:
     def _attempt(self, what: Callable[[], object]) -> None:
         if self._status == "ok":
             self._status = attempt(what)
+        if self._status != "ok":
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the condenser and of what it compiled: others need the room."""
+        self._run = None
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _make_ready(self) -> None:
         """Make the condenser once: what it compiles is kept with it. Its images change; that takes no other time."""
         self._run = self.point.workload(self._device, compile=self.compile)()
-        self._lap()
+        for _ in range(CUDA_WARM_UP if self.compile and self._device.type == "cuda" else 1):
+            self._lap()
 
     def _lap(self) -> PhaseClock:
         gc.collect()
+        assert self._run is not None, "it was made ready"
         with PhaseClock(self._device) as lap:
             self._run()
         return lap

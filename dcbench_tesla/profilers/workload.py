@@ -102,10 +102,11 @@ def workload(
         raise UsageError(f"{method} has no iterations to measure.")
     if ipc < 1:
         raise UsageError(f"ipc must be at least 1, not {ipc}.")
-    chosen = kind.for_device(chosen, chosen_for or torch.device(device))
+    per_class = per_class or _real_per_class(chosen, ipc)
+    chosen = kind.for_device(chosen, chosen_for or torch.device(device), per_class)
     if shortened:
         chosen = kind.memory_probe(chosen, ipc)
-    train = _Noise(shape, per_class or _real_per_class(chosen, ipc), torch.device(device))
+    train = _Noise(shape, per_class, torch.device(device))
     problem = _problem(kind, chosen, shape, ipc, _network(shape, width, depth), train, augmentation, compile)
 
     def prepare() -> Callable[[], object]:

@@ -21,7 +21,7 @@ def cpu_seconds(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["list", "methods"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"]], ids=" ".join)
 def test_the_command_line_starts_faster_than_torch_is_imported(
     benchmark: BenchmarkFixture, record: Record, words: list[str]
 ) -> None:
@@ -35,5 +35,4 @@ def test_the_command_line_starts_faster_than_torch_is_imported(
     benchmark.pedantic(once, rounds=ROUNDS, warmup_rounds=1)  # type: ignore[no-untyped-call]
     speed = statistics.median(torch / ours for ours, torch in times[1:])
     record.note(f"dcbench {' '.join(words)}", "times as fast as importing torch", speed, ROUNDS)
-    if "--help" in words:
-        assert speed >= 5
+    assert speed >= 5

@@ -72,7 +72,7 @@ def _seconds(seconds: float) -> str:
 
 
 _LEADING = (
-    Column("method", "method"),
+    Column("line", "method"),
     Column("matching_steps", "T"),
     Column("ipc", "IPC"),
     Column("batch_size", "batch"),
@@ -152,8 +152,7 @@ def _figures(cost: _Cost, path: Path) -> list[Figure]:
     if not path.exists():
         return []
     table = read_csv(path, [*_NEEDED, cost.column])
-    if "compiled" in table:
-        table = named(table)
+    table["line"] = named(table)["method"] if "compiled" in table else table["method"]
     return [*_against(cost, table, "matching_steps"), *_against(cost, table, "ipc")]
 
 
@@ -175,6 +174,7 @@ def _figure(cost: _Cost, rows: pd.DataFrame, x: str) -> Figure:
         against, axis, option = f"IPC, T = {told(rows, 'matching_steps')}", "images per class (IPC)", " --against ipc"
     elif rows["matching_steps"].isna().any():
         at = " Dashed: methods without matching steps."
+    option += " --compile both" if "compiled" in rows and rows["compiled"].any() else ""
     batch = told(rows, "batch_size")
     setting = f" ConvNet of width {told(rows, 'width')}" + (f", batch {batch}" if batch else "")
     meter, hardware = told(rows, "meter"), told(rows, "hardware")
@@ -190,7 +190,7 @@ def _figure(cost: _Cost, rows: pd.DataFrame, x: str) -> Figure:
 
 def _lines(cost: _Cost, rows: pd.DataFrame, x: str) -> list[Line]:
     lines = []
-    for method, own in rows[rows[cost.column].notna()].groupby("method", sort=True):
+    for method, own in rows[rows[cost.column].notna()].groupby("line", sort=True):
         flat = bool(own[x].isna().all())
         points = [cost.point(row, 0.0 if flat else float(row[x])) for row in as_records(own)]
         lines.append(Line(name=str(method), method=str(method).removesuffix(COMPILED), points=points, flat=flat))
@@ -202,5 +202,5 @@ def _lost(cost: _Cost, rows: pd.DataFrame) -> str:
     texts = []
     for row in as_records(rows[rows[cost.column].isna()]):
         steps = row["matching_steps"]
-        texts.append(f"`{row['method']}`{'' if pd.isna(steps) else f' at T = {steps}'} ({row['status']})")
+        texts.append(f"`{row['line']}`{'' if pd.isna(steps) else f' at T = {steps}'} ({row['status']})")
     return f" Without a point: {', '.join(texts)}." if texts else ""

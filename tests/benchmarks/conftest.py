@@ -1,7 +1,7 @@
 """What all benchmarks share: work that takes turns, and a record of ratios that a later run is compared with."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ class Record:
     """The ratios of a run, and those of an earlier one on this hardware."""
 
     baseline: Path
+    save: bool
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, work: str, measure: str, value: float, rounds: int) -> None:
@@ -41,6 +42,8 @@ class Record:
         row = {"work": work, "measure": measure, "steps": STEPS, "threads": THREADS, "hardware": here["hardware"]}
         before = self._before(row)
         self.rows.append({**row, "value": round(value, 3), "rounds": rounds, **about})
+        if self.save:  # at once: what stops the run takes nothing back
+            merge_csv(self.baseline, pd.DataFrame(self.rows[-1:]), KEY)
         print(f"\n{work}: {measure}: {value:.2f}" + ("" if math.isnan(before) else f" (baseline {before:.2f})"))
 
     def _before(self, row: dict[str, Any]) -> float:
@@ -49,19 +52,11 @@ class Record:
         found = [v for k, v in zip(keys(table, KEY), table.get("value", []), strict=True) if k == wanted]
         return float(found[0]) if found else math.nan
 
-    def save(self) -> None:
-        """Make these rows the baseline; those of other work, steps, threads and hardware stay."""
-        if self.rows:
-            merge_csv(self.baseline, pd.DataFrame(self.rows), KEY)
-
 
 @pytest.fixture(scope="session")
-def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+def record(request: pytest.FixtureRequest) -> Record:
     """Where ratios are noted."""
-    kept = Record(BASELINE)
-    yield kept
-    if request.config.getoption("--save-baseline"):
-        kept.save()
+    return Record(BASELINE, save=bool(request.config.getoption("--save-baseline")))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """How cost grows: time linear in matching steps T and in the batch, memory flat in T.
 
-By the code of ``dcbench compare time`` and ``dcbench compare memory``, which draw the same.
+By the code of ``dcbench compare time`` and ``dcbench compare memory``, which draw the same. Seconds on the wall: on a
+machine that does something else meanwhile these fail.
 """
 
 from collections.abc import Sequence

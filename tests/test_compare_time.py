@@ -234,6 +234,13 @@ def test_a_second_run_replaces_equal_rows_and_keeps_the_others(tmp_path: Path) -
     assert list(found[found["iteration_seconds"].isna()]["status"]) == ["not run: it is large"]
 
 
+def test_rows_from_before_anything_was_compiled_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "time.csv"
+    rows({}).drop(columns="compiled").to_csv(path, index=False)
+    found = merge_csv(path, rows({"compiled": True}, {"iteration_seconds": 1.0}), KEY)
+    assert sorted(found["compiled"]) == [False, True]
+
+
 def test_the_table_sets_every_method_in_relation_to_mtt() -> None:
     table = rows(
         {"method": "tesla", "matching_steps": 1, "iteration_seconds": 0.03, "iteration_spread_seconds": 0.001},

@@ -51,6 +51,8 @@ def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=_HEXADECIMAL).convert_dtypes()
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptFileError(f"{path} is no CSV ({error}). Move it away.") from error
+    if "compiled" in key and "compiled" not in table:  # from before there was anything compiled
+        table["compiled"] = False
     if lacking := sorted(set(key) - set(table.columns)):
         raise CorruptFileError(f"{path} is another table: it has no column {lacking[0]}. Move it away.")
     return table

@@ -29,6 +29,7 @@ from dcbench_tesla.errors import (
 )
 from dcbench_tesla.experts import ImportedStore, Ticker
 from dcbench_tesla.profilers.free import free_bytes
+from dcbench_tesla.progress import bar
 from dcbench_tesla.store import writing
 
 _MANY_IMAGES = 200_000  # seen in all epochs of all experts: below that, processes take longer to start than they save
@@ -146,13 +147,6 @@ def _error(worker: "subprocess.Popen[str]", log: Path) -> DcbenchError | UsageEr
 # ---- the process -----------------------------------------------------------------------------------------------------
 
 
-class _Silent:
-    """Takes the epochs, and shows none: who started this process counts the files."""
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Show nothing."""
-
-
 def main() -> int:
     """Train what is free of the experts of the task on the command line; return the exit code."""
     from dcbench_tesla.api import Session
@@ -171,7 +165,8 @@ def main() -> int:
             data_dir = None if task["data_dir"] is None else Path(task["data_dir"])
             session = Session(task["out"], data_dir=data_dir, execution=execution, quiet=True)
             cell = session.cell(CellConfig.from_dict(task["config"]), from_scratch=True)
-            cell.expert_store.ensure(task["count"], task["epochs"], cell.splits.train, _Silent())
+            with bar("experts", 0, quiet=True) as silent:  # who started this process counts the files
+                cell.expert_store.ensure(task["count"], task["epochs"], cell.splits.train, silent)
         except Exception as error:
             traceback.print_exc()
             defect = f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see the log."

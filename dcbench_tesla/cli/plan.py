@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dcbench_tesla.cli.common import data_dir_option, device_option, options, out_option, part_options
-from dcbench_tesla.cli.reproduce import check_part
+from dcbench_tesla.cli.reproduce import checked_cells
 
 if TYPE_CHECKING:
     from dcbench_tesla.api import Session
@@ -44,14 +44,7 @@ def plan(
     from dcbench_tesla.errors import UsageError, unknown_name
     from dcbench_tesla.plan import machine
     from dcbench_tesla.progress import say
-    from dcbench_tesla.reports.declarations import (
-        Part,
-        beyond_the_paper,
-        cells,
-        check_methods,
-        declarations,
-        nothing_to_run,
-    )
+    from dcbench_tesla.reports.declarations import Part, beyond_the_paper, declarations
     from dcbench_tesla.table import aligned
 
     if table == "figure1":
@@ -59,12 +52,7 @@ def plan(
     if table not in declarations():
         raise unknown_name("table", table, declarations())
     part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
-    check_part(part)
-    declaration = declarations()[table]
-    check_methods(declaration, methods)
-    configs = cells(declaration, part)
-    if not configs:
-        raise nothing_to_run(declaration, part)
+    declaration, configs = checked_cells(table, part, to_run=True)
     for text in beyond_the_paper(declaration, part):
         say(text)
     session = Session(out, data_dir=data_dir, device=device)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dcbench_tesla.backends.base import Backend
     from dcbench_tesla.cell import Cell
     from dcbench_tesla.config import CellConfig
-    from dcbench_tesla.reports.declarations import Part
+    from dcbench_tesla.reports.declarations import Declaration, Part
 
 
 @click.group(cls=Group)
@@ -259,25 +259,14 @@ def _reproduce(
     from dcbench_tesla.api import Session
     from dcbench_tesla.live import check_logs
     from dcbench_tesla.progress import say
-    from dcbench_tesla.reports.declarations import (
-        Part,
-        beyond_the_paper,
-        cells,
-        check_methods,
-        declarations,
-        nothing_to_run,
-    )
+    from dcbench_tesla.reports.declarations import Part, beyond_the_paper
     from dcbench_tesla.reports.files import report
     from dcbench_tesla.workspace import Workspace
 
     _check_effect(click.get_current_context(), run_missing=run_missing)
     part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
-    check_part(part)
-    declaration, workspace = declarations()[name], Workspace(out)
-    check_methods(declaration, methods)
-    configs = cells(declaration, part)
-    if run_missing and not configs:
-        raise nothing_to_run(declaration, part)
+    declaration, configs = checked_cells(name, part, to_run=run_missing)
+    workspace = Workspace(out)
     wanted_logs = check_logs(logs)
     where = backend_of(device=device, out=out, **backend) if run_missing else None
     workspace.check_writable()
@@ -304,6 +293,23 @@ def _check_effect(ctx: click.Context, *, run_missing: bool, has_effect: Collecti
         if name not in has_effect and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             (option,) = (parameter.opts[0] for parameter in ctx.command.params if parameter.name == name)
             raise UsageError(f"{option} has no effect without --run: leave it out, or add --run.")
+
+
+def checked_cells(name: str, part: "Part", *, to_run: bool) -> "tuple[Declaration, list[CellConfig]]":
+    """Return a part of the paper and its cells; ``to_run``: there must be some.
+
+    Raises:
+        UsageError: a name is unknown, or there are no such methods or cells.
+    """
+    from dcbench_tesla.reports.declarations import cells, check_methods, declarations, nothing_to_run
+
+    check_part(part)
+    declaration = declarations()[name]
+    check_methods(declaration, part.methods)
+    configs = cells(declaration, part)
+    if to_run and not configs:
+        raise nothing_to_run(declaration, part)
+    return declaration, configs
 
 
 def check_part(part: "Part") -> None:

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from dcbench_tesla.budget import fitted, parse_size
-from dcbench_tesla.cell import COMPILE, Cell, Execution
+from dcbench_tesla.cells.budget import fitted, parse_size
+from dcbench_tesla.cells.cell import COMPILE, Cell, Execution
+from dcbench_tesla.cells.stages import CellResult, run_cell
+from dcbench_tesla.compute.malloc import give_back_freed_memory
 from dcbench_tesla.config import SECTIONS, CellConfig, Override, resolve
 from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
 from dcbench_tesla.errors import unknown_name
-from dcbench_tesla.live import check_logs
-from dcbench_tesla.malloc import give_back_freed_memory
 from dcbench_tesla.profilers.memory import PredictedMeter
-from dcbench_tesla.runner import CellResult, run_cell
-from dcbench_tesla.workspace import Workspace
+from dcbench_tesla.records.live import check_logs
+from dcbench_tesla.records.workspace import Workspace
 
 BASELINE = "random"
 

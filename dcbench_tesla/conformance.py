@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from dcbench_tesla import registry
+from dcbench_tesla.compute.networks import ConvNet, flatten_parameters, seeded
 from dcbench_tesla.config import resolve
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise
 from dcbench_tesla.interface import Condenser, DistilledSet, Evaluator, Problem, Settings, Task
-from dcbench_tesla.networks import ConvNet, flatten_parameters, seeded
 from dcbench_tesla.profilers import LiveBytes
 
 _CLASSES, _PER_CLASS, _IPC, _ITERATIONS = 3, 12, 2, 3

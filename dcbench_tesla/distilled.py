@@ -12,7 +12,7 @@ from torch import Tensor
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
-from dcbench_tesla.store import load_tensors, save_tensors
+from dcbench_tesla.records.store import load_tensors, save_tensors
 
 FORMAT = "dcbench distilled set"
 """What the file of one says it is."""

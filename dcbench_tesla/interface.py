@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from dcbench_tesla.compute.networks import ConvNet
+from dcbench_tesla.compute.seeds import generator, seed_for
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.networks import ConvNet
-from dcbench_tesla.seeds import generator, seed_for
 
 __all__ = [
     "Condenser",
@@ -95,8 +95,8 @@ class Problem:
     """What a condenser is given: the training images, how many to make of them, and the means.
 
     ``build_network()`` returns a freshly initialised network of the run on the CPU; under
-    :func:`dcbench_tesla.networks.seeded` it is reproducible. ``experts`` is there where the condenser asked for them.
-    ``compile``: whether the condenser is to compile what it repeats, if it can (``Condenser.compiles``).
+    :func:`~dcbench_tesla.compute.networks.seeded` it is reproducible. ``experts`` is there where the condenser asked
+    for them. ``compile``: whether the condenser is to compile what it repeats, if it can (``Condenser.compiles``).
     """
 
     task: Task
@@ -243,8 +243,8 @@ class Evaluator(ABC):
     Registered in the entry-point group ``dcbench.evaluators``. ``version`` is raised whenever the same settings give
     another result. ``on_the_way``: whether it also tests the sets of iterations on the way (``evaluation.every``), or
     only the last one. ``compiles``: whether a run that compiles what it can compiles its training
-    (:class:`~dcbench_tesla.compiling.TrainingStep`). Settings with a field ``networks`` say how many it trains; 0: as
-    ``evaluation.networks`` says.
+    (:class:`~dcbench_tesla.compute.compiling.TrainingStep`). Settings with a field ``networks`` say how many it trains;
+    0: as ``evaluation.networks`` says.
     """
 
     version: ClassVar[int] = 1

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import DistilledSet, Settings
-from dcbench_tesla.networks import ConvNet
 
 from .training import Recipe, TrainedNetwork
 

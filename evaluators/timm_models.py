@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dcbench_tesla.compute.networks import seeded
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import DistilledSet
-from dcbench_tesla.networks import seeded
 
 from .cross_architecture import CrossArchitecture, CrossSettings
 from .training import Recipe

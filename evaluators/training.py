@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcbench_tesla.compiling import TrainingStep
+from dcbench_tesla.compute.compiling import TrainingStep
+from dcbench_tesla.compute.networks import seeded
+from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DivergedError
 from dcbench_tesla.interface import Evaluator
-from dcbench_tesla.networks import seeded
-from dcbench_tesla.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,11 @@
-"""The methods that come with the harness, one file each, and what several of them share.
+"""The methods that come with the harness: families in folders, one file a method.
 
-=====================  =========================================================================
-``trajectory``         the three gradients of trajectory matching: the engine
-``matching``           the condenser that ``mtt``, ``tesla`` and ``tesla-exact`` are settings of
-``class_matching``     what ``dm``, ``dc`` and ``dsa`` share: real and synthetic batches by class
-``gradient_matching``  what ``dc`` and ``dsa`` share: the distance of gradients, the two loops
-``coreset``            what ``herding`` and ``k-center`` share: features of a trained network
-``selection``          sets of real images
-=====================  =========================================================================
+==============  ==================================================================================================
+``inner``       no method: the gradient of what a network becomes when it is trained, which ``trajectory`` is built on
+``trajectory``  ``mtt``, ``tesla``, ``tesla-exact``; in ``matching`` the condenser that they are settings of
+``classwise``   ``dc``, ``dsa``, ``dm``; in ``matching`` what they share, in ``gradient_matching`` what two of them do
+``subset``      ``random``, ``whole``, ``herding``, ``k-center``; in ``selection`` and ``coreset`` what they share
+==============  ==================================================================================================
 """
 
 if __name__ != "dcbench_tesla.methods":

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from dcbench_tesla.workspace import Workspace
+from dcbench_tesla.records.workspace import Workspace
 
 BREAK_OUT = "a \"machine\" </script><script>document.title='broken'</script><b onclick='x()'>"
 ENVIRONMENT = {"commit": "0123456789ab", "versions": {"torch": "2.15.0", "dcbench-tesla": "0.1"}}

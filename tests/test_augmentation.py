@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.data.augmentation import STRATEGY, Augmentation, Draw, apply
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.seeds import generator
 
 OPERATIONS = STRATEGY.split("_")
 Array = NDArray[np.float64]

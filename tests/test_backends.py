@@ -25,14 +25,14 @@ from dcbench_tesla.backends.base import Backend, FrozenJob, Job, Outcome, record
 from dcbench_tesla.backends.local import Local
 from dcbench_tesla.backends.process import WorkerProcess
 from dcbench_tesla.backends.serial import Serial
-from dcbench_tesla.cell import Execution
+from dcbench_tesla.backends.sweep import sweep
+from dcbench_tesla.cells.cell import Execution
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import CellConfig, resolve
 from dcbench_tesla.data.splits import Splits, cut
 from dcbench_tesla.errors import CorruptFileError, UsageError
-from dcbench_tesla.progress import parse_duration
-from dcbench_tesla.store import read_json, read_meta
-from dcbench_tesla.sweep import sweep
+from dcbench_tesla.records.progress import parse_duration
+from dcbench_tesla.records.store import read_json, read_meta
 
 Settings = Mapping[str, Any]
 NONE: Settings = MappingProxyType({})
@@ -276,7 +276,7 @@ def test_estimates_leave_the_memory_to_the_workers(
         left.extend(reference() is not None for reference in prepared)
         yield from ((job, Outcome("killed", "killed (by the test)", 1)) for job in jobs)
 
-    monkeypatch.setattr("dcbench_tesla.cell.cut", cut_and_noted)
+    monkeypatch.setattr("dcbench_tesla.cells.cell.cut", cut_and_noted)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     monkeypatch.setattr(Local if elsewhere else Serial, "run", run_none)
@@ -398,7 +398,7 @@ def test_configuration_of_another_version_is_refused() -> None:
 
 
 def worker(file: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "dcbench_tesla.worker", str(file)]
+    line = [sys.executable, "-m", "dcbench_tesla.backends.worker", str(file)]
     return subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
 from dcbench_tesla.api import Session, overrides_from, run
-from dcbench_tesla.budget import (
+from dcbench_tesla.cells.budget import (
     Fit,
     Kept,
     Need,
@@ -26,17 +26,17 @@ from dcbench_tesla.budget import (
     predicted_expert_peak,
     predicted_peak,
 )
-from dcbench_tesla.cell import Cell
+from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.stages import CellResult
+from dcbench_tesla.cells.workload import Shape, workload
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import parse_set, resolve
 from dcbench_tesla.data import images
 from dcbench_tesla.errors import DcbenchError, UsageError
-from dcbench_tesla.experts import train_epoch
+from dcbench_tesla.experts.store import train_epoch
 from dcbench_tesla.profilers import LiveBytes
 from dcbench_tesla.profilers.memory import PredictedMeter
-from dcbench_tesla.profilers.workload import Shape, workload
-from dcbench_tesla.runner import CellResult
-from dcbench_tesla.store import read_json
+from dcbench_tesla.records.store import read_json
 from tests import fixtures_data as fixtures
 
 Settings = Mapping[str, Any]

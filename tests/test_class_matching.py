@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from dcbench_tesla.conformance import tiny_problem
 from dcbench_tesla.interface import Problem
-from dcbench_tesla.methods.class_matching import ClassMatching
-from dcbench_tesla.methods.dc import DC
-from dcbench_tesla.methods.dm import DM, mean_distance
-from dcbench_tesla.methods.dsa import DSA
-from dcbench_tesla.methods.gradient_matching import GradientMatching, gradient_distance, published_loops
+from dcbench_tesla.methods.classwise.dc import DC
+from dcbench_tesla.methods.classwise.dm import DM, mean_distance
+from dcbench_tesla.methods.classwise.dsa import DSA
+from dcbench_tesla.methods.classwise.gradient_matching import GradientMatching, gradient_distance, published_loops
+from dcbench_tesla.methods.classwise.matching import ClassMatching
 
 METHODS: list[type[ClassMatching]] = [DM, DSA, DC]
 

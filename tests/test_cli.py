@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
-from dcbench_tesla.store import read_meta, save_tensors
+from dcbench_tesla.records.store import read_meta, save_tensors
 from tests import fixtures_data as fixtures
 
 COMMAND_LINE = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcbench_tesla.methods.trajectory import Mode, StreamedGradient, stream_matching_gradient
+from dcbench_tesla.methods.inner.gradients import Mode, StreamedGradient, stream_matching_gradient
 from dcbench_tesla.profilers import LiveBytes, Phase, PhaseClock, phase, phases
 from dcbench_tesla.profilers.clocks import Timing, clock
 

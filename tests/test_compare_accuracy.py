@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves, markdown
 from dcbench_tesla.errors import DcbenchError
-from dcbench_tesla.workspace import Workspace
+from dcbench_tesla.records.workspace import Workspace
 
 ENVIRONMENT = {"commit": "0123456789ab", "versions": {}}
 

@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from dcbench_tesla.api import Session, overrides_from
-from dcbench_tesla.cell import Cell
+from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare import gradient
-from dcbench_tesla.experts import StoredExperts
-from dcbench_tesla.progress import Bar
+from dcbench_tesla.experts.store import StoredExperts
+from dcbench_tesla.records.progress import Bar
 
 CHANGES: dict[str, Any] = {"data.train_images": 200, "network.width": 6, "experts.batch_size": 50}
 WORDS = [word for name, value in CHANGES.items() for word in ("--set", f"{name}={value}")]

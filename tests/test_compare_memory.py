@@ -50,7 +50,7 @@ def test_unrolled_grows_and_the_others_are_flat() -> None:
 
 
 def _convnet_parameters() -> list[torch.Tensor]:
-    from dcbench_tesla.networks import ConvNet
+    from dcbench_tesla.compute.networks import ConvNet
 
     return list(ConvNet(3, 10, 32, 8, 0).parameters())
 

@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcbench_tesla import compiling, estimate
 from dcbench_tesla.api import Session, run
-from dcbench_tesla.compiling import TrainingStep, compile_training
+from dcbench_tesla.cells import estimate
+from dcbench_tesla.cells.stages import CellResult
+from dcbench_tesla.compute import compiling
+from dcbench_tesla.compute.compiling import TrainingStep, compile_training
+from dcbench_tesla.compute.networks import ConvNet, FlatNetwork
+from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.config import Override, resolve
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.methods.matching_step import CompiledStep, Loss, MatchingStep
-from dcbench_tesla.methods.trajectory import MatchingGradient, Mode, matching_gradient
-from dcbench_tesla.networks import ConvNet, FlatNetwork
+from dcbench_tesla.methods.inner.gradients import MatchingGradient, Mode, matching_gradient
+from dcbench_tesla.methods.inner.step import CompiledStep, Loss, MatchingStep
 from dcbench_tesla.profilers import LiveBytes
-from dcbench_tesla.runner import CellResult
-from dcbench_tesla.seeds import generator
-from dcbench_tesla.store import read_json
+from dcbench_tesla.records.store import read_json
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 STEPS, CLASSES, SIDE, BATCH = 20, 4, 8, 3

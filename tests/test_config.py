@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from dcbench_tesla import registry
 from dcbench_tesla.api import Session, overrides_from, resolve_all
-from dcbench_tesla.cell import Cell, Execution
+from dcbench_tesla.cells.cell import Cell, Execution
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import (
     CellConfig,
@@ -25,7 +25,7 @@ from dcbench_tesla.config import (
 from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.workspace import Workspace
+from dcbench_tesla.records.workspace import Workspace
 
 
 def given(*assignments: str) -> list[Override]:

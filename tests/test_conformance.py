@@ -343,7 +343,7 @@ import numpy
 import torch
 from torch import nn
 from dcbench_tesla.interface import Evaluator, Settings
-from dcbench_tesla.networks import cross_entropy, seeded
+from dcbench_tesla.compute.networks import cross_entropy, seeded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from dcbench_tesla.methods.herding import Herding
-from dcbench_tesla.methods.k_center import KCenter
+from dcbench_tesla.methods.subset.herding import Herding
+from dcbench_tesla.methods.subset.k_center import KCenter
 
 
 @pytest.fixture(params=range(5))

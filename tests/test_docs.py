@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.config import CellConfig, resolve
-from dcbench_tesla.networks import ConvNet
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

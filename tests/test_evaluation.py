@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dcbench_tesla.cells.evaluation import Accuracy, Evaluated, accuracy, summarise
+from dcbench_tesla.compute.networks import flatten_parameters
+from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DivergedError
-from dcbench_tesla.evaluation import Accuracy, Evaluated, accuracy, summarise
 from dcbench_tesla.evaluators.convnet import ConvNetEvaluator, ConvNetSettings
 from dcbench_tesla.evaluators.training import Recipe, TrainingSet, train
-from dcbench_tesla.networks import flatten_parameters
-from dcbench_tesla.seeds import generator
 
 CPU = torch.device("cpu")
 PLAIN = Preprocessing("standardise", torch.zeros(1), torch.ones(1))

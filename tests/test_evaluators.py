@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from dcbench_tesla import registry
+from dcbench_tesla.compute.networks import seeded
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.evaluators.cross_architecture import CrossArchitecture, network_side
 from dcbench_tesla.evaluators.training import Recipe, TrainedNetwork
-from dcbench_tesla.networks import seeded
 
 PUBLISHED = {"convnet": 320_010, "resnet18": 11_173_962, "vit": 9_523_722, "alexnet": 1_872_202, "vgg11": 9_231_114}
 NARROW = {"convnet": {"width": 8}, "resnet18": {"width": 8}, "vit": {"width": 32}}

@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from dcbench_tesla.api import Session, run
-from dcbench_tesla.cell import Cell
+from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.compute.networks import ConvNet, flatten_parameters
 from dcbench_tesla.config import DataSettings, NetworkSettings, parse_set, resolve
 from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
@@ -28,9 +29,8 @@ from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError
 from dcbench_tesla.exchange import FORMATS, Given, export_set, find_set, import_experts, import_set
 from dcbench_tesla.exchange.folders import png_names
-from dcbench_tesla.networks import ConvNet, flatten_parameters
-from dcbench_tesla.store import load_tensors, read_json, save_tensors
-from dcbench_tesla.workspace import Workspace
+from dcbench_tesla.records.store import load_tensors, read_json, save_tensors
+from dcbench_tesla.records.workspace import Workspace
 from tests.test_cli import dcbench, refused
 
 DIGITS = Given(dataset="digits", preprocessing="standardise", lr=0.02)

@@ -14,7 +14,7 @@ from dcbench_tesla.compare.files import merge_csv
 from dcbench_tesla.compare.plots import memory_figure
 from dcbench_tesla.compare.timing import KEY
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
-from dcbench_tesla.progress import size
+from dcbench_tesla.records.progress import size
 from dcbench_tesla.reports import figure1, growth
 from dcbench_tesla.reports.figure1 import Panel
 from dcbench_tesla.reports.files import Report

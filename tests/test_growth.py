@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
+from dcbench_tesla.cells.workload import Shape
 from dcbench_tesla.profilers.memory import memory_meter
-from dcbench_tesla.profilers.workload import Shape
 from dcbench_tesla.reports import growth
 from dcbench_tesla.reports.frepo import frepo_loss, frepo_workload
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dcbench_tesla import live, loop
 from dcbench_tesla.api import Session, overrides_from, run
 from dcbench_tesla.backends.base import FrozenJob, Job
-from dcbench_tesla.cell import Execution
+from dcbench_tesla.backends.worker import run_frozen
+from dcbench_tesla.cells import loop
+from dcbench_tesla.cells.cell import Execution
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import resolve
 from dcbench_tesla.errors import DcbenchError, UsageError
-from dcbench_tesla.live import check_logs, open_log
-from dcbench_tesla.worker import run_frozen
+from dcbench_tesla.records import live
+from dcbench_tesla.records.live import check_logs, open_log
 
 SMALL: dict[str, Any] = {
     **{"data.train_images": 100, "convnet.width": 4, "convnet.epochs": 1, "evaluation.networks": 1},

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from dcbench_tesla.networks import ConvNet
+from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.profilers import LiveBytes
 
 both = pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from dcbench_tesla.malloc import keep_freed_memory, kept_bytes
+from dcbench_tesla.compute.malloc import keep_freed_memory, kept_bytes
 
 FAULTS = """
 import resource, sys, torch
-from dcbench_tesla.malloc import keep_freed_memory, kept_bytes
+from dcbench_tesla.compute.malloc import keep_freed_memory, kept_bytes
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 torch.set_num_threads(1)

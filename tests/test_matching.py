@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla.api import Session, overrides_from
-from dcbench_tesla.cell import Cell
+from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.compute.networks import FlatNetwork
 from dcbench_tesla.config import resolve
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.experts import StoredExperts
+from dcbench_tesla.experts.store import StoredExperts
 from dcbench_tesla.interface import IterationRecord, Problem
-from dcbench_tesla.methods.matching import (
+from dcbench_tesla.methods.inner.gradients import stream_matching_gradient
+from dcbench_tesla.methods.trajectory.matching import (
     ExactSettings,
     InnerBatches,
     MatchingSettings,
     TrajectoryMatching,
     TwoPassSettings,
 )
-from dcbench_tesla.methods.mtt import MTT
-from dcbench_tesla.methods.tesla import TESLA
-from dcbench_tesla.methods.tesla_exact import TESLAExact
-from dcbench_tesla.methods.trajectory import stream_matching_gradient
-from dcbench_tesla.networks import FlatNetwork
-from dcbench_tesla.progress import Bar
+from dcbench_tesla.methods.trajectory.mtt import MTT
+from dcbench_tesla.methods.trajectory.tesla import TESLA
+from dcbench_tesla.methods.trajectory.tesla_exact import TESLAExact
+from dcbench_tesla.records.progress import Bar
 
 METHODS: dict[str, type[TrajectoryMatching]] = {"mtt": MTT, "tesla": TESLA, "tesla-exact": TESLAExact}
 CPU = torch.device("cpu")

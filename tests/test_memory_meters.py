@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dcbench_tesla import registry
+from dcbench_tesla.cells.workload import Shape, workload
+from dcbench_tesla.compute.networks import flatten_parameters
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import Condenser, DistilledSet, IterationRecord, Problem, Settings
-from dcbench_tesla.networks import flatten_parameters
 from dcbench_tesla.profilers import ORIGINS, LiveBytes, origin
 from dcbench_tesla.profilers.imagined import IMAGINED, ImaginedBytes, Remembered
 from dcbench_tesla.profilers.memory import (
@@ -25,7 +26,6 @@ from dcbench_tesla.profilers.memory import (
     PredictedMeter,
     memory_meter,
 )
-from dcbench_tesla.profilers.workload import Shape, workload
 
 CPU = torch.device("cpu")
 SMALL = Shape("small", 3, 16, 10), {"width": 8, "steps": 3, "batch_size": 10}

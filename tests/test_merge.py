@@ -12,12 +12,12 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from dcbench_tesla import store
 from dcbench_tesla.api import run
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare.memory import KEY
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.store import content_key, read_json, write_json
+from dcbench_tesla.records import store
+from dcbench_tesla.records.store import content_key, read_json, write_json
 
 SMALL = {"data.train_images": 100, "convnet.width": 4, "convnet.epochs": 1, "evaluation.networks": 1}
 POINT: dict[str, Any] = dict.fromkeys(KEY, 1) | {"method": "mtt", "dataset": "digits", "meter": "predicted"}

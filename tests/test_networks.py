@@ -7,8 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dcbench_tesla.compute.networks import (
+    ConvNet,
+    FlatNetwork,
+    convnet_depth,
+    cross_entropy,
+    flatten_parameters,
+    seeded,
+)
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.networks import ConvNet, FlatNetwork, convnet_depth, cross_entropy, flatten_parameters, seeded
 
 
 def count(network: nn.Module) -> int:

@@ -47,11 +47,11 @@ def test_bare_name_cannot_be_imported(name: str) -> None:
 
 def test_every_plugin_file_is_registered() -> None:
     """A method's file without its entry point would be found by nobody."""
-    shared = {"__init__", "matching", "selection", "trajectory", "training"}
-    shared |= {"class_matching", "matching_step", "gradient_matching", "coreset", "cross_architecture"}
+    shared = {"__init__", "gradients", "step", "matching", "selection", "training"}
+    shared |= {"gradient_matching", "coreset", "cross_architecture"}
     for kind, folder in (("methods", "methods"), ("evaluators", "evaluators")):
         registered = {point.module.rpartition(".")[2] for point in entry_points(group=f"dcbench.{kind}")}
-        assert {path.stem for path in (ROOT / folder).glob("*.py")} - shared <= registered
+        assert {path.stem for path in (ROOT / folder).rglob("*.py")} - shared <= registered
 
 
 def test_entry_points_name_things_that_exist() -> None:
@@ -86,20 +86,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
 def test_wheel_holds_everything_inside_the_package(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"dcbench_tesla"}
-    expected = ["methods/tesla.py", "methods/__init__.py", "evaluators/convnet.py", "data/sources.py", "py.typed"]
+    expected = ["methods/trajectory/tesla.py", "methods/__init__.py", "evaluators/convnet.py", "data/sources.py", "py.typed"]
     expected += [f"presets/{preset}.toml" for preset in ("paper", "quick", "smoke")]
     expected += [f"reports/html/{name}" for name in ("page.html.j2", "style.css", "page.js")]
     expected += [f"reports/html/vendor/{name}" for name in ("chart.umd.min.js", "LICENSE-chart.js.md")]
     expected += [
         "reports/tables.toml",
         "reports/figure1.toml",
-        "reference/aliases.toml",
-        "reference/published_accuracy.csv",
+        "reports/reference/aliases.toml",
+        "reports/reference/published_accuracy.csv",
     ]
-    expected += [f"reference/paper_table{number}.csv" for number in (1, 2, 3)]
+    expected += [f"reports/reference/paper_table{number}.csv" for number in (1, 2, 3)]
     assert {f"dcbench_tesla/{name}" for name in expected} <= set(names)
     sources = {str(p.relative_to(ROOT)) for p in (ROOT / "dcbench_tesla").rglob("*.py")}
-    sources |= {f"dcbench_tesla/{p.relative_to(ROOT)}" for name in LINKED for p in (ROOT / name).glob("*.py")}
+    sources |= {f"dcbench_tesla/{p.relative_to(ROOT)}" for name in LINKED for p in (ROOT / name).rglob("*.py")}
     assert sources <= set(names)
     assert not [name for name in names if "test" in Path(name).name]
 
@@ -108,5 +108,5 @@ def test_wheel_carries_its_entry_points_and_license(wheel: zipfile.ZipFile) -> N
     (entries,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     text = wheel.read(entries).decode()
     assert "dcbench = dcbench_tesla.cli:main" in text
-    assert "tesla-exact = dcbench_tesla.methods.tesla_exact:TESLAExact" in text
+    assert "tesla-exact = dcbench_tesla.methods.trajectory.tesla_exact:TESLAExact" in text
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla import registry
+from dcbench_tesla.cells.evaluation import accuracy
+from dcbench_tesla.compute.networks import ConvNet, flatten_parameters, seeded
 from dcbench_tesla.config import ExpertSettings
 from dcbench_tesla.conformance import tiny_problem
 from dcbench_tesla.data.augmentation import Augmentation
-from dcbench_tesla.evaluation import accuracy
-from dcbench_tesla.experts import train_epoch
+from dcbench_tesla.experts.store import train_epoch
 from dcbench_tesla.interface import Condenser, Problem
-from dcbench_tesla.methods.dm import DM
-from dcbench_tesla.methods.dsa import DSA
-from dcbench_tesla.networks import ConvNet, flatten_parameters, seeded
+from dcbench_tesla.methods.classwise.dm import DM
+from dcbench_tesla.methods.classwise.dsa import DSA
 from tests.benchmarks import plain
 
 Matching = Callable[..., tuple[float, Tensor, Tensor]]

@@ -9,20 +9,20 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from dcbench_tesla import plan as planning
 from dcbench_tesla.api import Session, overrides_from
 from dcbench_tesla.backends.base import Job
-from dcbench_tesla.budget import predicted_expert_peak, predicted_peak
+from dcbench_tesla.cells.budget import predicted_expert_peak, predicted_peak
+from dcbench_tesla.cells.estimate import Estimate
+from dcbench_tesla.cells.stages import train_experts
 from dcbench_tesla.cli import main
 from dcbench_tesla.cli.plan import _totals
 from dcbench_tesla.cli.reproduce import _pending
 from dcbench_tesla.config import resolve
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.estimate import Estimate
-from dcbench_tesla.plan import PlannedCell, open_cells, plan
 from dcbench_tesla.profilers.memory import PredictedMeter
+from dcbench_tesla.reports import plan as planning
 from dcbench_tesla.reports.declarations import Part, cells, declarations
-from dcbench_tesla.runner import train_experts
+from dcbench_tesla.reports.plan import PlannedCell, open_cells, plan
 
 SMALL = {"data.train_images": 100, "network.width": 4, "experts.count": 2, "expert_epochs": 1, "max_start_epoch": 2}
 

@@ -10,15 +10,15 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from dcbench_tesla.api import Session
-from dcbench_tesla.cell import Cell
+from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.workload import Shape, workload
 from dcbench_tesla.cli import main
+from dcbench_tesla.compute.networks import ConvNet, FlatNetwork
+from dcbench_tesla.compute.precision import check_precision, lowered, tf32_within
 from dcbench_tesla.config import parse_set, resolve
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.methods.matching_step import MatchingStep
-from dcbench_tesla.networks import ConvNet, FlatNetwork
-from dcbench_tesla.precision import check_precision, lowered, tf32_within
+from dcbench_tesla.methods.inner.step import MatchingStep
 from dcbench_tesla.profilers.memory import AllocatedMeter
-from dcbench_tesla.profilers.workload import Shape, workload
 
 CPU = torch.device("cpu")
 NETWORK = FlatNetwork(lambda: ConvNet(3, 4, 8, width=6))

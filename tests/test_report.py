@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from dcbench_tesla.cli import main
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports import html
 from dcbench_tesla.reports.html import page
-from dcbench_tesla.workspace import Workspace
 from tests import fixtures_report as fixtures
 
 ROOT = Path(__file__).parents[1]

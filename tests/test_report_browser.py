@@ -14,8 +14,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.html import page
-from dcbench_tesla.workspace import Workspace
 from tests import fixtures_report as fixtures
 
 ROOT = Path(__file__).parents[1]

@@ -19,13 +19,13 @@ from click.testing import CliRunner, Result
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
 from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.records.store import content_key
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import Part, cells, declarations, row_name
 from dcbench_tesla.reports.failed import failures
 from dcbench_tesla.reports.files import report
 from dcbench_tesla.reports.published import _resolved, external, published, references
 from dcbench_tesla.reports.tables import missing, runs, table
-from dcbench_tesla.store import content_key
-from dcbench_tesla.workspace import Workspace
 
 TESLA = {"labels": "hard", "last_epoch": 50, "label_space": "logits", "lr_labels": 1.0, "lr_images": 100.0}
 TESLA |= {"iterations": 5000, "lr_student_lr": 1e-5}
@@ -136,7 +136,7 @@ def dcbench(*words: object) -> Result:
 
 def rows_of(file: str) -> list[dict[str, str]]:
     """A reference file, read by other means than the package's."""
-    text = files("dcbench_tesla.reference").joinpath(file).read_text(encoding="utf-8")
+    text = files("dcbench_tesla.reports.reference").joinpath(file).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 
@@ -450,7 +450,7 @@ def test_a_data_set_is_called_as_in_its_rows(given: str, name: str) -> None:
 def kip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody's package registers a method ``kip``."""
     registered: Callable[[Any], dict[str, EntryPoint]] = registry._points
-    point = EntryPoint("kip", "dcbench_tesla.methods.dm:DM", "dcbench.methods")
+    point = EntryPoint("kip", "dcbench_tesla.methods.classwise.dm:DM", "dcbench.methods")
     monkeypatch.setattr(
         registry, "_points", lambda kind: {**registered(kind), **({"kip": point} if kind == "methods" else {})}
     )

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import declarations
 from dcbench_tesla.reports.files import report
 from dcbench_tesla.reports.tables import runs
-from dcbench_tesla.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 ROWS = sorted((ROOT / "results" / "rows").glob("*.json"))

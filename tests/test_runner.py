@@ -18,16 +18,18 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from dcbench_tesla import loop, registry, runner
+from dcbench_tesla import registry
 from dcbench_tesla.api import Session, overrides_from, run
-from dcbench_tesla.cell import Execution
+from dcbench_tesla.cells import loop
+from dcbench_tesla.cells import stages as runner
+from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import resolve
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError, UsageError
 from dcbench_tesla.interface import IterationRecord
-from dcbench_tesla.runner import CellResult
-from dcbench_tesla.store import read_json, read_meta
+from dcbench_tesla.records.store import read_json, read_meta
 from tests import fixtures_data as fixtures
 
 Settings = Mapping[str, Any]

@@ -11,13 +11,13 @@ import torch
 from click.testing import CliRunner
 
 from dcbench_tesla.api import run
+from dcbench_tesla.cells.evaluation import Evaluation
+from dcbench_tesla.cells.saved import evaluate_saved
+from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import Override
 from dcbench_tesla.errors import CorruptFileError, UsageError
-from dcbench_tesla.evaluation import Evaluation
-from dcbench_tesla.runner import CellResult
-from dcbench_tesla.saved import evaluate_saved
-from dcbench_tesla.store import read_json
+from dcbench_tesla.records.store import read_json
 from tests import fixtures_data as fixtures
 
 SETTINGS = {
@@ -248,7 +248,7 @@ def test_a_killed_evaluation_of_a_file_goes_on(
     file = cell.folder / "distilled.safetensors"
     changes = [Override("convnet", "epochs", 1), Override("convnet", "width", 4), Override("evaluation", "networks", 3)]
     options = {"overrides": changes, "preset": "smoke", "out": tmp_path / "elsewhere"}
-    from dcbench_tesla import evaluation
+    from dcbench_tesla.cells import evaluation
 
     trained: list[int] = []
     whole = evaluation.train_and_test

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
-from dcbench_tesla.sheet import _grid
+from dcbench_tesla.cells.sheet import _grid
 
 
 @pytest.mark.parametrize(("channels", "count", "columns"), [(1, 10, 10), (3, 20, 10), (3, 6, 2)])

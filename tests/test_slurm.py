@@ -20,10 +20,10 @@ from dcbench_tesla.backends.base import Job, Outcome
 from dcbench_tesla.backends.local import Local
 from dcbench_tesla.backends.process import run_job
 from dcbench_tesla.backends.slurm import Slurm
-from dcbench_tesla.budget import largest_peak
+from dcbench_tesla.backends.sweep import sweep
+from dcbench_tesla.cells.budget import largest_peak
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.profilers.memory import PredictedMeter
-from dcbench_tesla.sweep import sweep
 from tests.test_backends import DIVERGES, ENDLESS, SMALL, TESLA, a_job, at_work, command, one_thread, rows, wait_for
 
 __all__ = ["one_thread"]  # a fixture of every test here

@@ -16,7 +16,7 @@ from torch import Tensor
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError
-from dcbench_tesla.store import (
+from dcbench_tesla.records.store import (
     atomic_path,
     content_key,
     load_tensors,

@@ -13,13 +13,13 @@ from torch import nn
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
+from dcbench_tesla.compute.networks import seeded
 from dcbench_tesla.config import parse_set, read_config_file, resolve
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.evaluators.timm_models import TimmModel, keep_resolution, plan_for, problem_of
 from dcbench_tesla.evaluators.training import TrainingSet
-from dcbench_tesla.networks import seeded
 
 # what adapting to 32 pixels takes from a model's parameters, for three channels
 SMALLER = {

@@ -17,23 +17,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dcbench_tesla.compute.networks import ConvNet, FlatNetwork
+from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.data.augmentation import NO_STRATEGY, STRATEGY, Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import Problem, Task
-from dcbench_tesla.methods.matching import InnerBatches, MatchingSettings
-from dcbench_tesla.methods.matching_step import Loss
-from dcbench_tesla.methods.trajectory import (
+from dcbench_tesla.methods.inner.gradients import (
     Mode,
     StreamedGradient,
     Weights,
     matching_gradient,
     stream_matching_gradient,
 )
-from dcbench_tesla.networks import ConvNet, FlatNetwork
+from dcbench_tesla.methods.inner.step import Loss
+from dcbench_tesla.methods.trajectory.matching import InnerBatches, MatchingSettings
 from dcbench_tesla.profilers import LiveBytes
-from dcbench_tesla.seeds import generator
 
 CLASSES, SIDE, COUNT, BATCH = 4, 8, 7, 3  # 7 images in batches of 3, 3 and 1: an image comes back every third step
 ITERATION = 5

@@ -6,7 +6,7 @@ from typing import Any
 
 from dcbench_tesla.backends.base import Backend
 from dcbench_tesla.errors import UsageError, unknown_name
-from dcbench_tesla.workspace import Workspace
+from dcbench_tesla.records.workspace import Workspace
 
 BACKENDS = ("serial", "local", "slurm")
 

@@ -1,8 +1,7 @@
 """What a backend is, what it is given, and how a cell ended.
 
-A cell is the same command everywhere: ``python -m dcbench_tesla.worker JOB.json`` reads a frozen configuration, writes
-the cell's folder and rows, and prints one line of JSON. Nothing here imports PyTorch: on a cluster's node only the
-worker does.
+A cell is the same command everywhere: ``python -m dcbench_tesla.backends.worker JOB.json`` reads a frozen
+configuration, writes the cell's folder and rows, and prints one line of JSON.
 """
 
 import dataclasses
@@ -15,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError, explained, is_out_of_memory
-from dcbench_tesla.store import content_key, read_json, write_json, write_text
-from dcbench_tesla.workspace import Workspace
+from dcbench_tesla.records.environment import environment
+from dcbench_tesla.records.store import content_key, read_json, write_json, write_text
+from dcbench_tesla.records.workspace import Workspace
 
 if TYPE_CHECKING:
-    from dcbench_tesla.cell import Cell, Execution
+    from dcbench_tesla.cells.cell import Cell, Execution
 
 Status = Literal["ok", "diverged", "out of memory", "timed out", "killed", "failed"]
 
@@ -56,8 +55,8 @@ class FrozenJob:
     """A cell as a file: the settings as they were resolved, where to compute, and what a failure's row says of it.
 
     ``name``: of its files under ``jobs/``. ``evaluations``: the keys of those it is to do. ``facts``:
-    :func:`dcbench_tesla.runner.cell_facts`. ``memory_facts``: what its row is to say of a memory budget. ``logs``:
-    where its metrics go besides the folder. ``compile``: see :class:`~dcbench_tesla.cell.Execution`.
+    :func:`~dcbench_tesla.cells.stages.cell_facts`. ``memory_facts``: what its row is to say of a memory budget.
+    ``logs``: where its metrics go besides the folder. ``compile``: see :class:`~dcbench_tesla.cells.cell.Execution`.
     """
 
     name: str
@@ -139,7 +138,7 @@ class Job:
 
     def freeze(self, timeout_s: float | None = None) -> FrozenJob:
         """Return the job as a worker reads it; it may take ``timeout_s``."""
-        from dcbench_tesla.runner import cell_facts
+        from dcbench_tesla.cells.stages import cell_facts
 
         cell, execution = self.cell, self.cell.execution
         return FrozenJob(

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import IO
 
 from dcbench_tesla.backends.base import FrozenJob, Outcome, record_failure
-from dcbench_tesla.progress import duration
+from dcbench_tesla.records.progress import duration
 
 POLL_S = 0.1
 GRACE_S = 30.0  # from SIGTERM, upon which a worker writes its checkpoint, to SIGKILL
 
 
 class WorkerProcess:
-    """``python -m dcbench_tesla.worker`` at work on a job that was written; what it says goes to the job's log.
+    """``python -m dcbench_tesla.backends.worker`` at work on a job's file; what it says goes to the job's log.
 
     It stops by itself when this process is gone, since its standard input then ends. ``gpu``: the one it sees as
     ``cuda``.
@@ -33,7 +33,7 @@ class WorkerProcess:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         with job.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dcbench_tesla.worker", str(job.file), "--stop-with-stdin"],
+                [sys.executable, "-m", "dcbench_tesla.backends.worker", str(job.file), "--stop-with-stdin"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from dcbench_tesla.backends.base import Ended, Job, Outcome, record_failure
-from dcbench_tesla.cell import Execution
-from dcbench_tesla.runner import run_cell
+from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.stages import run_cell
 
 
 class Serial:

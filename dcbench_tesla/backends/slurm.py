@@ -10,9 +10,9 @@ from typing import Any
 
 from dcbench_tesla.backends.base import Ended, FrozenJob, Job, Outcome, Status, record_failure
 from dcbench_tesla.backends.process import run_job
-from dcbench_tesla.cell import Execution
+from dcbench_tesla.cells.cell import Execution
 from dcbench_tesla.errors import DcbenchError, UsageError, unknown_name
-from dcbench_tesla.progress import say
+from dcbench_tesla.records.progress import say
 
 _CLUSTERS = ("slurm", "debug")
 _RESULTS_EVERY_S = 1.0

@@ -31,9 +31,9 @@ def failure(error: BaseException) -> Failure | None:
 @contextmanager
 def damaged_rows_told(out: Path, stages: Sequence[str]) -> Iterator[None]:
     """Tell which files among the rows of ``stages`` are none; fail for them when all is made of the others."""
-    from dcbench_tesla.progress import say
-    from dcbench_tesla.rows import damaged_rows
-    from dcbench_tesla.workspace import Workspace
+    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.rows import damaged_rows
+    from dcbench_tesla.records.workspace import Workspace
 
     damaged = damaged_rows(Workspace(out), stages)
     for text in damaged:

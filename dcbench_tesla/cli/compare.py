@@ -76,9 +76,9 @@ def accuracy(
       dcbench compare accuracy --evaluator convnet --evaluator vit --statistic best_on_test
     """
     from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
-    from dcbench_tesla.progress import say
-    from dcbench_tesla.store import write_text
-    from dcbench_tesla.workspace import Workspace
+    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.store import write_text
+    from dcbench_tesla.records.workspace import Workspace
 
     workspace = Workspace(out)
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
@@ -144,7 +144,7 @@ def _only_what_varies(against: str, **given: tuple[int, ...]) -> None:
 def _keep_figure(figure: "Figure", stem: Path, table: Path) -> None:
     """Write a plot beside the table of its rows, and say so."""
     from dcbench_tesla.compare.files import save_figure
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.records.progress import say
 
     say(f"written: {', '.join(map(str, [table, *save_figure(figure, stem)]))}")
 
@@ -198,13 +198,13 @@ def memory(
       dcbench compare memory --method mtt --method tesla --steps 5 --steps 10 --meter allocated --width 32
       dcbench compare memory --against ipc --dataset cifar10
     """
-    from dcbench_tesla.cell import Execution
+    from dcbench_tesla.cells.cell import Execution
     from dcbench_tesla.compare import memory as compared
     from dcbench_tesla.compare.files import merge_csv
     from dcbench_tesla.compare.plots import memory_figure
-    from dcbench_tesla.progress import bar
-    from dcbench_tesla.table import aligned
-    from dcbench_tesla.workspace import Workspace
+    from dcbench_tesla.compare.table import aligned
+    from dcbench_tesla.records.progress import bar
+    from dcbench_tesla.records.workspace import Workspace
 
     by_ipc = against == "ipc"
     _only_what_varies(against, steps=steps, ipc=ipcs)
@@ -292,12 +292,12 @@ def time_(
       dcbench compare time --repetitions 30 --steps 10 --compile both
       dcbench compare time --against batch-size
     """
-    from dcbench_tesla.cell import Execution
+    from dcbench_tesla.cells.cell import Execution
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv
     from dcbench_tesla.compare.plots import time_figure
-    from dcbench_tesla.progress import bar
-    from dcbench_tesla.workspace import Workspace
+    from dcbench_tesla.records.progress import bar
+    from dcbench_tesla.records.workspace import Workspace
 
     execution = Execution.resolve(device)
     repetitions = timing.repetitions(execution) if repetitions is None else repetitions
@@ -381,14 +381,14 @@ def gradient(
     """
     from dcbench_tesla import registry
     from dcbench_tesla.api import Session
+    from dcbench_tesla.cells.stages import train_experts
     from dcbench_tesla.compare import gradient as compared
     from dcbench_tesla.compare.files import merge_csv
     from dcbench_tesla.compare.plots import gradient_figure
+    from dcbench_tesla.compare.table import aligned
     from dcbench_tesla.config import parse_set
     from dcbench_tesla.data import check_dataset_name
-    from dcbench_tesla.progress import bar
-    from dcbench_tesla.runner import train_experts
-    from dcbench_tesla.table import aligned
+    from dcbench_tesla.records.progress import bar
 
     registry.check_names("methods", methods)
     check_dataset_name(dataset)

@@ -67,8 +67,8 @@ def evaluate(
         raise unknown_name("preset", preset, PRESETS)
     registry.check_names("evaluators", evaluators)
     overrides = [parse_set(text) for text in assignments]
-    from dcbench_tesla.progress import say
-    from dcbench_tesla.saved import evaluate_saved
+    from dcbench_tesla.cells.saved import evaluate_saved
+    from dcbench_tesla.records.progress import say
 
     failures: list[Failure] = []
     for target in targets:
@@ -100,7 +100,7 @@ def evaluate(
 
 def _show(rows: dict[str, dict[str, Any]], *, named: bool) -> None:
     """Print a line for every evaluator, with the set's name before it where there are several sets."""
-    from dcbench_tesla.evaluation import Accuracy
+    from dcbench_tesla.cells.evaluation import Accuracy
 
     for name, row in rows.items():
         last = Accuracy(**row["accuracy"]["last"])

@@ -69,7 +69,7 @@ def set_(
     """  # noqa: E501
     _check_file(output, force=force)
     from dcbench_tesla.exchange import Given, import_set
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.records.progress import say
 
     given = Given(
         dataset=dataset,
@@ -149,7 +149,7 @@ def experts_(
     from dcbench_tesla.config import DataSettings, NetworkSettings
     from dcbench_tesla.data import load_dataset
     from dcbench_tesla.exchange import import_experts
-    from dcbench_tesla.workspace import Workspace
+    from dcbench_tesla.records.workspace import Workspace
 
     whitened = zca or preprocessing == "zca"
     data = DataSettings(train_images=train_images, validation=validation, zca=whitened)

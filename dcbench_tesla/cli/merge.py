@@ -28,10 +28,10 @@ def merge(sources: tuple[Path, ...], out: Path, no_tensors: bool, experts: bool)
       dcbench merge from-cluster/results --out results --no-tensors
       dcbench merge from-cluster/results --experts
     """
-    from dcbench_tesla.merge import check_source
-    from dcbench_tesla.merge import merge as merge_results
-    from dcbench_tesla.progress import say
-    from dcbench_tesla.workspace import Workspace
+    from dcbench_tesla.exchange.merge import check_source
+    from dcbench_tesla.exchange.merge import merge as merge_results
+    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.workspace import Workspace
 
     if no_tensors and experts:
         raise UsageError("--no-tensors leaves experts out too: give one of --no-tensors and --experts.")

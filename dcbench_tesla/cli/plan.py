@@ -12,7 +12,7 @@ from dcbench_tesla.cli.reproduce import checked_cells
 if TYPE_CHECKING:
     from dcbench_tesla.api import Session
     from dcbench_tesla.config import CellConfig
-    from dcbench_tesla.plan import PlannedCell
+    from dcbench_tesla.reports.plan import PlannedCell
 
 
 @click.command()
@@ -41,11 +41,11 @@ def plan(
       dcbench plan figure2 --method tesla --device cuda
     """
     from dcbench_tesla.api import Session
+    from dcbench_tesla.compare.table import aligned
     from dcbench_tesla.errors import UsageError, unknown_name
-    from dcbench_tesla.plan import machine
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.records.progress import say
     from dcbench_tesla.reports.declarations import Part, beyond_the_paper, declarations
-    from dcbench_tesla.table import aligned
+    from dcbench_tesla.reports.plan import machine
 
     if table == "figure1":
         raise UsageError("figure1 has no cells to plan: dcbench reproduce figure1 makes it, with --run its times too.")
@@ -65,9 +65,9 @@ def plan(
 def _measured(configs: "list[CellConfig]", session: "Session") -> "list[PlannedCell]":
     """Plan all cells, those last that there cannot be; say why figures are missing, a reason once."""
     from dcbench_tesla.backends.base import Job
-    from dcbench_tesla.plan import open_cells, plan, reasons
     from dcbench_tesla.profilers.memory import PredictedMeter
-    from dcbench_tesla.progress import bar, say
+    from dcbench_tesla.records.progress import bar, say
+    from dcbench_tesla.reports.plan import open_cells, plan, reasons
 
     cells, absent = open_cells(configs, session)
     planned = []
@@ -83,7 +83,7 @@ def _measured(configs: "list[CellConfig]", session: "Session") -> "list[PlannedC
 
 
 def _row(cell: "PlannedCell") -> tuple[str, ...]:
-    from dcbench_tesla.progress import duration, size
+    from dcbench_tesla.records.progress import duration, size
 
     todo = "" if cell.stages is None else ", ".join(cell.stages) or "done"
     time = duration(cell.estimate.total) if cell.estimate else ""
@@ -92,7 +92,7 @@ def _row(cell: "PlannedCell") -> tuple[str, ...]:
 
 def _totals(planned: "Sequence[PlannedCell]", where: str) -> str:
     """Return one line: how many cells, how long on this machine, and the largest peak."""
-    from dcbench_tesla.progress import duration, size
+    from dcbench_tesla.records.progress import duration, size
 
     todo = [cell for cell in planned if not cell.done]
     text = f"{len(todo)} of {len(planned)} cells to do"

@@ -25,11 +25,11 @@ def report(out: Path, output: Path | None) -> None:
       dcbench report
       dcbench report --out results --output report.html
     """
-    from dcbench_tesla.progress import size
+    from dcbench_tesla.records.progress import size
+    from dcbench_tesla.records.rows import STAGES
+    from dcbench_tesla.records.store import write_text
+    from dcbench_tesla.records.workspace import Workspace
     from dcbench_tesla.reports.html import page
-    from dcbench_tesla.rows import STAGES
-    from dcbench_tesla.store import write_text
-    from dcbench_tesla.workspace import Workspace
 
     path = output or out / "report.html"
     with damaged_rows_told(out, STAGES):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Backend
-    from dcbench_tesla.cell import Cell
+    from dcbench_tesla.cells.cell import Cell
     from dcbench_tesla.config import CellConfig
     from dcbench_tesla.reports.declarations import Declaration, Part
 
@@ -136,17 +136,17 @@ def figure1(
       dcbench reproduce figure1 --run
       dcbench reproduce figure1 --run --device cuda
     """
-    from dcbench_tesla.cell import Execution
+    from dcbench_tesla.cells.cell import Execution
     from dcbench_tesla.compare import memory as memories
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv, read_csv
     from dcbench_tesla.compare.plots import memory_figure
-    from dcbench_tesla.progress import bar, say
+    from dcbench_tesla.records.progress import bar, say
+    from dcbench_tesla.records.workspace import Workspace
     from dcbench_tesla.reports import figure1 as declared
     from dcbench_tesla.reports import growth
     from dcbench_tesla.reports.declarations import NotInTableError, Part
     from dcbench_tesla.reports.files import Report
-    from dcbench_tesla.workspace import Workspace
 
     check_part(Part(datasets=datasets, methods=methods))
     a, b = declared.panel_a().points, declared.panel_b().points
@@ -211,7 +211,7 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
       dcbench reproduce all
       dcbench reproduce all --preset quick --dataset fashion-mnist --run
     """
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.records.progress import say
     from dcbench_tesla.reports.declarations import NotInTableError
 
     _check_effect(ctx, run_missing=given["run_missing"], has_effect=("device",))  # of figure1's meter
@@ -257,11 +257,11 @@ def _reproduce(
 ) -> None:
     """Run what is missing of a part, if asked; print the part, and write the whole."""
     from dcbench_tesla.api import Session
-    from dcbench_tesla.live import check_logs
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.records.live import check_logs
+    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.workspace import Workspace
     from dcbench_tesla.reports.declarations import Part, beyond_the_paper
     from dcbench_tesla.reports.files import report
-    from dcbench_tesla.workspace import Workspace
 
     _check_effect(click.get_current_context(), run_missing=run_missing)
     part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
@@ -337,7 +337,7 @@ def _run_missing(
 ) -> Failure | None:
     """Run the cells that are not done; return what failed, so that the table can be made of the others."""
     from dcbench_tesla.backends.base import Job
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.records.progress import say
 
     todo, failed = _pending(configs, session)
     try:
@@ -369,8 +369,8 @@ def _baselines(session: "Session", cells: "Sequence[Cell]") -> "dict[str, Cell]"
 def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cell], int]":
     """Return the cells that are not done, and how many there cannot be; why is told, a reason once."""
     from dcbench_tesla.backends.base import Job
-    from dcbench_tesla.plan import open_cells, plan, reasons
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.reports.plan import open_cells, plan, reasons
 
     cells, absent = open_cells(configs, session)
     planned = list(plan(map(Job, cells), measure=False))
@@ -382,11 +382,11 @@ def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cel
 
 def _time_figure1(device: str, path: Path) -> None:
     """Time the points of Figure 1b that were not timed on this machine, and keep their rows as they come."""
-    from dcbench_tesla.cell import Execution
+    from dcbench_tesla.cells.cell import Execution
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv, read_csv
-    from dcbench_tesla.environment import hardware
-    from dcbench_tesla.progress import bar
+    from dcbench_tesla.records.environment import hardware
+    from dcbench_tesla.records.progress import bar
     from dcbench_tesla.reports import figure1 as declared
 
     execution = Execution.resolve(device)

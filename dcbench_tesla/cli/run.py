@@ -26,10 +26,10 @@ from dcbench_tesla.errors import UsageError
 if TYPE_CHECKING:
     from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Backend, Job, Outcome
-    from dcbench_tesla.cell import Cell
+    from dcbench_tesla.cells.cell import Cell
+    from dcbench_tesla.cells.stages import CellResult
     from dcbench_tesla.config import CellConfig, Override
-    from dcbench_tesla.plan import PlannedCell
-    from dcbench_tesla.runner import CellResult
+    from dcbench_tesla.reports.plan import PlannedCell
 
 
 @click.command()
@@ -111,13 +111,13 @@ def run(
         "seed": seeds,
         "preset": preset,
     }
-    from dcbench_tesla.live import check_logs
+    from dcbench_tesla.records.live import check_logs
 
     wanted_logs = check_logs(logs)
     configs = _resolve(options, assignments, config_file)
     from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Job
-    from dcbench_tesla.budget import parse_size
+    from dcbench_tesla.cells.budget import parse_size
 
     if out == Path():
         raise UsageError("--out is empty: name a folder.")
@@ -155,7 +155,7 @@ def backend_of(
 ) -> "Backend":
     """Return the backend that the options of a command ask for."""
     from dcbench_tesla.backends import make_backend
-    from dcbench_tesla.progress import parse_duration
+    from dcbench_tesla.records.progress import parse_duration
 
     return make_backend(
         backend,
@@ -238,7 +238,7 @@ def _check_options(file: Path, given: dict[str, Any], known: dict[str, Any]) -> 
 def _show_plan(cell: "Cell") -> None:
     import json
 
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.records.progress import say
 
     todo = cell.pending()
     say(f"{cell.name} ({cell.config.protocol}): {'to do: ' + ', '.join(todo) if todo else 'done'}")
@@ -251,9 +251,9 @@ def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[l
     Nothing of a cell that does not fit is computed, nor a baseline for it alone.
     """
     from dcbench_tesla.backends.base import Outcome
-    from dcbench_tesla.budget import fitted
+    from dcbench_tesla.cells.budget import fitted
     from dcbench_tesla.profilers.memory import PredictedMeter
-    from dcbench_tesla.progress import say
+    from dcbench_tesla.records.progress import say
 
     say("predicting how much memory is needed ...")
     meter, fitting, refused = PredictedMeter(), [], []
@@ -278,9 +278,9 @@ def run_jobs(
     refused: "Sequence[Outcome]" = (),
 ) -> None:
     """Run every cell of a session; one that fails does not stop the others. Then show all, each beside its baseline."""
-    from dcbench_tesla.plan import host_memory_bytes
-    from dcbench_tesla.runner import CellResult
-    from dcbench_tesla.sweep import sweep
+    from dcbench_tesla.backends.sweep import sweep
+    from dcbench_tesla.cells.stages import CellResult
+    from dcbench_tesla.reports.plan import host_memory_bytes
 
     total = len(jobs) + len(refused)
     planned = _tell_estimates(jobs, backend)
@@ -310,10 +310,10 @@ def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> "list[PlannedCell]
 
     For a backend that is elsewhere, memory is predicted instead: that is what it is asked for.
     """
-    from dcbench_tesla.estimate import LONG_S
-    from dcbench_tesla.plan import machine, plan
+    from dcbench_tesla.cells.estimate import LONG_S
     from dcbench_tesla.profilers.memory import PredictedMeter
-    from dcbench_tesla.progress import duration, say
+    from dcbench_tesla.records.progress import duration, say
+    from dcbench_tesla.reports.plan import machine, plan
 
     def begin(cell: "Cell", stages: "Sequence[str]") -> None:
         say(f"{cell.name} ({cell.config.protocol}): {', '.join(stages) or 'done already (--force does it again)'}")
@@ -440,9 +440,9 @@ def experts(
         assignments = (*assignments, f"experts.count={count}")
     (config,) = _resolve(options, assignments, None)
     from dcbench_tesla.api import Session
-    from dcbench_tesla.cell import Execution
-    from dcbench_tesla.estimate import compilation_decided
-    from dcbench_tesla.runner import train_experts
+    from dcbench_tesla.cells.cell import Execution
+    from dcbench_tesla.cells.estimate import compilation_decided
+    from dcbench_tesla.cells.stages import train_experts
 
     session = Session(out, data_dir=data_dir, execution=replace(Execution.resolve(device), compile=compile))
     session.workspace.check_writable()

@@ -22,7 +22,7 @@ def list_(what: str, data_dir: Path | None, out: Path) -> None:
       dcbench list methods
       dcbench list cells --out results
     """
-    from dcbench_tesla import listing
+    from dcbench_tesla.cli import listing
     from dcbench_tesla.errors import unknown_name
 
     listings: dict[str, Callable[[], list[tuple[str, ...]]]] = {
@@ -50,7 +50,7 @@ def info(name: str, data_dir: Path | None) -> None:
       dcbench info timm:resnet26d
       dcbench info cifar10
     """
-    from dcbench_tesla import listing
+    from dcbench_tesla.cli import listing
 
     for line in listing.info(name, data_dir):
         click.echo(line)
@@ -65,7 +65,7 @@ def env(data_dir: Path | None) -> None:
     Example:
       dcbench env
     """
-    from dcbench_tesla import listing
+    from dcbench_tesla.cli import listing
 
     for line in listing.columns(listing.environment_lines(data_dir)):
         click.echo(line)

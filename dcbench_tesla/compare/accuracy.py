@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from dcbench_tesla.cells.evaluation import STATISTICS
+from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.config import settings_given
 from dcbench_tesla.errors import DcbenchError
-from dcbench_tesla.evaluation import STATISTICS
-from dcbench_tesla.progress import duration, size
-from dcbench_tesla.rows import stage_rows
-from dcbench_tesla.store import content_key
-from dcbench_tesla.table import aligned
-from dcbench_tesla.workspace import Workspace
+from dcbench_tesla.records.progress import duration, size
+from dcbench_tesla.records.rows import stage_rows
+from dcbench_tesla.records.store import content_key
+from dcbench_tesla.records.workspace import Workspace
 
 _SECTION = ["dataset", "ipc", "preset", "data"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dcbench_tesla.errors import CorruptFileError
-from dcbench_tesla.store import atomic_path, write_text
+from dcbench_tesla.records.store import atomic_path, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

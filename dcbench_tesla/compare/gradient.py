@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla.api import Session, resolve_all
-from dcbench_tesla.budget import predicted_peak
-from dcbench_tesla.cell import Cell
+from dcbench_tesla.cells.budget import predicted_peak
+from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.compare.points import Keep, keep_nothing
 from dcbench_tesla.config import Override
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.experts import StoredExperts
+from dcbench_tesla.experts.store import StoredExperts
 from dcbench_tesla.interface import Condenser, ExpertSource, Problem
 from dcbench_tesla.profilers.free import free_bytes
 from dcbench_tesla.profilers.memory import PredictedMeter
-from dcbench_tesla.progress import size
+from dcbench_tesla.records.progress import size
 
 METHODS = ("tesla", "tesla-exact")
 REFERENCE = "mtt"

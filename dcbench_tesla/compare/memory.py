@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from dcbench_tesla.cell import Execution
+from dcbench_tesla.cells.cell import Execution
 from dcbench_tesla.compare import points
 from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing
-from dcbench_tesla.environment import environment
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.profilers.memory import MemoryMeter, memory_meter
-from dcbench_tesla.progress import size
+from dcbench_tesla.records.environment import environment
+from dcbench_tesla.records.progress import size
 
 METHODS = ("mtt", "tesla", "tesla-exact", "dm", "dsa")
 STEPS = (1, 5, 10, 20, 30, 50)

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 
 from dcbench_tesla import registry
+from dcbench_tesla.cells.workload import Shape, workload
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.profilers.memory import Prepare
-from dcbench_tesla.profilers.workload import Shape, workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,10 @@ class Point:
     def workload(self, device: torch.device, **how: Any) -> Prepare:
         """Return what makes the iteration ready on ``device`` and then runs it.
 
-        ``how``: ``shortened``, ``compile`` and ``chosen_for`` of :func:`~dcbench_tesla.profilers.workload.workload`.
+        ``how``: ``shortened``, ``compile`` and ``chosen_for`` of :func:`~dcbench_tesla.cells.workload.workload`.
 
         Raises:
-            UsageError: the point cannot be, see :func:`~dcbench_tesla.profilers.workload.workload`.
+            UsageError: the point cannot be, see :func:`~dcbench_tesla.cells.workload.workload`.
         """
         return workload(
             self.method,

@@ -15,17 +15,17 @@ import pandas as pd
 import torch
 
 from dcbench_tesla import registry
-from dcbench_tesla.cell import Execution
+from dcbench_tesla.cells.cell import Execution
 from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing, pivot
-from dcbench_tesla.compiling import CUDA_WARM_UP
-from dcbench_tesla.environment import environment
+from dcbench_tesla.compare.table import aligned
+from dcbench_tesla.compute.compiling import CUDA_WARM_UP
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.profilers.clocks import Timing, clock
 from dcbench_tesla.profilers.free import free_bytes
 from dcbench_tesla.profilers.memory import MemoryMeter, attempt, memory_meter, older_objects_kept
 from dcbench_tesla.profilers.phases import Phase, PhaseClock
-from dcbench_tesla.progress import size
-from dcbench_tesla.table import aligned
+from dcbench_tesla.records.environment import environment
+from dcbench_tesla.records.progress import size
 
 METHODS = ("mtt", "tesla", "tesla-exact")
 BATCH_SIZES = (10, 25, 50, 100)

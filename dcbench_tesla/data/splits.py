@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.config import DataSettings
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from torch import Tensor
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError, unknown_name
 from dcbench_tesla.exchange.files import load_torch, plain_tensor, tensor_digest
-from dcbench_tesla.store import load_tensors, save_tensors, write_text, writing
+from dcbench_tesla.records.store import load_tensors, save_tensors, write_text, writing
 
 SET, SIDE, IMAGES, LABELS = "distilled.safetensors", "dcbench.safetensors", "images_best.pt", "labels_best.pt"
 _TABLE, _CARD = "labels.csv", "README.md"

@@ -25,7 +25,7 @@ from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.exchange.files import load_torch, plain_tensor, sha256_of
 from dcbench_tesla.exchange.folders import is_export, read_export
-from dcbench_tesla.store import load_tensors
+from dcbench_tesla.records.store import load_tensors
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

@@ -3,7 +3,7 @@
 import psutil
 import torch
 
-from dcbench_tesla.malloc import kept_bytes
+from dcbench_tesla.compute.malloc import kept_bytes
 
 # A CPU's kernels also work in memory that no tensor holds, and where main memory ends processes are killed: some were
 # seen to need 1.2 to 1.4 times their tensors. Where a GPU's memory ends there is an error, which can be caught.

@@ -8,9 +8,9 @@ from typing import Any
 
 from dcbench_tesla.config import CellConfig, as_text, flags_given, resolve, settings_given, settled
 from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.records.rows import stage_rows
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import row_name
-from dcbench_tesla.rows import stage_rows
-from dcbench_tesla.workspace import Workspace
 
 FAILED = "failed"
 _LONGEST_STATUS, _LONGEST_REASON = 60, 160

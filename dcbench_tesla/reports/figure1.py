@@ -17,8 +17,8 @@ from dcbench_tesla.compare.files import keys
 from dcbench_tesla.compare.memory import pivot
 from dcbench_tesla.compare.plots import colour
 from dcbench_tesla.compare.points import COLUMNS, Point, points
-from dcbench_tesla.progress import size
-from dcbench_tesla.table import aligned
+from dcbench_tesla.compare.table import aligned
+from dcbench_tesla.records.progress import size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

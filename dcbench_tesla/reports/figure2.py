@@ -13,12 +13,12 @@ from typing import Any
 
 import pandas as pd
 
+from dcbench_tesla.compare.table import aligned
+from dcbench_tesla.records.store import content_key
 from dcbench_tesla.reports.declarations import Declaration
 from dcbench_tesla.reports.finished import Finished, by_protocol, chosen
 from dcbench_tesla.reports.tables import RUN
 from dcbench_tesla.reports.text import about_protocol
-from dcbench_tesla.store import content_key
-from dcbench_tesla.table import aligned
 
 _STRATEGY = frozenset({"labels", "last_epoch", "label_space", "lr_labels"})
 _WHERE = ["panel", "dataset", "ipc", "evaluator", "recipe", "protocol", "labels", "last_epoch", "status"]

@@ -9,14 +9,14 @@ import pandas as pd
 
 from dcbench_tesla.compare.files import keys, save_figure
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
+from dcbench_tesla.records.store import write_text
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import Declaration, Part
 from dcbench_tesla.reports.failed import failures
 from dcbench_tesla.reports.plots import curves_figure, epochs_figure, table_figure
 from dcbench_tesla.reports.tables import RUN, runs, table
 from dcbench_tesla.reports.text import lacking, protocol_names, sheet
-from dcbench_tesla.store import write_text
-from dcbench_tesla.workspace import Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

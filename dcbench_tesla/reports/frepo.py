@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dcbench_tesla.networks import ConvNet
+from dcbench_tesla.cells.workload import Shape
+from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.profilers import origin
 from dcbench_tesla.profilers.memory import Prepare
-from dcbench_tesla.profilers.workload import Shape
 
 _RIDGE = 1e-6
 _REAL_BATCH = 1024

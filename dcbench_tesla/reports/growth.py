@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from dcbench_tesla.cells.workload import Shape
 from dcbench_tesla.compare.points import Point
+from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.profilers.memory import MemoryMeter, memory_meter
-from dcbench_tesla.profilers.workload import Shape
-from dcbench_tesla.progress import size
+from dcbench_tesla.records.progress import size
 from dcbench_tesla.reports.frepo import frepo_workload
-from dcbench_tesla.table import aligned
 
 FREPO = "frepo"
 DATASETS = ("cifar100", "imagenet1k-64")

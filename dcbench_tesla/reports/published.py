@@ -104,7 +104,7 @@ def _aliases() -> dict[str, dict[str, Any]]:
 
 
 def _folder() -> Any:
-    return resources.files("dcbench_tesla.reference")
+    return resources.files("dcbench_tesla.reports.reference")
 
 
 def _read(file: str) -> Iterator[dict[str, Any]]:

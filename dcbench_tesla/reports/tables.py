@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from dcbench_tesla import registry
+from dcbench_tesla.cells.evaluation import STATISTICS
 from dcbench_tesla.config import CellConfig
-from dcbench_tesla.evaluation import STATISTICS
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import Declaration, import_problem, row_name
 from dcbench_tesla.reports.failed import Failed
 from dcbench_tesla.reports.finished import Finished, by_protocol, chosen, finished, training_images
 from dcbench_tesla.reports.published import Published, published
-from dcbench_tesla.workspace import Workspace
 
 Row = Mapping[Any, Any]
 COMPARED = "best_on_test"

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from dcbench_tesla.compare.accuracy import shown
+from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.config import CellConfig, settings_given, shown_dataset
 from dcbench_tesla.reports.declarations import Declaration, Part, cells, preset_of
 from dcbench_tesla.reports.failed import FAILED, Failed
 from dcbench_tesla.reports.finished import Finished
 from dcbench_tesla.reports.published import PAPER, Published, external
 from dcbench_tesla.reports.tables import BROKEN, COMPARED, NOT_IMPLEMENTED, RUN, WHOLE, Row, grouped, missing, records
-from dcbench_tesla.table import aligned
 
 _CITED = "Cui, Wang, Si, Hsieh, ICML 2023"
 _PUBLISHED = "published"

@@ -12,7 +12,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from dcbench_tesla.compare.files import keys, merge_csv, read_csv
-from dcbench_tesla.environment import environment
+from dcbench_tesla.records.environment import environment
 from tests.benchmarks.turns import ROOT, THREADS, Worker, ratio, share
 from tests.benchmarks.work import STEPS
 

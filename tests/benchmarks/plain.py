@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dcbench_tesla.compute.networks import ConvNet, seeded
+from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.data.augmentation import Augmentation, Draw
 from dcbench_tesla.interface import Problem
-from dcbench_tesla.networks import ConvNet, seeded
-from dcbench_tesla.seeds import generator
 
 
 def forward(network: nn.Module, theta: Tensor, images: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from dcbench_tesla.cells.workload import Shape, workload
 from dcbench_tesla.profilers import PhaseClock
 from dcbench_tesla.profilers.memory import PredictedMeter, Prepare
-from dcbench_tesla.profilers.workload import Shape, workload
 
 CPU = torch.device("cpu")
 STEPS, ROUNDS = 10, 9

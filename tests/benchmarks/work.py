@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from dcbench_tesla import registry
-from dcbench_tesla.compiling import compile_training
+from dcbench_tesla.cells.workload import Shape, _network, _Noise, _problem, workload
+from dcbench_tesla.compute.compiling import compile_training
+from dcbench_tesla.compute.networks import ConvNet, FlatNetwork, seeded
 from dcbench_tesla.config import ExpertSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.experts import train_epoch
+from dcbench_tesla.experts.store import train_epoch
 from dcbench_tesla.interface import Condenser, Problem
-from dcbench_tesla.methods.matching_step import CompiledStep, MatchingStep
-from dcbench_tesla.networks import ConvNet, FlatNetwork, seeded
-from dcbench_tesla.profilers.workload import Shape, _network, _Noise, _problem, workload
+from dcbench_tesla.methods.inner.step import CompiledStep, MatchingStep
 from tests.benchmarks import plain
 from tests.benchmarks.limit import best_rate
 from tests.benchmarks.turns import THREADS

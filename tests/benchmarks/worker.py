@@ -17,8 +17,8 @@ from unittest import mock
 
 import torch
 
-from dcbench_tesla.cell import Execution
-from dcbench_tesla.methods.matching_step import CompiledStep
+from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.methods.inner.step import CompiledStep
 from tests.benchmarks.limit import Operations
 from tests.benchmarks.turns import THREADS
 from tests.benchmarks.work import WORK

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from dcbench_tesla.cells.evaluation import STATISTICS
 from dcbench_tesla.compare.accuracy import Section, labelled, sections
-from dcbench_tesla.evaluation import STATISTICS
 from dcbench_tesla.reports.html.parts import (
     Column,
     Figure,

@@ -9,7 +9,8 @@ import pandas as pd
 
 from dcbench_tesla.compare.files import read_csv
 from dcbench_tesla.compare.timing import COMPILED, named
-from dcbench_tesla.progress import size
+from dcbench_tesla.records.progress import size
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.html.parts import (
     Column,
     Figure,
@@ -22,7 +23,6 @@ from dcbench_tesla.reports.html.parts import (
     table_of,
     told,
 )
-from dcbench_tesla.workspace import Workspace
 
 _NEEDED = ("method", "dataset", "matching_steps", "ipc", "batch_size", "width", "depth", "meter", "hardware", "status")
 

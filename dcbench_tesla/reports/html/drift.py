@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from dcbench_tesla.compare.files import read_csv
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.html.parts import Column, Figure, Line, Part, Plot, Point, made_by, table_of, told, values
-from dcbench_tesla.workspace import Workspace
 
 _PLACE = ("dataset", "protocol", "ipc", "batch_size", "width", "depth", "reference", "meter", "hardware")
 _NEEDED = (

@@ -9,10 +9,10 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from dcbench_tesla.errors import CorruptFileError
-from dcbench_tesla.progress import duration, size
+from dcbench_tesla.records.progress import duration, size
+from dcbench_tesla.records.rows import stage_rows
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.html.parts import Figure, Made, Part, Picture
-from dcbench_tesla.rows import stage_rows
-from dcbench_tesla.workspace import Workspace
 
 _Row = Mapping[str, Any]
 _FACTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import Declaration, declarations
 from dcbench_tesla.reports.html.parts import Column, Figure, Line, Made, Part, Plot, Point, facts, table_of, values
 from dcbench_tesla.reports.tables import runs
 from dcbench_tesla.reports.text import not_comparable, protocol_names
-from dcbench_tesla.workspace import Workspace
 
 _ACCURACY = Column("accuracy", "test accuracy, %", "{:.1f}".format, ["std_networks"])
 _BAR = "the bar is one standard deviation over networks."

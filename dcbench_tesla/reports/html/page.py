@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves
 from dcbench_tesla.compare.plots import colours
 from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.records.rows import STAGES, stage_rows
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.html.accuracy import curves_part, ipc_part, tables_part
 from dcbench_tesla.reports.html.cost import memory_part, time_part
 from dcbench_tesla.reports.html.drift import gradient_part
@@ -23,8 +25,6 @@ from dcbench_tesla.reports.html.labels import labels_part
 from dcbench_tesla.reports.html.parts import Part, joined
 from dcbench_tesla.reports.html.published import published_part
 from dcbench_tesla.reports.plots import LABEL_COLOURS
-from dcbench_tesla.rows import STAGES, stage_rows
-from dcbench_tesla.workspace import Workspace
 
 _HERE = Path(__file__).parent
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import Declaration, declarations
 from dcbench_tesla.reports.html.parts import Column, Figure, Made, Part, facts, table_of, told, values
 from dcbench_tesla.reports.published import percent
 from dcbench_tesla.reports.tables import RUN, WHOLE, grouped, records, runs, table
 from dcbench_tesla.reports.text import about_protocol, not_comparable, protocol_names
-from dcbench_tesla.workspace import Workspace
 
 _TABLES = ("table1", "table2", "table3")
 _ABOUT = {"method": "methods", "labels": "labels", "evaluator": "networks"}

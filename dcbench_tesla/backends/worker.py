@@ -1,0 +1,90 @@
+"""``python -m dcbench_tesla.backends.worker JOB.json``: run one frozen cell, wherever that may be.
+
+Writes the cell's folder and rows, says what it does on standard error, and prints one line of JSON on standard output:
+``{"status": "ok", "reason": "", "exit_code": 0}``, or how else it ended (``dcbench_tesla.backends.base.Outcome``).
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from dcbench_tesla.backends.base import FrozenJob, Outcome
+from dcbench_tesla.backends.process import GRACE_S
+from dcbench_tesla.errors import CorruptFileError, UsageError, explained
+from dcbench_tesla.records.progress import say
+
+
+def run_frozen(job: FrozenJob) -> Outcome:
+    """Do what is not done yet of a frozen cell, and return how it ended."""
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.cells.cell import Execution
+    from dcbench_tesla.cells.stages import run_cell
+    from dcbench_tesla.config import CellConfig
+
+    data_dir = None if job.data_dir is None else Path(job.data_dir)
+    try:
+        execution = Execution.resolve(job.device, job.threads, job.backend)
+        execution = dataclasses.replace(execution, logs=tuple(job.logs), compile=job.compile)
+        session = Session(job.workspace.root, data_dir=data_dir, execution=execution)
+        cell = session.cell(CellConfig.from_dict(job.config), from_scratch=job.force)
+        cell = cell.planned({}, job.memory_facts)
+        if cell.key != job.key:
+            raise UsageError(f"{job.cell} has other data or another version here than where it was submitted.")
+        todo = ", ".join(cell.stages_from_scratch() if job.force else cell.pending())
+        where = f"{job.backend}, {job.device}, threads {job.threads}, process {os.getpid()} on {socket.gethostname()}"
+        _log(f"{cell.name}: {todo or 'nothing to do'} ({where})")
+        run_cell(cell, force=job.force)
+    except KeyboardInterrupt:
+        return Outcome("killed", "killed (asked to stop). What was done is kept.", 130)
+    except Exception as error:
+        return Outcome.of(error, job.report)
+    return Outcome()
+
+
+def _log(text: str) -> None:
+    say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+
+
+def stop_with_stdin() -> None:
+    """Stop as SIGTERM does when standard input ends: when whoever holds its other end is gone, even by ``kill -9``."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> int:
+    """Run the job named on the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m dcbench_tesla.backends.worker", description="Run one frozen cell.")
+    parser.add_argument("job", type=Path, help="the job's file, under OUT/jobs/")
+    parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
+    arguments = parser.parse_args()
+    if arguments.stop_with_stdin:
+        stop_with_stdin()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm tells all processes of a job; who started this one acts on it
+    try:
+        job = FrozenJob.read(arguments.job)
+    except (OSError, CorruptFileError) as error:
+        parser.error(str(explained(error)))
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        os.dup2(2, 1)  # what plugins and libraries print is no answer
+        outcome = run_frozen(job)
+        _log(f"ended: {outcome.reason or outcome.status}")
+        print(json.dumps(dataclasses.asdict(outcome)), file=answer, flush=True)
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

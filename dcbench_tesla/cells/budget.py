@@ -1,0 +1,304 @@
+"""Whether a cell fits a memory budget, predicted before it runs; what would fit; and what memory that is free can buy.
+
+A peak is that of the stage's tensors, with the prepared training images where they lie on the run's device, by the
+meter ``predicted``, which computes nothing. What CUDA and its libraries take, and evaluations, are no part of it.
+"""
+
+import dataclasses
+import math
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from typing import Any
+
+from dcbench_tesla import registry
+from dcbench_tesla.cells.cell import Cell, hashed_settings
+from dcbench_tesla.cells.workload import Shape, expert_workload, workload
+from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.profilers.memory import MemoryMeter
+from dcbench_tesla.records.progress import size
+
+_EXPERTS, _CONDENSATION = "training experts", "condensation"
+_UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{infix}b": base**power
+    for infix, base in (("", 1000), ("i", 1024))
+    for power, prefix in enumerate("kmgt", start=1)
+}
+_LOWERED = ("steps", "batch_size", "class_chunk", "keep_graphs")  # settings of methods that memory grows with
+_INTERPOLATIONS = 4
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size as people write it: ``40GiB``, ``1.5 GB``, ``512MiB``, ``1000000``.
+
+    Raises:
+        UsageError: it is none, or less than a byte.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    found = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
+    if found < 1:
+        raise UsageError(
+            f"{text!r} is no memory size: give a number and KiB, MiB, GiB, TiB (of 1024) or KB, MB, GB, TB (of 1000), "
+            "for instance 40GiB, or plain bytes."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change with which a stage fits: how it is written on the command line, and the peak it leads to."""
+
+    option: str
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """The predicted peak of a stage, and, where that is over the budget, what would fit instead."""
+
+    stage: str
+    peak_bytes: int
+    remedies: tuple[Remedy, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How many of the matching steps T keep their graphs from pass 1 to pass 2, and the peak with them."""
+
+    graphs: int
+    steps: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the stages of a cell need of a memory budget; no ``needs`` where there is nothing to predict.
+
+    ``images_bytes``: the training images' share of every peak. ``kept``: for a method that can keep graphs and fits,
+    unless the user chose how many.
+    """
+
+    budget_bytes: int
+    images_bytes: int
+    needs: tuple[Need, ...] = ()
+    kept: Kept | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage does."""
+        return not self._too_large
+
+    @property
+    def condensation_bytes(self) -> int | None:
+        """The peak of the condensation, with the graphs that are kept; ``None`` where none is to be done."""
+        predicted = [need.peak_bytes for need in self.needs if need.stage == _CONDENSATION]
+        return self.kept.peak_bytes if self.kept else next(iter(predicted), None)
+
+    @property
+    def _too_large(self) -> list[Need]:
+        return [need for need in self.needs if need.peak_bytes > self.budget_bytes]
+
+    def __str__(self) -> str:
+        """Return one line for people: the largest need, and the graphs kept; or why it does not fit and what would."""
+        if not self.fits:
+            return " And ".join(map(self._refusal, self._too_large))
+        if not self.needs:
+            return "nothing to predict"
+        most = max(self.needs, key=lambda need: need.peak_bytes)
+        text = f"{size(most.peak_bytes)} of {size(self.budget_bytes)} (predicted, {most.stage})"
+        if self.kept is None:
+            return text
+        kept = self.kept
+        return f"{text}; keeps the graphs of {kept.graphs} of {kept.steps} steps: {size(kept.peak_bytes)}"
+
+    def _refusal(self, need: Need) -> str:
+        images = f", {size(self.images_bytes)} of it the training images" if self.images_bytes else ""
+        text = f"{size(need.peak_bytes)} are needed for {need.stage} (predicted{images}), "
+        text += f"but the memory budget is {size(self.budget_bytes)}."
+        if not need.remedies:
+            lower = "network.width or data.train_images" if images else "network.width"
+            return f"{text} Neither fewer steps nor smaller batches suffice: lower {lower}."
+        return f"{text} What fits: {', '.join(f'{r.option} ({size(r.peak_bytes)})' for r in need.remedies)}."
+
+
+def predicted_peak(cell: Cell, meter: MemoryMeter, **changes: Any) -> int:
+    """Return the predicted peak of one iteration of a cell's condensation, in bytes.
+
+    ``meter``: ``predicted``; the same one for many predictions, which makes them quick. ``changes``: of the method's
+    settings, by name.
+
+    Raises:
+        UsageError: the method's memory depends on values in a way that cannot be predicted.
+    """
+    return _peak(cell, meter, cell.config.method, dataclasses.replace(cell.config.settings, **changes))
+
+
+def _peak(cell: Cell, meter: MemoryMeter, method: str, settings: Any) -> int:
+    prepare = workload(
+        method,
+        _shape(cell),
+        ipc=cell.config.ipc,
+        width=cell.config.network.width,
+        depth=cell.config.network.depth,
+        device=meter.device,
+        settings={f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)},
+        augmentation=cell.augmentation,
+        per_class=cell.smallest_class,
+        shortened=True,
+    )
+    return meter.measure(prepare).peak_bytes + cell.prepared_bytes
+
+
+def predicted_expert_peak(cell: Cell, meter: MemoryMeter, batch_size: int) -> int:
+    """Return the predicted peak of training a cell's experts with so many images in a batch, in bytes."""
+    prepare = expert_workload(
+        _shape(cell),
+        dataclasses.replace(cell.config.experts, batch_size=batch_size),
+        width=cell.config.network.width,
+        depth=cell.config.network.depth,
+        device=meter.device,
+        augmentation=cell.augmentation,
+    )
+    return meter.measure(prepare).peak_bytes + cell.prepared_bytes
+
+
+def _shape(cell: Cell) -> Shape:
+    return Shape(cell.dataset.name, cell.dataset.channels, cell.dataset.side, cell.dataset.classes)
+
+
+def fit(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[str] | None = None) -> Fit:
+    """Predict whether a cell fits a budget; if not, what would, and if so, how many graphs it can keep.
+
+    Every figure is a prediction of its own. ``stages``: what is to be done, by default what is pending.
+
+    Raises:
+        UsageError: as :func:`predicted_peak`.
+    """
+    stages = cell.pending() if stages is None else stages
+    found = Fit(budget_bytes, cell.prepared_bytes, tuple(_needs(cell, budget_bytes, meter, stages)))
+    if not found.fits or found.condensation_bytes is None:
+        return found
+    return dataclasses.replace(found, kept=_kept(cell, found.condensation_bytes, budget_bytes, meter))
+
+
+def largest_peak(cell: Cell, meter: MemoryMeter, stages: Collection[str]) -> int | None:
+    """Return the largest predicted peak of ``stages``, in bytes; ``None`` where they are evaluations, or none.
+
+    Raises:
+        UsageError: as :func:`predicted_peak`.
+    """
+    return max((need.peak_bytes for need in _needs(cell, sys.maxsize, meter, stages)), default=None)
+
+
+def fitted(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[str] | None = None) -> Cell:
+    """Return a cell as it is to be run within a budget, with the graphs it can keep, and say so; its key is the same.
+
+    Raises:
+        UsageError: it does not fit; says what would.
+    """
+    found = fit(cell, budget_bytes, meter, stages)
+    if not found.fits:
+        raise UsageError(f"{cell.config.method}: {found}")
+    if not found.needs:
+        return cell
+    cell.say(f"{cell.name}: {found}")
+    if found.condensation_bytes is None:
+        return cell
+    facts = {"memory_budget_bytes": budget_bytes, "predicted_peak_bytes": found.condensation_bytes}
+    return cell.planned({"keep_graphs": found.kept.graphs} if found.kept else {}, facts)
+
+
+# ---- what a stage needs, and what would fit --------------------------------------------------------------------------
+
+
+def _needs(cell: Cell, budget: int, meter: MemoryMeter, stages: Collection[str]) -> Iterator[Need]:
+    if "experts" in stages:
+        yield _experts_need(cell, budget, meter)
+    if "condense" in stages and cell.iterations:
+        yield _condensation_need(cell, budget, meter)
+
+
+def _experts_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:
+    batch = min(cell.config.experts.batch_size, cell.train_images)
+    peak = cache(lambda size: predicted_expert_peak(cell, meter, size))
+    found = _largest(peak, 1, (batch, peak(batch)), budget) if peak(batch) > budget else None
+    remedies = () if found is None else (Remedy(f"--set experts.batch_size={found[0]}", found[1]),)
+    return Need(_EXPERTS, peak(batch), remedies)
+
+
+def _condensation_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:
+    needed = predicted_peak(cell, meter)
+    if needed <= budget:
+        return Need(_CONDENSATION, needed)
+    lowered = (_lowered(cell, name, needed, budget, meter) for name in _LOWERED)
+    remedies = [*filter(None, lowered), *_other_methods(cell, budget, meter)]
+    return Need(_CONDENSATION, needed, tuple(remedies))
+
+
+def _lowered(cell: Cell, name: str, needed: int, budget: int, meter: MemoryMeter) -> Remedy | None:
+    """The largest value of a setting that fits, ``None`` where there is none, or no such setting."""
+    images = cell.config.ipc * cell.dataset.classes
+    everything = {"batch_size": images, "class_chunk": cell.dataset.classes}.get(name, 0)  # what 0 stands for
+    most = getattr(cell.config.settings, name, 0) or everything
+    if not hasattr(cell.config.settings, name) or most < 2:
+        return None
+    predicted = cache(lambda value: predicted_peak(cell, meter, **{name: value}))
+
+    def taken(value: int) -> int:  # a batch of all images but one would be followed by a batch of one
+        return math.ceil(images / math.ceil(images / value)) if name == "batch_size" else value
+
+    found = _largest(lambda value: predicted(taken(value)), 1, (most, needed), budget)
+    return Remedy(f"--set {name}={taken(found[0])}", found[1]) if found else None
+
+
+def _other_methods(cell: Cell, budget: int, meter: MemoryMeter) -> Iterator[Remedy]:
+    """The other methods on expert trajectories that have the same settings, and fit with this cell's."""
+    if cell.request is None:
+        return
+    own = hashed_settings(cell.config.settings, ())
+    for name in registry.names("methods"):
+        if name == cell.config.method or not registry.has("methods", name):  # itself, or a family
+            continue
+        try:
+            kind = registry.load_method(name)
+            if own.keys() != hashed_settings(kind.Settings(), ()).keys():
+                continue
+            settings = kind.Settings(**own)
+            if kind.expert_request(settings) and (peak := _peak(cell, meter, name, settings)) <= budget:
+                yield Remedy(f"--method {name}", peak)
+        except (DcbenchError, UsageError):  # a plugin that is broken, or takes no such values, is no remedy
+            continue
+
+
+def _kept(cell: Cell, needed: int, budget: int, meter: MemoryMeter) -> Kept | None:
+    """The most graphs that fit, for a method that leaves the choice and a user who did, too."""
+    settings = cell.config.settings
+    if not hasattr(settings, "keep_graphs") or not hasattr(settings, "steps") or "keep_graphs" in cell.config.changed:
+        return None
+    steps, now = settings.steps, settings.keep_graphs
+    peak = cache(lambda graphs: needed if graphs == now else predicted_peak(cell, meter, keep_graphs=graphs))
+    found = (steps, peak(steps)) if peak(steps) <= budget else _largest(peak, 0, (steps, peak(steps)), budget)
+    return Kept(found[0], steps, found[1]) if found else None
+
+
+def _largest(peak: Callable[[int], int], least: int, over: tuple[int, int], budget: int) -> tuple[int, int] | None:
+    """Return the largest number that fits, and its peak; ``None`` where not even ``least`` does.
+
+    ``over``: a number that is too large, and its peak. Peaks grow with the number, and nearly always in proportion, so
+    that interpolation lands on the answer or beside it; where it does not, halving goes on.
+    """
+    under = (least, peak(least))
+    if under[1] > budget:
+        return None
+    for tried in count():
+        (low, low_peak), (high, high_peak) = under, over
+        if high - low < 2:
+            break
+        share = (budget - low_peak) / (high_peak - low_peak) if tried < _INTERPOLATIONS else 0.5
+        middle = min(max(low + int(share * (high - low)), low + 1), high - 1)
+        found = (middle, peak(middle))
+        under, over = (found, over) if found[1] <= budget else (under, found)
+    return under

@@ -1,0 +1,180 @@
+"""Several experts at once, each in a process of its own: on a CPU that is faster than threads that share one.
+
+The processes share the experts out by the locks of the store (:class:`~dcbench_tesla.experts.store.ExpertStore`):
+each is trained by one of them. What they say is in ``processes.log`` beside the experts.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from dcbench_tesla.cells.cell import Cell, Execution
+from dcbench_tesla.errors import (
+    CorruptFileError,
+    DataMissingError,
+    DcbenchError,
+    DivergedError,
+    UsageError,
+    explained,
+)
+from dcbench_tesla.experts.store import ImportedStore, Ticker
+from dcbench_tesla.profilers.free import free_bytes
+from dcbench_tesla.records.progress import bar
+from dcbench_tesla.records.store import writing
+
+_MANY_IMAGES = 200_000  # seen in all epochs of all experts: below that, processes take longer to start than they save
+_LIBRARIES_BYTES = 2**30
+_POLL_S = 0.5
+_GRACE_S = 10.0
+_ERRORS: dict[str, type[DcbenchError] | type[UsageError]] = {
+    kind.__name__: kind for kind in (DcbenchError, DataMissingError, CorruptFileError, DivergedError, UsageError)
+}
+
+
+@contextmanager
+def threads_of_each(cell: Cell) -> Iterator[None]:
+    """Train experts in the block with one thread each on a CPU, whether or not others are trained beside.
+
+    Then their bytes depend neither on the number of threads nor on how many there are, and they can be extended.
+    """
+    before = torch.get_num_threads()
+    if cell.device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def processes(cell: Cell, count: int, epochs: int) -> int:
+    """Return how many experts to train at once: 1 where they are trained in this process, one after the other.
+
+    That is on a GPU, with one thread or one expert to train, within a memory budget, and where training is short.
+    """
+    few = count * epochs * cell.train_images < _MANY_IMAGES
+    if cell.device.type != "cpu" or few or cell.memory_facts or isinstance(cell.expert_store, ImportedStore):
+        return 1
+    unfinished = sum(cell.expert_store.trained(i, epochs) < epochs for i in range(count))
+    room = free_bytes(cell.device) // (2 * cell.prepared_bytes + _LIBRARIES_BYTES)
+    return max(1, min(cell.execution.threads, unfinished, room))
+
+
+def train_at_once(cell: Cell, count: int, epochs: int, at_once: int, ticker: Ticker) -> float:
+    """Train the first ``count`` experts of a cell's recipe up to ``epochs`` in processes; return the seconds this took.
+
+    Raises:
+        DcbenchError: one failed, as its subclasses say (``DivergedError``, ``CorruptFileError``), or was killed; what
+            was done is kept.
+        UsageError: there is no such data set in the processes.
+    """
+    start, missing = time.perf_counter(), cell.expert_store.missing_epochs(count, epochs)
+    execution = dataclasses.replace(cell.execution, threads=1)
+    task = {
+        "config": cell.config.as_dict(),
+        "out": str(cell.workspace.root.absolute()),
+        "data_dir": None if cell.data_dir is None else str(cell.data_dir.absolute()),
+        "execution": dataclasses.asdict(execution),
+        "count": count,
+        "epochs": epochs,
+    }
+    command = [sys.executable, "-m", "dcbench_tesla.cells.expert_processes", json.dumps(task)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(execution.threads)}
+    log = cell.expert_store.folder / "processes.log"
+    with writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+    workers = [_start(command, environment, log) for _ in range(at_once)]
+    try:
+        while None in [worker.poll() for worker in workers]:
+            if failed := [w for w in workers if w.returncode]:
+                raise _error(failed[0], log)
+            left = cell.expert_store.missing_epochs(count, epochs)
+            if left < missing:
+                ticker.advance(missing - left)
+            missing = left
+            time.sleep(_POLL_S)
+        if failed := [w for w in workers if w.returncode]:
+            raise _error(failed[0], log)
+    finally:
+        _stop(workers)
+    ticker.advance(missing)
+    return time.perf_counter() - start
+
+
+def _start(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[str]":
+    with log.open("ab") as said:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # it stops when this process is gone
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environment,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which stops them
+        )
+
+
+def _stop(workers: "list[subprocess.Popen[str]]") -> None:
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        try:
+            worker.communicate(timeout=_GRACE_S)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.communicate()
+
+
+def _error(worker: "subprocess.Popen[str]", log: Path) -> DcbenchError | UsageError:
+    answer, _ = worker.communicate()
+    if not answer:
+        why = "killed (perhaps out of memory)" if worker.returncode < 0 else f"ended with {worker.returncode}"
+        return DcbenchError(f"a process that trained experts was {why}, see {log}. What was done is kept: run again.")
+    told = json.loads(answer)
+    return _ERRORS.get(told["kind"], DcbenchError)(told["reason"])
+
+
+# ---- the process -----------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Train what is free of the experts of the task on the command line; return the exit code."""
+    from dcbench_tesla.api import Session
+    from dcbench_tesla.backends.worker import stop_with_stdin
+    from dcbench_tesla.config import CellConfig
+
+    parser = argparse.ArgumentParser(prog="python -m dcbench_tesla.cells.expert_processes", description=__doc__)
+    parser.add_argument("task", type=json.loads, help="JSON, as train_at_once writes it")
+    task = parser.parse_args().task
+    stop_with_stdin()
+    execution = Execution(**{**task["execution"], "logs": tuple(task["execution"]["logs"])})
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        os.dup2(2, 1)  # what plugins and libraries print is no answer
+        try:
+            execution.apply()
+            data_dir = None if task["data_dir"] is None else Path(task["data_dir"])
+            session = Session(task["out"], data_dir=data_dir, execution=execution, quiet=True)
+            cell = session.cell(CellConfig.from_dict(task["config"]), from_scratch=True)
+            with bar("experts", 0, quiet=True) as silent:  # who started this process counts the files
+                cell.expert_store.ensure(task["count"], task["epochs"], cell.splits.train, silent)
+        except Exception as error:
+            traceback.print_exc()
+            defect = f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see the log."
+            told = {"kind": type(error).__name__, "reason": explained(error) or defect}
+            print(json.dumps(told), file=answer, flush=True)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

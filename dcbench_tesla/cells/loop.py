@@ -1,0 +1,187 @@
+"""The loop every method shares: progress, checkpoints, snapshots, metrics, and the guard against NaN."""
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from dcbench_tesla.errors import CorruptFileError, DivergedError
+from dcbench_tesla.interface import Condenser, IterationRecord
+from dcbench_tesla.profilers import LiveBytes
+from dcbench_tesla.records.live import MetricLog
+from dcbench_tesla.records.progress import bar, say
+from dcbench_tesla.records.store import load_tensors, read_meta, save_tensors, write_text, writing
+
+_CHECKPOINT = "checkpoint.safetensors"
+_METRICS = "metrics.jsonl"
+_CHECKPOINT_EVERY_S = 30.0
+_CHECKPOINT_SHARE = 50  # a checkpoint costs at most a fiftieth of the time
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Let the running iteration end when the user presses Ctrl-C or the system says stop; a second time stops at once.
+
+    Yields a function that says whether that happened, so that the loop can save what it has.
+    """
+    asked = False
+
+    def note(number: int, _: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class CondenseLoop:
+    """Runs a condenser's iterations in a folder, from the last checkpoint there or from the first iteration.
+
+    A checkpoint is written at least every half minute (every iteration, where one takes longer) and on Ctrl-C, so a
+    killed process loses that much. Since every random number belongs to its iteration, going on from a checkpoint
+    gives the bytes an uninterrupted run would have given. ``keep_snapshot`` is called after the iterations in
+    ``snapshots``. ``logs`` take the metrics of every iteration besides the folder's ``metrics.jsonl``.
+
+    After :meth:`run`, ``seconds`` holds the time all iterations took, over all processes, ``last_loss`` the last loss,
+    and ``peak_bytes`` the most that the condenser's state and the tensors of one iteration held on the device at once
+    (:class:`~dcbench_tesla.profilers.LiveBytes`). Both are ``None`` for a method without iterations, the
+    latter also for a run that is not ``metered``: the meter cannot see into compiled code.
+    """
+
+    def __init__(
+        self,
+        condenser: Condenser,
+        folder: Path,
+        *,
+        label: str,
+        key: str,
+        snapshots: Collection[int],
+        keep_snapshot: Callable[[int], object],
+        logs: Sequence[MetricLog] = (),
+        metered: bool = True,
+        quiet: bool = False,
+    ) -> None:
+        self._condenser, self._label, self._key, self._quiet = condenser, label, key, quiet
+        self._checkpoint, self._metrics = folder / _CHECKPOINT, folder / _METRICS
+        self._snapshots, self._keep_snapshot, self._logs, self._metered = snapshots, keep_snapshot, logs, metered
+        self._saved_at, self._saving_took = 0.0, 0.0
+        self.seconds = 0.0
+        self.last_loss: float | None = None
+        self.peak_bytes: int | None = None
+
+    @staticmethod
+    def iterations_done(folder: Path) -> int:
+        """Return how many iterations the checkpoint in ``folder`` has behind it, 0 without one."""
+        path = folder / _CHECKPOINT
+        return int(read_meta(path)["iteration"]) if path.exists() else 0
+
+    def run(self, device: torch.device) -> None:
+        """Run what is left of the iterations.
+
+        Raises:
+            KeyboardInterrupt: the user or the system asked to stop; the finished iterations are saved.
+            DivergedError: an iteration's loss is NaN or infinite.
+            CorruptFileError: the checkpoint is damaged or of another cell.
+        """
+        start, total = self._resume(device), self._condenser.iterations
+        if start == total:
+            return
+        with (
+            _asked_to_stop() as asked_to_stop,
+            bar(f"{self._label}: condense", total, done=start, quiet=self._quiet) as shown,
+            writing(self._metrics),
+            self._metrics.open("a", encoding="utf-8") as log,
+        ):
+            began, before = time.perf_counter(), self.seconds
+            self._saved_at = began
+            for iteration in range(start, total):
+                record = self._iterate(iteration, device)
+                self.seconds = before + time.perf_counter() - began
+                self._note(log, iteration, record.loss, record.metrics)
+                if iteration + 1 in self._snapshots:
+                    self._keep_snapshot(iteration + 1)
+                if iteration + 1 == total or self._is_due() or asked_to_stop():
+                    self._save(iteration + 1, log)
+                if asked_to_stop():
+                    raise KeyboardInterrupt
+                shown.advance(note=f"loss {record.loss:.4f}")
+
+    def _iterate(self, iteration: int, device: torch.device) -> IterationRecord:
+        """Make one iteration; the first one is metered, which costs it some time and changes no number."""
+        if self.peak_bytes is not None or not self._metered:
+            return self._condenser.iterate(iteration)
+        with LiveBytes(self._condenser.state_dict().values()) as meter:
+            record = self._condenser.iterate(iteration)
+        self.peak_bytes = meter.peak_bytes(device)
+        return record
+
+    def _note(self, log: IO[str], iteration: int, loss: float, metrics: Mapping[str, float]) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(self._divergence(f"the loss of iteration {iteration} is {loss}"))
+        self.last_loss = loss
+        noted = {"loss": loss, **metrics, "seconds": round(self.seconds, 4)}
+        log.write(json.dumps({"iteration": iteration, **noted}) + "\n")
+        for other in self._logs:
+            other.write(iteration, noted)
+
+    def _divergence(self, how: str) -> str:
+        remedy = f"Lower its learning rates (--set, see dcbench info {self._label})"
+        return f"{self._label} diverged: {how}. {remedy}; everything up to the last checkpoint is kept."
+
+    def _is_due(self) -> bool:
+        since = time.perf_counter() - self._saved_at
+        return since > max(_CHECKPOINT_EVERY_S, _CHECKPOINT_SHARE * self._saving_took)
+
+    def _save(self, done: int, log: IO[str]) -> None:
+        began = time.perf_counter()
+        state = self._condenser.state_dict()
+        if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+            raise DivergedError(self._divergence(f"iteration {done - 1} left NaN or infinity behind"))
+        log.flush()
+        os.fsync(log.fileno())  # the metrics of every iteration before the checkpoint are on the disk before it
+        for other in self._logs:
+            other.flush()
+        meta = {
+            "iteration": done,
+            "seconds": self.seconds,
+            "loss": self.last_loss,
+            "peak_bytes": self.peak_bytes,
+            "key": self._key,
+        }
+        save_tensors(self._checkpoint, state, meta)
+        self._saved_at = time.perf_counter()
+        self._saving_took = self._saved_at - began
+
+    def _resume(self, device: torch.device) -> int:
+        """Take up the last checkpoint; return the iteration to go on with."""
+        if not self._checkpoint.exists():
+            self._metrics.unlink(missing_ok=True)
+            return 0
+        state, meta = load_tensors(self._checkpoint)
+        if meta.get("key") != self._key:
+            raise CorruptFileError(f"{self._checkpoint} belongs to another cell. Delete it, or run with --force.")
+        self._condenser.load_state_dict({k: v.to(device) for k, v in state.items()})
+        done = int(meta["iteration"])
+        self.seconds, self.last_loss, self.peak_bytes = meta["seconds"], meta["loss"], meta.get("peak_bytes")
+        if self._metrics.exists():  # iterations after the checkpoint will be made, and noted, again
+            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(self._metrics, "".join(lines[:done]))
+        if not self._quiet:
+            say(f"{self._label}: going on after iteration {done} of {self._condenser.iterations}")
+        return done

@@ -1,0 +1,261 @@
+"""Evaluations of what is there already: a finished cell by further evaluators, or any distilled set's file.
+
+Either leaves a row for every evaluator, beside those of ``dcbench run``: what is on record is not done again.
+"""
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcbench_tesla import registry
+from dcbench_tesla.api import BASELINE, Session
+from dcbench_tesla.cells.evaluation import Evaluation, network_count, records_name
+from dcbench_tesla.cells.stages import run_cell
+from dcbench_tesla.config import CellConfig, Override, resolve, restored, set_word, shown_dataset
+from dcbench_tesla.data import PREFIXES
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.errors import CorruptFileError, DataMissingError, UsageError
+from dcbench_tesla.records.environment import environment
+from dcbench_tesla.records.progress import bar, say
+from dcbench_tesla.records.store import content_key, read_json
+
+
+def evaluate_saved(
+    target: Path | str,
+    evaluators: Sequence[str] = (),
+    *,
+    overrides: Sequence[Override] = (),
+    preset: str | None = None,
+    seed: int | None = None,
+    dataset: str | None = None,
+    out: Path | str = "results",
+    data_dir: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    quiet: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Train networks on a saved distilled set, test them, and return the rows by evaluator.
+
+    ``target``: a cell's folder, its name under ``out``, or a distilled set's file. A cell keeps its own preset, seed
+    and schedule; its evaluations are the very stages ``dcbench run --evaluator`` would add to it, and their rows stand
+    beside the cell. A file is tested after the last epoch on the whole test set of ``dataset`` (default: the one it was
+    made from) with the settings of ``preset`` (default ``paper``); its rows go to ``out``, known by the contents of the
+    set. With ``force`` what is on record is done again, and replaced when that is done.
+
+    Raises:
+        UsageError: there is no such cell or file; its data set does not fit it; a setting is not the evaluation's, or
+            has no effect; a preset or a seed for a cell; a negative seed.
+        CorruptFileError: the file is damaged or no distilled set, or the folder no cell.
+    """
+    path, folder = Path(target), _cell_folder(target, Path(out))
+    if folder is not None:
+        if preset is not None or seed is not None:
+            raise UsageError("a cell is evaluated with its own preset and seed: leave out --preset and --seed.")
+        session = Session(folder.parent.parent, data_dir=data_dir, device=device, quiet=quiet)
+        return _evaluate_cell(session, folder, evaluators, overrides, dataset, force=force)
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}, and no cell of that name under {out} (dcbench list cells).")
+    session = Session(out, data_dir=data_dir, device=device, quiet=quiet)
+    evaluators = tuple(evaluators) or ("convnet",)
+    _check_overrides(overrides, evaluators)
+    file = _SavedSet(session, path, dataset, evaluators, overrides, preset or "paper", seed or 0)
+    return {name: file.evaluate(name, force=force) for name in file.config.evaluators}
+
+
+def _check_overrides(overrides: Sequence[Override], evaluators: Iterable[str]) -> None:
+    for override in overrides:
+        if override.section not in {"evaluation", *evaluators}:
+            raise UsageError(
+                f"setting {override.label} has no effect here: only settings of the evaluation and of its evaluators "
+                "can be changed of a set that is there."
+            )
+
+
+def _cell_folder(target: Path | str, out: Path) -> Path | None:
+    for folder in (Path(target), out / "cells" / str(target)):
+        if (folder / "config.json").is_file():
+            return folder.resolve()
+    return None
+
+
+def _evaluate_cell(
+    session: Session,
+    folder: Path,
+    evaluators: Sequence[str],
+    overrides: Sequence[Override],
+    dataset: str | None,
+    *,
+    force: bool,
+) -> dict[str, dict[str, Any]]:
+    stored = _configuration(folder)
+    _check_overrides(overrides, evaluators or stored["evaluators"])
+    config = restored(stored, evaluators, overrides)
+    words = [f"{stored['command']} && dcbench evaluate {folder.name}"]
+    words += [f"--evaluator {name}" for name in config.evaluators]
+    words += [set_word(o) for o in overrides]
+    as_it_was = not overrides and set(config.evaluators) <= set(stored["evaluators"])
+    config = dataclasses.replace(config, command=stored["command"] if as_it_was else " ".join(words))
+    try:
+        cell = session.cell(dataclasses.replace(config, dataset=dataset) if dataset else config)
+    except (UsageError, DataMissingError) as error:
+        if dataset is None and config.dataset.startswith(PREFIXES):
+            raise UsageError(f"{error} If the files have moved, say where they are: --dataset.") from error
+        raise
+    if cell.key != stored["key"]:
+        raise UsageError(
+            f"{folder.name} was made from other images than {cell.dataset.name}'s here, or by another version of "
+            f"{config.method}: run it again ({stored['command']})."
+        )
+    if cell.folder.resolve() != folder:
+        raise UsageError(f"{folder.name} was made from the same images under another name than {cell.dataset.name}.")
+    if not cell.condensed():
+        raise UsageError(f"{folder.name} is not finished: {stored['command']} goes on with it.")
+    return run_cell(cell, evaluate_again=force).rows
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    stored = read_json(folder / "config.json")
+    if not isinstance(stored, dict) or not {"key", "identity", "evaluators", "command", "method"} <= stored.keys():
+        raise CorruptFileError(f"{folder} is no cell of dcbench: its config.json is something else.")
+    return stored
+
+
+class _SavedSet:
+    """A distilled set's file, the images it is tested on, and where its rows go."""
+
+    def __init__(
+        self,
+        session: Session,
+        path: Path,
+        dataset: str | None,
+        evaluators: Sequence[str],
+        overrides: Sequence[Override],
+        preset: str,
+        seed: int,
+    ) -> None:
+        self.session, self.path, self.overrides = session, path, tuple(overrides)
+        self.distilled = DistilledSet.load(path)
+        self.facts = self.distilled.provenance
+        named = dataset or str(self.facts.get("dataset") or "")
+        if not named or (dataset is None and named.startswith(PREFIXES)):
+            raise UsageError(f"{path} was made from {named or 'an unknown data set'}: give the files by --dataset.")
+        if seed < 0:
+            raise UsageError(f"--seed must be at least 0, not {seed}.")
+        for override in overrides:
+            if override.label in ("evaluation.every", "evaluation.networks_on_the_way"):
+                raise UsageError(f"setting {override.label} has no effect: a file holds one set. Leave it out.")
+        method = str(self.facts.get("method") or "")
+        known = method in registry.names("methods")
+        ipc = int(self.facts.get("ipc") or max(1, len(self.distilled) // len(self.distilled.class_names)))
+        self.config: CellConfig = resolve(
+            method if known else BASELINE,
+            named,
+            ipc,
+            seed=seed,
+            preset=preset,
+            evaluators=evaluators,
+            overrides=overrides,
+            learned_lr=self.distilled.lr is not None,
+        )
+        self.method = method or "unknown"
+        self._named, self._has_ipc = dataset, not known or registry.load_method(method).uses_ipc
+        self.dataset = session.dataset(named)
+        self.test = _test_images(self.distilled, self.dataset, torch.device(session.execution.device))
+
+    def evaluate(self, name: str, *, force: bool) -> dict[str, Any]:
+        """Train and test what is not on record, and return the row."""
+        workspace, settings = self.session.workspace, self.config.evaluators[name]
+        networks = network_count(settings, self.config.evaluation)
+        identity = {
+            "set": self._digest,
+            "test": self.dataset.fingerprint,
+            "evaluator": name,
+            "version": registry.load_evaluator(name).version,
+            "settings": dataclasses.asdict(settings),
+            "networks": networks,
+            "seed": self.config.seed,
+        }
+        key = content_key(identity)
+        records = workspace.root / "evaluations" / records_name(name, key)
+        if force:
+            shutil.rmtree(records, ignore_errors=True)
+        elif (row := workspace.row("evaluate", key)) is not None:
+            return row
+        self.session.execution.apply()
+        evaluation = Evaluation(
+            name=name,
+            settings=settings,
+            seed=self.config.seed,
+            test=self.test,
+            validation=None,
+            records=records,
+            tell=say,
+        )
+        with bar(f"evaluate by {name}", networks, unit="network", quiet=self.session.quiet) as shown:
+            columns = evaluation.run([(int(self.facts.get("iteration") or 0), networks, lambda: self.distilled)], shown)
+        workspace.write_row("evaluate", key, {**self._columns(name), **columns})
+        shutil.rmtree(records, ignore_errors=True)
+        written = workspace.row("evaluate", key)
+        assert written is not None, "it was written just now"
+        return written
+
+    @cached_property
+    def _digest(self) -> str:
+        """What the set is, without its provenance: images, labels, rate, preprocessing and augmentation."""
+        d, digest = self.distilled, hashlib.sha256()
+        for tensor in (d.images, d.labels):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return content_key([digest.hexdigest(), d.lr, d.preprocessing.key, d.augmentation, d.max_value])
+
+    def _columns(self, name: str) -> dict[str, Any]:
+        execution, c = self.session.execution, self.config
+        here = environment(execution.device, execution.threads)
+        made_from = self.facts.get("dataset_fingerprint")
+        words = [f"dcbench evaluate {self.path.name}", f"--evaluator {name}", f"--preset {c.preset}"]
+        words += [f"--seed {c.seed}"] if c.seed else []
+        words += [f"--dataset {shown_dataset(self._named)}"] if self._named else []
+        words += [set_word(o) for o in self.overrides]
+        return {
+            "cell": self.path.name,
+            "method": self.method,
+            "ipc": c.ipc if self._has_ipc else None,
+            "seed": self.facts.get("seed", c.seed),
+            "evaluation_seed": c.seed,
+            "dataset": self.dataset.name,
+            "dataset_fingerprint": self.dataset.fingerprint,
+            "made_from": made_from,
+            "protocol": f"set: {self.facts.get('protocol') or 'unknown'}; evaluation: {c.protocol}",
+            "protocol_source": c.source,
+            "preset": c.preset,
+            "command": " ".join(words),
+            "hardware": here["hardware"],
+            "environment": here,
+            "condense_key": str(self.facts.get("key") or ""),
+            "set": self._digest,
+        }
+
+
+def _test_images(distilled: DistilledSet, dataset: Dataset, device: torch.device) -> LabelledImages:
+    """The test images of ``dataset`` in the space of the distilled set."""
+    if dataset.class_names != distilled.class_names or dataset.x_test.shape[1:] != distilled.images.shape[1:]:
+        raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set.")
+    made_from = distilled.provenance.get("dataset_fingerprint")
+    if made_from not in (None, dataset.fingerprint):
+        say(f"note: {dataset.name} here is not, byte for byte, what the set was made from ({made_from})")
+    return LabelledImages(
+        torch.from_numpy(dataset.x_test),
+        torch.from_numpy(dataset.y_test),
+        classes=dataset.classes,
+        max_value=dataset.max_value,
+        preprocessing=distilled.preprocessing,
+        device=device,
+    )

@@ -1,0 +1,286 @@
+"""Runs a cell from data to tested accuracy: experts, then condensation, then an evaluation by every evaluator.
+
+A stage that is done leaves a row (``rows/<stage>-<key>.json``) and is not done again, whoever made it. A stage that was
+interrupted goes on where it was: experts after the last epoch, condensation after the last checkpoint, evaluation
+after the last network.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dcbench_tesla import registry
+from dcbench_tesla.cells.cell import EVALUATE, Cell
+from dcbench_tesla.cells.estimate import compilation_decided
+from dcbench_tesla.cells.evaluation import Accuracy, Evaluation
+from dcbench_tesla.cells.expert_processes import processes, threads_of_each, train_at_once
+from dcbench_tesla.cells.loop import CondenseLoop
+from dcbench_tesla.cells.sheet import write_sheet
+from dcbench_tesla.compute.compiling import training_is_compiled
+from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.experts.store import StoredExperts
+from dcbench_tesla.interface import Condenser
+from dcbench_tesla.records.live import MetricLog, open_log
+from dcbench_tesla.records.progress import bar
+from dcbench_tesla.records.rows import drop_settled_failure
+from dcbench_tesla.records.store import content_key, write_json, writing
+
+_LOCK = ".lock"
+
+
+@dataclass
+class CellResult:
+    """What a finished cell has to show: its rows, its accuracies by evaluator, its folder, its distilled set."""
+
+    cell: Cell = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The cell's folder; empty of tensors where only the rows came with the checkout."""
+        return self.cell.folder
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The evaluation rows by evaluator."""
+        rows = {
+            n: self.cell.workspace.row("evaluate", self.cell.evaluation_key(n)) for n in self.cell.config.evaluators
+        }
+        return {name: row for name, row in rows.items() if row is not None}
+
+    def accuracy(self, evaluator: str = "convnet", name: str = "last") -> Accuracy | None:
+        """Return ``last``, ``best_on_validation`` or ``best_on_test`` of one evaluator, as fractions."""
+        content = self.rows[evaluator]["accuracy"][name]
+        return Accuracy(**content) if content else None
+
+    @property
+    def distilled(self) -> DistilledSet:
+        """The distilled set.
+
+        Raises:
+            DcbenchError: its file is not on this machine; running with ``force`` makes it again.
+        """
+        if not self.cell.distilled_path.exists():
+            raise DcbenchError(f"{self.cell.name} was done elsewhere and its set is not here: --force makes it again.")
+        return DistilledSet.load(self.cell.distilled_path)
+
+
+def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -> CellResult:
+    """Do what is not done yet of a cell (all of it with ``force``), and return its result.
+
+    ``evaluate_again``: the evaluations that are on record too; what is on record stays until there is another. The row
+    of an earlier failure is dropped, unless it names an evaluation that is not done.
+
+    Raises:
+        DivergedError: a loss became NaN or infinite.
+        CorruptFileError: a checkpoint or an expert is damaged.
+        DcbenchError: a folder cannot be written.
+    """
+    if force or evaluate_again or cell.pending():
+        with _alone(cell):
+            if force:
+                _forget(cell)
+            stages = cell.pending()
+            if evaluate_again:
+                stages = [f"{EVALUATE}{name}" for name in cell.config.evaluators]
+                for name in cell.config.evaluators:
+                    shutil.rmtree(cell.records(name), ignore_errors=True)
+            cell.execution.apply()
+            cell = compilation_decided(cell, stages)
+            cell.execution.apply()
+            _record_start(cell)
+            for stage in stages:
+                _run_stage(cell, stage)
+    drop_settled_failure(cell.workspace, cell.key)
+    return CellResult(cell)
+
+
+def _forget(cell: Cell) -> None:
+    for path in cell.folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+    cell.workspace.drop_row("condense", cell.key)
+    for evaluator in cell.config.evaluators:
+        cell.workspace.drop_row("evaluate", cell.evaluation_key(evaluator))
+
+
+@contextmanager
+def _alone(cell: Cell) -> Iterator[None]:
+    """Hold the cell's lock: of two processes that want the same cell, one works and the other finds it done."""
+    with writing(cell.folder / _LOCK):
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cell.folder / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            cell.say(f"another process is at work on {cell.name}; waiting for it")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _record_start(cell: Cell) -> None:
+    write_json(cell.folder / "execution.json", dataclasses.asdict(cell.execution))
+    if cell.condensed():  # by what it was condensed stays on record; an evaluation's row says its own
+        return
+    write_json(cell.folder / "config.json", {"key": cell.key, "identity": cell.identity, **cell.config.as_dict()})
+    write_json(cell.folder / "environment.json", cell.environment)
+
+
+def _run_stage(cell: Cell, stage: str) -> None:
+    if stage == "experts":
+        assert cell.request is not None, "only a method that requests experts has this stage"
+        train_experts(cell, cell.expert_count, cell.request.epochs)
+    elif stage == "condense":
+        _condense(cell)
+    else:
+        _evaluate(cell, stage.removeprefix(EVALUATE))
+
+
+def _data_facts(cell: Cell) -> dict[str, Any]:
+    """Return the columns that the rows of all stages share, but where they were computed."""
+    return {
+        "dataset": cell.dataset.name,
+        "dataset_fingerprint": cell.dataset.fingerprint,
+        "protocol": cell.config.protocol,
+        "protocol_source": cell.config.source,
+        "preset": cell.config.preset,
+    }
+
+
+def _where(cell: Cell) -> dict[str, Any]:
+    environment = cell.environment
+    return {"hardware": environment["hardware"], "environment": environment}
+
+
+def _compiled(was: bool) -> dict[str, bool]:
+    """The column of a row that was computed by compiled code; none in others."""
+    return {"compiled": True} if was else {}
+
+
+def cell_facts(cell: Cell) -> dict[str, Any]:
+    """Return the columns that all rows of a cell share, but where it was computed."""
+    c = cell.config
+    own = {"cell": cell.name, "method": c.method, "seed": c.seed, "command": c.command}
+    return {**_data_facts(cell), **own, "ipc": c.ipc if cell.method.uses_ipc else None}
+
+
+def train_experts(cell: Cell, count: int, epochs: int) -> None:
+    """Train the first ``count`` experts of a cell's recipe up to ``epochs``; leave a row when they are there."""
+    cell.execution.apply()
+    store, total = cell.expert_store, count * epochs
+    done = total - store.missing_epochs(count, epochs)
+    at_once = processes(cell, count, epochs)
+    with bar("experts", total, done=done, unit="epoch", quiet=cell.quiet) as shown:
+        if at_once > 1:
+            seconds = train_at_once(cell, count, epochs, at_once, shown)
+        else:
+            with threads_of_each(cell):
+                seconds = store.ensure(count, epochs, cell.splits.train, shown)
+    key = content_key({"experts": store.recipe.key, "count": count, "epochs": epochs})
+    if cell.workspace.row("experts", key) is None:
+        facts = {"identity": store.recipe.identity, "experts": count, "epochs": epochs}
+        trained: dict[str, Any] = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
+        trained |= {"processes": at_once} if at_once > 1 else {}
+        compiled = _compiled(training_is_compiled())
+        cell.workspace.write_row("experts", key, {**_data_facts(cell), **_where(cell), **facts, **trained, **compiled})
+
+
+def _condense(cell: Cell) -> None:
+    done = CondenseLoop.iterations_done(cell.folder)
+    cell.check_snapshots(min(done, cell.iterations - 1))
+    condenser = cell.method(cell.config.settings)
+    experts = StoredExperts(cell.expert_store, cell.expert_count, cell.device) if cell.request else None
+    condenser.setup(cell.problem(experts))
+    metered = not condenser.compiled  # the meter cannot see into compiled code
+    with ExitStack() as stack:
+        names = cell.execution.logs if done < cell.iterations else ()
+        logs = [stack.enter_context(closing(_open_log(cell, name, start=done))) for name in names]
+        loop = CondenseLoop(
+            condenser,
+            cell.folder,
+            label=cell.config.method,
+            key=cell.key,
+            snapshots=cell.snapshots,
+            keep_snapshot=lambda iteration: _keep(cell, condenser, iteration),
+            logs=logs,
+            metered=metered,
+            quiet=cell.quiet,
+        )
+        loop.run(cell.device)
+    final = _keep(cell, condenser, cell.iterations)
+    if cell.dataset.redistributable:
+        for path in (cell.folder / "sheet.png", cell.workspace.sheets / f"{cell.name}.png"):
+            write_sheet(final, path)
+    for note in condenser.notes():
+        cell.say(f"{cell.config.method}: note: {note}")
+    row = {
+        **cell_facts(cell),
+        **_where(cell),
+        "protocol": cell.config.condense_protocol,
+        "settings": dataclasses.asdict(cell.config.settings),
+        "identity": cell.identity,
+        "iterations": cell.iterations,
+        "condense_seconds": round(loop.seconds, 3),
+        "peak_bytes": loop.peak_bytes,
+        **_compiled(condenser.compiled),
+        **cell.memory_facts,
+        "learned_lr": final.lr,
+        "distilled_images": len(final),
+        "final_loss": loop.last_loss,
+        "notes": condenser.notes(),
+        "images_may_be_passed_on": cell.dataset.redistributable,
+    }
+    cell.workspace.write_row("condense", cell.key, row)
+
+
+def _open_log(cell: Cell, name: str, *, start: int) -> MetricLog:
+    return open_log(name, cell.folder, cell.name, cell.config.as_dict(), key=cell.key, start=start)
+
+
+def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
+    """Write the distilled set of an iteration, with its provenance."""
+    distilled = condenser.distilled().with_provenance(
+        method=cell.config.method,
+        dataset=cell.dataset.name,
+        dataset_fingerprint=cell.dataset.fingerprint,
+        ipc=cell.config.ipc if cell.method.uses_ipc else None,
+        seed=cell.config.seed,
+        protocol=cell.config.condense_protocol,
+        iteration=iteration,
+        key=cell.key,
+        redistributable=cell.dataset.redistributable,
+    )
+    distilled.save(cell.snapshot_path(iteration), embed_preprocessing=not cell.config.data.zca)
+    return distilled
+
+
+def _evaluate(cell: Cell, name: str) -> None:
+    evaluation = Evaluation(
+        name=name,
+        settings=cell.config.evaluators[name],
+        seed=cell.config.seed,
+        test=cell.splits.test,
+        validation=cell.splits.validation,
+        records=cell.records(name),
+        tell=lambda text: cell.say(f"{cell.config.method}, {text}"),
+    )
+    schedule = cell.schedule(name)
+    total = sum(networks for _, networks in schedule)
+    with bar(f"{cell.config.method}: evaluate by {name}", total, unit="network", quiet=cell.quiet) as shown:
+        sets = [(i, networks, partial(DistilledSet.load, cell.snapshot_path(i))) for i, networks in schedule]
+        columns = evaluation.run(sets, shown)
+    compiled = _compiled(registry.load_evaluator(name).compiles and training_is_compiled())
+    row = {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns, **compiled}
+    cell.workspace.write_row("evaluate", cell.evaluation_key(name), row)

@@ -1,0 +1,253 @@
+"""One iteration of any method, or of training experts, on shapes alone: no data files, nothing to wait for.
+
+The images are noise and the experts random. Neither memory nor time depends on their values; whoever shows results
+says that the inputs were synthetic.
+
+Shapes: N images, C channels, H = W = side, K classes, P parameters.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from dcbench_tesla import registry
+from dcbench_tesla.compute.networks import ConvNet, flatten_parameters, seeded
+from dcbench_tesla.config import ExpertSettings
+from dcbench_tesla.data.augmentation import Augmentation
+from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.data.preprocessing import Preprocessing
+from dcbench_tesla.errors import UsageError, unknown_name
+from dcbench_tesla.experts.store import train_epoch
+from dcbench_tesla.interface import Condenser, Problem, Task
+from dcbench_tesla.profilers.memory import Prepare
+from dcbench_tesla.profilers.origins import origin
+
+_REAL_PER_CLASS = 256  # the real batch of a class in the published settings
+_EXPERTS = 2
+_MOVE_PER_EPOCH = 0.001  # how far a stand-in expert moves an epoch, relative to where it is
+_AUGMENTATION = Augmentation()
+_MEAN, _STD = 0.5, 0.25  # of uniform noise, nearly
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a data set is to a network: ``channels`` x ``side`` x ``side`` images of so many ``classes``."""
+
+    name: str
+    channels: int
+    side: int
+    classes: int
+
+    @classmethod
+    def of(cls, dataset: str) -> Self:
+        """Return the shape of a registered data set; its files are not needed.
+
+        Raises:
+            UsageError: no data set of that name is registered.
+        """
+        source = registry.load_source(dataset)
+        return cls(source.name, source.channels, source.side, source.classes)
+
+
+def workload(
+    method: str,
+    shape: Shape,
+    *,
+    ipc: int = 1,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    width: int = 128,
+    depth: int = 0,
+    device: torch.device | str,
+    settings: Mapping[str, Any] | None = None,
+    augmentation: Augmentation = _AUGMENTATION,
+    per_class: int | None = None,
+    shortened: bool = False,
+    compile: bool = False,
+    chosen_for: torch.device | None = None,
+) -> Prepare:
+    """Return what makes a condenser ready and then runs its iteration 0, any number of times.
+
+    What only stands for things outside the method (the training set, which a run may or may not have on its device,
+    and the experts' files) is made here, before any meter looks.
+
+    Args:
+        method: a registered method.
+        shape: the images and classes.
+        ipc: synthetic images a class.
+        steps: matching steps T; ``None``: the method's default. Methods without such a setting do not heed it.
+        batch_size: synthetic images in a step; likewise.
+        width: of the ConvNet.
+        depth: of the ConvNet, 0 for the one that fits the images.
+        device: where the tensors are; the meter's.
+        settings: further settings of the method, by name.
+        augmentation: of matching.
+        per_class: training images of every class; ``None``: enough for the method's real batch.
+        shortened: take the shorter iteration of the same peak memory that the method knows
+            (:meth:`~dcbench_tesla.interface.Condenser.memory_probe`).
+        compile: whether a method that can is to compile what it repeats.
+        chosen_for: the device that settings which are left to the device are chosen for; ``None``: ``device``.
+
+    Raises:
+        UsageError: the method is unknown, has no iterations, or has no such settings; or no ConvNet fits the images.
+    """
+    kind = registry.load_method(method)
+    chosen = _settings(method, kind, {"steps": steps, "batch_size": batch_size}, settings or {})
+    if not kind(chosen).iterations:
+        raise UsageError(f"{method} has no iterations to measure.")
+    if ipc < 1:
+        raise UsageError(f"ipc must be at least 1, not {ipc}.")
+    per_class = per_class or _real_per_class(chosen, ipc)
+    chosen = kind.for_device(chosen, chosen_for or torch.device(device), per_class)
+    if shortened:
+        chosen = kind.memory_probe(chosen, ipc)
+    train = _Noise(shape, per_class, torch.device(device))
+    problem = _problem(kind, chosen, shape, ipc, _network(shape, width, depth), train, augmentation, compile)
+
+    def prepare() -> Callable[[], object]:
+        condenser = kind(chosen)
+        with origin("inputs"):
+            condenser.setup(problem)
+
+        def run() -> object:
+            with origin("graph"):
+                return condenser.iterate(0)
+
+        return run
+
+    return prepare
+
+
+def expert_workload(
+    shape: Shape,
+    settings: ExpertSettings,
+    *,
+    width: int = 128,
+    depth: int = 0,
+    device: torch.device | str,
+    augmentation: Augmentation = _AUGMENTATION,
+) -> Prepare:
+    """Return what makes an expert's network and then trains it for an epoch of one batch, as :func:`workload` does.
+
+    The arguments are those of :func:`workload`; ``settings`` say how many images a batch has.
+    """
+    device = torch.device(device)
+    train = _Noise(dataclasses.replace(shape, classes=1), settings.batch_size, device)  # of whatever class
+    build = _network(shape, width, depth)
+
+    def prepare() -> Callable[[], object]:
+        with seeded(0), origin("parameters"):
+            network = build().to(device)
+
+        def run() -> object:
+            with origin("graph"):
+                return train_epoch(network, train, settings, augmentation, 0, 0)
+
+        return run
+
+    return prepare
+
+
+def _settings(method: str, kind: type[Condenser], asked: Mapping[str, int | None], further: Mapping[str, Any]) -> Any:
+    known = {field.name for field in dataclasses.fields(kind.Settings)}
+    for name in further:
+        if name not in known:
+            raise unknown_name(f"setting of {method}", name, known)
+    heeded = {name: value for name, value in asked.items() if name in known and value is not None}
+    return kind.Settings(**{**heeded, **further})
+
+
+def _network(shape: Shape, width: int, depth: int) -> Callable[[], ConvNet]:
+    def build() -> ConvNet:
+        with origin("parameters"):
+            return ConvNet(shape.channels, shape.classes, shape.side, width, depth)
+
+    def build_or_sketch() -> ConvNet:
+        if torch.get_default_device().type != "meta":
+            return build()
+        with _disable_current_modes():  # a skeleton has no memory, also where meta tensors stand for some that have
+            return build()
+
+    return build_or_sketch
+
+
+def _real_per_class(settings: Any, ipc: int) -> int:
+    return max(ipc, int(getattr(settings, "real_batch", _REAL_PER_CLASS)))
+
+
+def _problem(
+    kind: type[Condenser],
+    settings: Any,
+    shape: Shape,
+    ipc: int,
+    build: Callable[[], ConvNet],
+    train: LabelledImages,
+    augmentation: Augmentation,
+    compile: bool,
+) -> Problem:
+    with seeded(0):
+        experts = _StandIns(flatten_parameters(build()), train.device)
+    return Problem(
+        task=Task(
+            dataset=shape.name,
+            fingerprint="",
+            channels=shape.channels,
+            side=shape.side,
+            class_names=tuple(map(str, range(shape.classes))),
+            preprocessing=train.preprocessing,
+            augmentation=augmentation,
+        ),
+        train=train,
+        ipc=ipc,
+        seed=0,
+        device=train.device,
+        build_network=build,
+        experts=experts if kind.expert_request(settings) is not None else None,
+        compile=compile,
+    )
+
+
+class _Noise(LabelledImages):
+    """``per_class`` images of every class, on the device: windows of one strip of noise, each a pixel further.
+
+    A thousand classes of them take one byte an image. The real training set, which would lie on the device where it
+    fits, is no part of a method's memory.
+    """
+
+    def __init__(self, shape: Shape, per_class: int, device: torch.device) -> None:
+        statistics = torch.full((shape.channels,), _MEAN), torch.full((shape.channels,), _STD)
+        count, area = per_class * shape.classes, shape.side**2
+        size = (count, shape.channels, shape.side, shape.side)
+        strides = (1, area, shape.side, 1)
+        rng = torch.Generator().manual_seed(0)
+        strip = torch.randint(0, 256, (count + shape.channels * area,), generator=rng, dtype=torch.uint8)
+        super().__init__(
+            strip.as_strided(size, strides),
+            torch.arange(shape.classes).repeat_interleave(per_class),
+            classes=shape.classes,
+            max_value=255,
+            preprocessing=Preprocessing("standardise", *statistics),
+            device=device,
+        )
+        values = (strip.float() / 255 - _MEAN) / _STD
+        self._prepared = values.to(device).as_strided(size, strides)
+        self.members = torch.arange(count).chunk(shape.classes)  # computed on demand by others, and then metered
+
+
+class _StandIns:
+    """Experts that were never trained: one freshly initialised network, moved a little by expert and epoch."""
+
+    def __init__(self, start: Tensor, device: torch.device) -> None:
+        self._start, self._device = start, device
+
+    def __len__(self) -> int:
+        return _EXPERTS
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        with origin("parameters"):
+            return (self._start * (1 + _MOVE_PER_EPOCH * (expert + epoch))).to(self._device)

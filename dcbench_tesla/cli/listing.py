@@ -1,0 +1,132 @@
+"""What ``dcbench list``, ``info`` and ``env`` show."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dcbench_tesla import registry
+from dcbench_tesla.config import SECTIONS
+from dcbench_tesla.data import default_data_dir
+from dcbench_tesla.errors import unknown_name
+from dcbench_tesla.records.rows import stage_rows
+from dcbench_tesla.records.workspace import Workspace
+
+Row = tuple[str, ...]
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """Return rows as lines with aligned columns."""
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def plugins(kind: registry.Kind) -> list[Row]:
+    """Return name, summary and package of every method or evaluator; a broken one shows its reason."""
+    shown: list[Row] = []
+    for p in registry.describe(kind):
+        package = "" if p.package == "dcbench-tesla" else f"[{p.package}]"
+        shown.append((p.name, f"cannot be imported: {p.problem}" if p.problem else p.summary, package))
+    return shown
+
+
+def datasets(data_dir: Path | None) -> list[Row]:
+    """Return name, shape, sizes and whether the files are here, of every data set."""
+    rows: list[Row] = [("name", "images", "classes", "train", "test", "files")]
+    for name in registry.names("datasets"):
+        try:
+            s = registry.load_source(name)
+            found = "here" if s.find(data_dir or default_data_dir()) else "not here (dcbench info tells how)"
+            shape = f"{s.channels} x {s.side} x {s.side}"
+            rows.append((name, shape, str(s.classes), f"{s.train_images:,}", f"{s.test_images:,}", found))
+        except Exception as error:  # one broken plugin does not hide the others
+            rows.append((name, "", "", "", "", str(error)))
+    return [*rows, ("npz:PATH", "", "", "", "", "your own arrays"), ("folder:PATH", "", "", "", "", "your own images")]
+
+
+def cells(out: Path) -> list[Row]:
+    """Return the finished evaluations on record under ``out``, then the cells that failed, with their reasons."""
+    rows: list[Row] = [("method", "data set", "IPC", "seed", "evaluator", "test accuracy (last)", "protocol", "cell")]
+    for row in stage_rows(Workspace(out), "evaluate"):
+        last = row["accuracy"]["last"]
+        accuracy = f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} %"
+        rows.append((*_head(row), row["evaluator"], accuracy, row["protocol"], row["cell"]))
+    failed = stage_rows(Workspace(out), "failed")
+    rows += [(*_head(r), "", r["status"], r["protocol"], f"{r['cell']}: {r['reason']}") for r in failed]
+    return rows if len(rows) > 1 else [(f"no finished cells under {out}",)]
+
+
+def _head(row: dict[str, Any]) -> Row:
+    return (row["method"], row["dataset"], "all" if row["ipc"] is None else str(row["ipc"]), str(row["seed"]))
+
+
+def info(name: str, data_dir: Path | None) -> list[str]:
+    """Return the description of a method, an evaluator, a family of evaluators or a data set.
+
+    Raises:
+        UsageError: no plugin has this name.
+    """
+    if registry.has("methods", name):
+        return _describe("method", registry.load_method(name))
+    if registry.has("evaluators", name):
+        return _describe("evaluator", registry.load_evaluator(name), prefix=f"{name}.")
+    if registry.has("datasets", name):
+        return _describe_dataset(name, data_dir)
+    family = registry.family("evaluators", name)
+    if family is not None:
+        return _describe("family of evaluators", family, prefix=f"{name.partition(':')[0]}:<name>.")
+    known = [*registry.names("methods"), *registry.names("evaluators"), *registry.names("datasets")]
+    raise unknown_name("method, evaluator or data set", name, known)
+
+
+def _describe(kind: str, plugin: Any, prefix: str = "") -> list[str]:
+    lines = [f"{kind}, version {plugin.version}: {_plain(plugin)}", ""]
+    fields = dataclasses.fields(plugin.Settings)
+    if fields:
+        from dcbench_tesla.interface import Settings
+
+        described = [s for s in plugin.Settings.__mro__ if issubclass(s, Settings) and s is not Settings]
+        lines += [line for s in described for line in (f"{s.__name__}: {_plain(s)}", "")]
+        lines += ["Settings and their defaults (--set):"]
+        lines += columns([(f"  {prefix}{f.name}", f"= {f.default}") for f in fields])
+    if kind == "method":
+        common = [f"{section}.{f.name}" for section, s in SECTIONS.items() for f in dataclasses.fields(s)]
+        lines += ["", f"Settings of every run: {', '.join(common)}; of its evaluators: dcbench info convnet."]
+    return lines
+
+
+def _plain(documented: object) -> str:
+    """Return a docstring without its markup."""
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", inspect.getdoc(documented) or "")
+    return text.replace("``", "")
+
+
+def _describe_dataset(name: str, data_dir: Path | None) -> list[str]:
+    s = registry.load_source(name)
+    folder = data_dir or default_data_dir()
+    found = s.find(folder)
+    lines = [
+        f"data set: {s.summary}",
+        f"{s.classes} classes, {s.train_images:,} training and {s.test_images:,} test images of "
+        f"{s.channels} x {s.side} x {s.side}",
+        f"images may be passed on: {'yes' if s.redistributable else 'no'}",
+        f"files: {found if found else f'not found, data directory {folder}'}",
+    ]
+    return lines + ([s.remedy] if s.remedy and not found else [])
+
+
+def environment_lines(data_dir: Path | None) -> list[Row]:
+    """Return hardware, versions and folders."""
+    import torch
+
+    from dcbench_tesla.records import environment
+
+    rows: list[Row] = [("processor", environment.hardware()), ("threads", str(torch.get_num_threads()))]
+    gpus = [environment.hardware(f"cuda:{i}") for i in range(torch.cuda.device_count())]
+    rows += [("GPU", name) for name in gpus] or [("GPU", "none")]
+    rows += list(environment.versions().items())
+    return [*rows, ("commit", environment.commit()), ("data directory", str(data_dir or default_data_dir()))]

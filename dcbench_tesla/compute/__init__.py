@@ -1,0 +1,1 @@
+"""What tensors are computed with: networks as functions, compilation, precision, seeds, memory of the C library."""

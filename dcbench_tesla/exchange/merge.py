@@ -1,0 +1,394 @@
+"""Joins results folders of several machines: what is equal is one, what contradicts is told, what is here stays.
+
+Two rows under one key are equal when what they result in is (:data:`RESULTS`); where, when and by which commit it was
+computed does not matter. Two distilled sets of one cell are equal when their digests are.
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from dcbench_tesla.compare import gradient, memory, timing
+from dcbench_tesla.compare.files import merge_csv, read_csv
+from dcbench_tesla.distilled import FORMAT
+from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.records.rows import is_settled
+from dcbench_tesla.records.store import atomic_path, load_tensors, read_json, read_meta, writing
+from dcbench_tesla.records.workspace import Workspace
+
+RESULTS: Mapping[str, Sequence[str]] = {
+    "condense": ("iterations", "distilled_images", "final_loss", "learned_lr"),
+    "evaluate": ("accuracy", "evaluated"),
+    "experts": ("experts", "epochs"),
+    "failed": (),
+}
+"""The columns that a stage's row results in. The others say what was asked for, which is in the key, or where."""
+
+TABLES: Mapping[str, Sequence[str]] = {"memory.csv": memory.KEY, "time.csv": timing.KEY, "gradient.csv": gradient.KEY}
+"""The comparisons under ``figures/``, by the columns that tell their rows apart."""
+
+_REMEDY = "delete the one here and merge again to take the other"
+_ABOUT = ("commit", "torch")  # of their columns: what measured, not what was measured
+_DISTILLED = "distilled.safetensors"
+# of a cell: what an interrupted run goes on from, on its own device, and what it said on the way
+_LEFT_OUT = {".lock", "checkpoint.safetensors", "execution.json", "error.txt", "evaluations", "tensorboard", "wandb"}
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Merged:
+    """What came of a source: rows (of ``rows/`` and of comparisons), sets and experts; ``damaged`` files by reason."""
+
+    new: int = 0
+    here: int = 0
+    conflicts: int = 0
+    sets: int = 0
+    experts: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of the source was left out."""
+        return not self.conflicts and not self.damaged
+
+    def __str__(self) -> str:
+        conflicts = f"{self.conflicts} conflict{'s' * (self.conflicts != 1)}"
+        sets = f"{self.sets} set{'s' * (self.sets != 1)}"
+        experts = f" and {self.experts} expert{'s' * (self.experts != 1)}" if self.experts else ""
+        rows = f"{self.new} row{'s' * (self.new != 1)}"
+        return f"{rows} new, {self.here} already here, {conflicts}; {sets}{experts} copied"
+
+
+def check_source(source: Workspace, target: Workspace) -> None:
+    """Check that there is something to merge.
+
+    Raises:
+        UsageError: ``source`` has no rows and no comparisons, or is the target.
+    """
+    if source.root.resolve() == target.root.resolve():
+        raise UsageError(f"{source.root} is where results go (--out): it cannot be merged into itself.")
+    if not any(source.rows.glob("*.json")) and not any((source.figures / name).is_file() for name in TABLES):
+        raise UsageError(f"{source.root} holds no rows: name a results folder of dcbench.")
+
+
+def merge(
+    source: Workspace,
+    target: Workspace,
+    *,
+    tensors: bool = True,
+    experts: bool = False,
+    tell: Callable[[str], None],
+) -> Merged:
+    """Take over what ``target`` lacks of ``source``, and return what came of it; what is there stays.
+
+    ``tensors``: the cells' folders too, for those whose distilled set is not there. ``experts``: trajectories and
+    whitenings too. ``tell`` takes what contradicts and what is damaged; all else is merged nevertheless.
+
+    Raises:
+        UsageError: as :func:`check_source`.
+        DcbenchError: the target cannot be written.
+    """
+    check_source(source, target)
+    merging = _Merge(source, target, tell)
+    merging.rows_and_sets(tensors=tensors)
+    for name, key in TABLES.items():
+        merging.table(name, key)
+    if experts:
+        merging.experts()
+    if merging.result.damaged:
+        tell(f"left out: {'; '.join(merging.result.damaged)}")
+    return merging.result
+
+
+class _Merge:
+    """One source at work; ``disputed``: the keys of the condensations that ended differently here and there."""
+
+    def __init__(self, source: Workspace, target: Workspace, tell: Callable[[str], None]) -> None:
+        self.source, self.target, self.tell = source, target, tell
+        self.result = Merged()
+        self.disputed: set[str] = set()
+
+    def rows_and_sets(self, *, tensors: bool) -> None:
+        theirs, ours = list(self._rows(self.source, told=True)), list(self._rows(self.target, told=False))
+        for row in theirs:
+            if row["stage"] == "condense":
+                self._row(row)
+        sets = self._sets()  # their disputes decide which evaluations are taken
+        for row in theirs:
+            if row["stage"] in ("evaluate", "experts"):
+                self._row(row)
+        self._failures(theirs, ours)
+        for key, folder in sets.items():
+            if tensors and key not in self.disputed:
+                self._copy_cell(folder)
+        self._copy_sheets(sets, theirs)
+
+    # ---- rows ------------------------------------------------------------------------------------------------------
+
+    def _rows(self, workspace: Workspace, *, told: bool) -> Iterator[Row]:
+        """Yield the rows of a workspace; a file that is none is damaged, if it is to be ``told``."""
+        for path in _visible(workspace.rows):
+            try:
+                yield _read_row(path)
+            except CorruptFileError as error:
+                self.result.damaged += [str(error)] * told
+
+    def _row(self, row: Row) -> None:
+        """Take over a row of a finished stage, unless there is one, or its set is in dispute."""
+        name = _name(row)
+        mine, other = self.target.rows / name, self.source.rows / name
+        if mine.exists():
+            self._compare(mine, other, row)
+        elif row.get("condense_key") in self.disputed:
+            self._conflict(f"{other} evaluates a set that is another one here: left out, as long as the set here stays")
+        else:
+            _copy(other, mine)
+            self.result.new += 1
+
+    def _compare(self, mine: Path, other: Path, row: Row) -> None:
+        try:
+            here = _read_row(mine)
+        except CorruptFileError as error:
+            self.result.damaged.append(str(error))
+            return
+        columns = RESULTS[row["stage"]]
+        difference = _difference({c: here[c] for c in columns}, {c: row[c] for c in columns})
+        if not difference:
+            self.result.here += 1
+            return
+        self._conflict(f"{mine} and {other} differ: {difference}. The one here stays; {_REMEDY}")
+        if row["stage"] == "condense":
+            self.disputed.add(row["key"])
+
+    def _conflict(self, text: str, count: int = 1) -> None:
+        self.result.conflicts += count
+        self.tell(f"conflict: {text}.")
+
+    def _failures(self, theirs: Iterable[Row], ours: Iterable[Row]) -> None:
+        """Merge the rows of failures: one falls where all the evaluations that it names are here now.
+
+        One that names none, as those of older versions, falls where the other side has finished more of its cell.
+        """
+        theirs, ours = list(theirs), list(ours)
+        done_there, done_here = _finished(theirs), _finished(ours)
+
+        def falls(row: Row, other_side: Mapping[str, set[str]], its_side: Mapping[str, set[str]]) -> bool:
+            if "evaluations" in row:
+                return is_settled(self.target, row)
+            return bool(other_side[row["key"]] - its_side[row["key"]]) and row["key"] not in self.disputed
+
+        for row in (r for r in ours if r["stage"] == "failed"):
+            if falls(row, done_there, done_here):
+                self.target.drop_row("failed", row["key"])
+        for row in (r for r in theirs if r["stage"] == "failed"):
+            if falls(row, done_here, done_there):
+                continue
+            mine = self.target.rows / _name(row)
+            if mine.exists():
+                self.result.here += 1
+            else:
+                _copy(self.source.rows / _name(row), mine)
+                self.result.new += 1
+
+    # ---- distilled sets --------------------------------------------------------------------------------------------
+
+    def _sets(self) -> dict[str, Path]:
+        """Return the source's cells that have a distilled set, by key; sets that are another one here are disputed."""
+        found = {}
+        for path in sorted(self.source.cells.glob(f"*/{_DISTILLED}")):
+            mine = self.target.cells / path.parent.name / _DISTILLED
+            try:
+                theirs, here = _meta(path), _meta(mine) if mine.exists() else None
+            except CorruptFileError as error:
+                self.result.damaged.append(str(error))
+                continue
+            key = str(theirs.get("provenance", {}).get("key") or path.parent.name)
+            found[key] = path.parent
+            if here is not None and here.get("digest") != theirs.get("digest"):
+                self.disputed.add(key)
+                self._conflict(f"{mine} and {path} hold different images. The one here stays; {_REMEDY}")
+        return found
+
+    def _copy_cell(self, folder: Path) -> None:
+        """Copy a cell's folder, unless its set is here; the set goes last, so that a cell with a set is whole."""
+        mine = self.target.cells / folder.name
+        if (mine / _DISTILLED).exists():
+            return
+        try:
+            _, meta = load_tensors(folder / _DISTILLED)
+            self._copy_whitening(folder, meta.get("preprocessing", {}).get("shared"))
+        except CorruptFileError as error:
+            self.result.damaged.append(str(error))
+            return
+        with writing(mine):
+            mine.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(mine / ".lock", timeout=0):
+                _copy_tree(folder, mine, last=_DISTILLED)
+        except Timeout:
+            self.result.damaged.append(f"{mine} is at work here: merge again when it has ended")
+            return
+        self.result.sets += 1
+
+    def _copy_whitening(self, folder: Path, key: str | None) -> None:
+        """Copy the whitening without which a set cannot be read, where it lies in a file of its own."""
+        if key is None:
+            return
+        path = self.source.preprocessing / f"{key}.safetensors"
+        if not path.exists():
+            raise CorruptFileError(f"{folder / _DISTILLED} needs {path}, which is not there")
+        _copy_missing(path, self.target.preprocessing / path.name)
+
+    def _copy_sheets(self, sets: Mapping[str, Path], rows: Iterable[Row]) -> None:
+        """Copy the pictures of sets that are not in dispute."""
+        cells = {r["cell"] for r in rows if r["stage"] == "condense" and r["key"] in self.disputed}
+        cells |= {folder.name for key, folder in sets.items() if key in self.disputed}
+        for path in _visible(self.source.sheets):
+            if path.stem not in cells:
+                _copy_missing(path, self.target.sheets / path.name)
+
+    # ---- comparisons, experts --------------------------------------------------------------------------------------
+
+    def table(self, name: str, key: Sequence[str]) -> None:
+        """Add the rows of a comparison whose key is not here, or that are measured there and not here."""
+        mine, other = self.target.figures / name, self.source.figures / name
+        if not other.exists():
+            return
+        try:
+            theirs, here = read_csv(other, key), read_csv(mine, key)
+        except CorruptFileError as error:
+            self.result.damaged.append(str(error))
+            return
+        known = {_key(row, key): row for row in _records(here)}
+        rows = [(row, known.get(_key(row, key))) for row in _records(theirs)]
+        differing = [f"{_of(row, key)}: {told}" for row, at in rows if at is not None and (told := _differing(at, row))]
+        if differing:
+            more = f", and {len(differing) - 1} more rows" if len(differing) > 1 else ""
+            remedy = _REMEDY.replace("the one", "the row")
+            told = f"{mine} and {other} differ in {differing[0]}{more}. What is here stays; {remedy}"
+            self._conflict(told, len(differing))
+        new = theirs[[at is None or (_is_measured(row) and not _is_measured(at)) for row, at in rows]]
+        self.result.new += len(new)
+        self.result.here += len(rows) - len(new) - len(differing)
+        if len(new):
+            merge_csv(mine, new, key)
+
+    def experts(self) -> None:
+        """Copy experts that are not here at all, since trajectories of two machines do not mix; and whitenings."""
+        for recipe in _folders(self.source.experts):
+            for expert in _folders(recipe):
+                mine = self.target.experts / recipe.name / expert.name
+                if not mine.exists():
+                    _copy_tree(expert, mine)
+                    self.result.experts += 1
+            for path in _visible(recipe):
+                _copy_missing(path, self.target.experts / recipe.name / path.name)
+        # a fit names a whitening: that comes first
+        for path in sorted(_visible(self.source.preprocessing), key=lambda p: p.suffix == ".json"):
+            if path.suffix != ".lock":
+                _copy_missing(path, self.target.preprocessing / path.name)
+
+
+def _read_row(path: Path) -> Row:
+    """Read a row; raises ``CorruptFileError`` where the file holds none, or another's."""
+    row = read_json(path) if path.suffix == ".json" else None
+    if not isinstance(row, dict) or row.get("stage") not in RESULTS or path.name != _name(row):
+        raise CorruptFileError(f"{path} is no row of dcbench")
+    if lacking := [name for name in RESULTS[row["stage"]] if name not in row]:
+        raise CorruptFileError(f"{path} is not whole: it has no {lacking[0]}")
+    return row
+
+
+def _name(row: Row) -> str:
+    return f"{row['stage']}-{row.get('key')}.json"
+
+
+def _finished(rows: Iterable[Row]) -> dict[str, set[str]]:
+    """Return the finished rows of every condensation, by its key."""
+    finished: dict[Any, set[str]] = defaultdict(set)
+    for row in rows:
+        if row["stage"] in ("condense", "evaluate"):
+            finished[row["key"] if row["stage"] == "condense" else row.get("condense_key")].add(_name(row))
+    return finished
+
+
+def _difference(here: Any, there: Any, where: str = "") -> str:
+    """Return the first number or text in which two JSON values differ, and where; empty if they are equal."""
+    if isinstance(here, dict) and isinstance(there, dict) and here.keys() == there.keys():
+        pairs = [(f"{where}.{name}".lstrip("."), here[name], there[name]) for name in here]
+    elif isinstance(here, list) and isinstance(there, list) and len(here) == len(there):
+        pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(here, there, strict=True))]
+    else:
+        return "" if here == there else f"{where} is {here} here and {there} there"
+    return next((told for name, a, b in pairs if (told := _difference(a, b, name))), "")
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    meta = read_meta(path)
+    if meta.get("format") != FORMAT:
+        raise CorruptFileError(f"{path} is no distilled set of dcbench")
+    return meta
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as plain values, empty ones ``None``: 1 and 1.0 are equal then, whatever the other rows hold."""
+    plain = table.astype(object)
+    return [{str(k): v for k, v in row.items()} for row in plain.where(plain.notna(), None).to_dict("records")]
+
+
+def _key(row: Row, key: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in key)
+
+
+def _of(row: Row, key: Sequence[str]) -> str:
+    return ", ".join(f"{name} {row[name]}" for name in key if row[name] is not None)
+
+
+def _is_measured(row: Row) -> bool:
+    return bool(row.get("status", "ok") == "ok")
+
+
+def _differing(here: Row, there: Row) -> str:
+    """Return in what two rows of a comparison differ, of the columns that both files have.
+
+    One that was measured contradicts none that was not, and no two contradict one another that were not run.
+    """
+    not_run = all(str(row.get("status")).startswith("not run") for row in (here, there))
+    if not_run or _is_measured(here) != _is_measured(there):
+        return ""
+    shared = [name for name in here if name in there and name not in _ABOUT]
+    return _difference({name: here[name] for name in shared}, {name: there[name] for name in shared})
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return the files in a folder but hidden ones, which are locks and half-written files; none of no folder."""
+    return [path for path in sorted(folder.glob("*")) if path.is_file() and not path.name.startswith(".")]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*")) if path.is_dir()]
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _copy_missing(source: Path, target: Path) -> None:
+    if not target.exists():
+        _copy(source, target)
+
+
+def _copy_tree(source: Path, target: Path, *, last: str = "") -> None:
+    """Copy a folder's files but those :data:`_LEFT_OUT` and hidden ones, in order, the one named ``last`` last."""
+    names = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
+    for name in sorted(names, key=lambda n: n.name == last):
+        if name.parts[0] not in _LEFT_OUT and not name.name.startswith(".") and name.suffix != ".log":
+            _copy(source / name, target / name)

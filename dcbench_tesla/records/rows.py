@@ -1,0 +1,87 @@
+"""The rows of finished and of failed stages, read back: the whole ones, and what is to be said of the others."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.records.workspace import Workspace
+
+_SHARED = ("dataset", "hardware", "environment.commit")
+_OF_A_CELL = ("cell", "method", "ipc", "seed", "preset", "protocol", "command", *_SHARED)
+_ACCURACIES = tuple(f"accuracy.last.{name}" for name in ("mean", "std", "values"))
+_NEEDED: Mapping[str, Sequence[str]] = {
+    "experts": ("key", *_SHARED),
+    "condense": (
+        *("key", "settings", "distilled_images", "identity.network", "identity.data.train_images"),
+        *_OF_A_CELL,
+    ),
+    "evaluate": (
+        *("condense_key", "evaluator", "recipe", "settings", "networks", "diverged_networks", "evaluate_seconds"),
+        *("dataset_fingerprint", "evaluated.iteration", "evaluated.test"),
+        *("accuracy.best_on_validation", "accuracy.best_on_test", *_ACCURACIES, *_OF_A_CELL),
+    ),
+    "failed": ("status", "reason", *_OF_A_CELL),
+}
+"""What is read of a row; behind a dot what is in a part of it, or in every part of a list."""
+
+STAGES = tuple(_NEEDED)
+
+
+def stage_rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
+    """Return the whole rows of a stage, one of :data:`STAGES`, in order of files.
+
+    What is no row is left out; :func:`damaged_rows` tells of it.
+    """
+    return [row for row in _read(workspace, stage) if not isinstance(row, CorruptFileError)]
+
+
+def damaged_rows(workspace: Workspace, stages: Sequence[str] = STAGES) -> list[str]:
+    """Say of every file among the rows of some stages that is no row what is wrong with it, and what to do."""
+    return [str(row) for stage in stages for row in _read(workspace, stage) if isinstance(row, CorruptFileError)]
+
+
+def is_settled(workspace: Workspace, failure: Mapping[str, Any]) -> bool:
+    """Whether all the evaluations that a failure's row names are done under ``workspace``."""
+    return all((workspace.rows / f"evaluate-{key}.json").exists() for key in failure.get("evaluations", ()))
+
+
+def drop_settled_failure(workspace: Workspace, key: str) -> None:
+    """Drop the row of a condensation's failure, unless it names an evaluation that is not done."""
+    found = [row for row in stage_rows(workspace, "failed") if row.get("key") == key]
+    if all(is_settled(workspace, row) for row in found):
+        workspace.drop_row("failed", key)
+
+
+def _read(workspace: Workspace, stage: str) -> Iterator[dict[str, Any] | CorruptFileError]:
+    for path in sorted(workspace.rows.glob(f"{stage}-*.json")):
+        try:
+            yield _row(path, _NEEDED[stage])
+        except CorruptFileError as error:
+            yield error
+
+
+def _row(path: Path, needed: Sequence[str]) -> dict[str, Any]:
+    """Read a row; raises ``CorruptFileError`` where there is none."""
+    if path.is_dir():
+        raise CorruptFileError(f"{path} is a folder, and no row of dcbench. Move it away.")
+    remedy = "Delete it: the command that made it, dcbench run or dcbench evaluate, makes it again."
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not UTF-8 is one too
+        raise CorruptFileError(f"{path} is not valid JSON ({error}). {remedy}") from error
+    if not isinstance(row, dict):
+        raise CorruptFileError(f"{path} is no row of dcbench. {remedy}")
+    lacking = next((name for name in needed if not _has(row, name.split("."))), None)
+    if lacking:
+        raise CorruptFileError(f"{path} is no row of dcbench: it has no {lacking}. {remedy}")
+    return row
+
+
+def _has(value: Any, names: Sequence[str]) -> bool:
+    if not names:
+        return True
+    if isinstance(value, list):
+        return bool(value) and all(_has(part, names) for part in value)
+    return isinstance(value, dict) and names[0] in value and _has(value[names[0]], names[1:])

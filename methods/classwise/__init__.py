@@ -1,0 +1,1 @@
+"""Matching class by class: `dc`, `dsa` and `dm`."""

@@ -1,0 +1,126 @@
+"""What ``dc`` and ``dsa`` share: matching the gradients of real and synthetic images along a network's training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from dcbench_tesla.compute.networks import ConvNet, cross_entropy
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.interface import IterationRecord
+from dcbench_tesla.profilers import origin
+
+from .matching import Chunk, ClassMatching, ClassMatchingSettings
+
+_EPS = 1e-6
+_PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMatchingSettings(ClassMatchingSettings):
+    """:class:`ClassMatchingSettings`, and the two loops of an iteration.
+
+    ``outer``: image steps an iteration. ``inner``: epochs the network is trained on the synthetic images after each,
+    but the last. 0 takes what DC publishes for the nearest IPC. ``lr_network`` and ``network_batch``: of that training.
+    """
+
+    outer: int = 0
+    inner: int = 0
+    lr_network: float = 0.01
+    network_batch: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outer < 0 or self.inner < 0 or self.network_batch < 1 or not self.lr_network > 0:
+            raise UsageError("outer and inner must not be negative, lr_network and network_batch must be positive.")
+
+
+def published_loops(ipc: int) -> tuple[int, int]:
+    """Return DC's published (outer, inner) loops for an IPC; of the nearest published one where it is another."""
+    return _PUBLISHED_LOOPS[min(_PUBLISHED_LOOPS, key=lambda known: (abs(known - ipc), known))]
+
+
+def _loops(settings: GradientMatchingSettings, ipc: int) -> tuple[int, int]:
+    """The (outer, inner) loops of an iteration."""
+    outer, inner = published_loops(ipc)
+    return settings.outer or outer, settings.inner or inner
+
+
+def gradient_distance(real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor]) -> Tensor:
+    """Return ``sum over classes, layers and outputs of 1 - <g_r, g_s> / (|g_r| |g_s| + 1e-6)`` (DC eq. 10), a scalar.
+
+    Each tensor is ``(K, out, ...)``, a gradient a class; a layer is flattened to (out, rest), and tensors with one
+    dimension besides K (biases, norms) count nothing.
+    """
+    total = torch.zeros(())
+    for name, g_real in real.items():
+        if g_real.ndim <= 2:
+            continue
+        a, b = g_real.flatten(2), synthetic[name].flatten(2)
+        cosine = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + _EPS)
+        total = total.to(a.device) + (1 - cosine).sum()
+    return total
+
+
+class GradientMatching(ClassMatching):
+    """Gradient matching; a subclass chooses augmentation and start."""
+
+    Settings = GradientMatchingSettings
+    settings: GradientMatchingSettings
+
+    @classmethod
+    def memory_probe(cls, settings: Any, ipc: int) -> Any:
+        """Take two rounds with one epoch of training between them: the others need what these do."""
+        outer, inner = _loops(settings, ipc)
+        return replace(settings, outer=min(2, outer), inner=min(1, inner))
+
+    def iterate(self, iteration: int) -> IterationRecord:
+        """Along one fresh network's training on the synthetic images, match gradients and step once a round."""
+        network = self.fresh_network(iteration)
+        outer, inner = _loops(self.settings, self.problem.ipc)
+        total = 0.0
+        for round_ in range(outer):
+            total += self._match(network, iteration, round_)
+            if round_ < outer - 1:
+                self._train(network, iteration, round_, inner)
+        return IterationRecord(loss=total / (outer * self.problem.task.classes))
+
+    def _match(self, network: ConvNet, *repetition: int) -> float:
+        with origin("inputs"):
+            gradient, total = torch.zeros_like(self.images), 0.0
+        for chunk in self.chunks(*repetition):
+            leaf, synthetic = self.synthetic(chunk)
+            real = {name: g.detach() for name, g in self._class_gradients(network, chunk, chunk.real).items()}
+            loss = gradient_distance(real, self._class_gradients(network, chunk, synthetic))
+            (gradient[self.rows_of(chunk)],) = torch.autograd.grad(loss, leaf)
+            total += float(loss.detach())
+        self.step(gradient)
+        return total
+
+    def _class_gradients(self, network: ConvNet, chunk: Chunk, images: Tensor) -> dict[str, Tensor]:
+        """The gradients of each class's mean loss by parameter, ``(K, ...)``, for images ``(K, n, C, H, W)``."""
+        parameters = {name: p.detach() for name, p in network.named_parameters()}
+
+        def loss(values: dict[str, Tensor], x: Tensor, label: Tensor) -> Tensor:
+            return cross_entropy(functional_call(network, values, (x,)), label.expand(len(x)))
+
+        labels = torch.arange(chunk.first, chunk.first + chunk.count, device=images.device)
+        gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
+        return gradients
+
+    def _train(self, network: ConvNet, iteration: int, round_: int, epochs: int) -> None:
+        """Train the network on the synthetic images: plain SGD, augmented where the method augments."""
+        optimiser = torch.optim.SGD(network.parameters(), lr=self.settings.lr_network)
+        labels = self.problem.hard_labels().to(self.images.device)
+        for epoch in range(epochs):
+            rng = self.problem.generator("network training", iteration, round_, epoch)
+            for indices in torch.randperm(len(labels), generator=rng).split(self.settings.network_batch):
+                images = self.images[indices.to(self.images.device)]
+                draw = self.augmentation.draw(len(images), self.problem.task.side, rng)
+                loss = cross_entropy(network(self.augmentation(images, draw)), labels[indices.to(labels.device)])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()

@@ -1,0 +1,170 @@
+"""What ``dm``, ``dc`` and ``dsa`` share: matching a class's synthetic images with a real batch of that class.
+
+Each iteration compares, class by class, 256 real images with the class's synthetic ones under a fresh network, and
+makes SGD steps on the synthetic images. Classes go through the network together, ``class_chunk`` at a time: the setting
+bounds the memory and is no part of the result beyond rounding. A GPU wants many images in a call; on a CPU 512 take
+longer an image than 256, which its caches can hold (``tests/benchmarks``).
+
+Shapes: N = K * IPC synthetic images, class-major; K classes, C channels, H = W = side, R real images of a class.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla.compute.networks import ConvNet, seeded
+from dcbench_tesla.data.augmentation import Augmentation, Draw, siamese
+from dcbench_tesla.errors import UsageError, unknown_name
+from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings
+from dcbench_tesla.profilers import origin
+
+_STARTS = ("real", "noise")
+_GPU_IMAGES, _CPU_IMAGES = 4096, 256  # real images in the network at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMatchingSettings(Settings):
+    """Hyper-parameters of class-wise matching.
+
+    ``iterations``: fresh networks. ``lr_images`` and ``momentum``: of the SGD on the images. ``real_batch``: real
+    images of every class in a step (as many as the smallest class has, where that is fewer). ``start``: from ``real``
+    images or ``noise``. ``class_chunk``: classes that go through the network together (0: as many as make 4,096 real
+    images, on a CPU 256).
+    """
+
+    iterations: int = 1000
+    lr_images: float = 0.1
+    momentum: float = 0.5
+    real_batch: int = 256
+    start: str = "real"
+    class_chunk: int = field(default=0, metadata={"execution": True})
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "real_batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.lr_images < 0 or not 0 <= self.momentum < 1 or self.class_chunk < 0:
+            raise UsageError("lr_images and class_chunk must not be negative, and momentum must lie in [0, 1).")
+        if self.start not in _STARTS:
+            raise unknown_name("start", self.start, _STARTS)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some classes of a step: ``first`` and ``count``, and their augmented real images, ``(count, R, C, H, W)``."""
+
+    first: int
+    count: int
+    real: Tensor
+    draws: list[Draw]
+
+
+class ClassMatching(Condenser):
+    """Class-wise matching; a subclass says what is compared."""
+
+    Settings = ClassMatchingSettings
+    settings: ClassMatchingSettings
+
+    @classmethod
+    def for_device(cls, settings: Any, device: torch.device, smallest_class: int) -> Any:
+        """Choose ``class_chunk``."""
+        images = _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES
+        chosen = settings.class_chunk or max(1, images // min(settings.real_batch, smallest_class))
+        return replace(settings, class_chunk=chosen)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The siamese augmentation of matching: the task's, unless a method has none."""
+        return self.problem.task.augmentation
+
+    def setup(self, problem: Problem) -> None:
+        """Start from real images or noise, momentum at rest."""
+        self.problem = problem
+        self._ipc, self._side = problem.ipc, problem.task.side
+        images = problem.train.inputs(problem.draw_real("start images")).clone()
+        if self.settings.start == "noise":
+            images = torch.randn(images.shape, generator=problem.generator("start noise")).to(problem.device)
+        with origin("optimiser"):
+            self.images, self._velocity = images, torch.zeros_like(images)
+        smallest = min(len(members) for members in problem.train.members)
+        self._real_count = min(self.settings.real_batch, smallest)  # the same for all, so that classes can be stacked
+        self._at_once = self.for_device(self.settings, problem.device, smallest).class_chunk
+
+    def fresh_network(self, iteration: int) -> ConvNet:
+        """Return the iteration's network, newly initialised, on the device."""
+        with seeded(self.problem.seed_for("network", iteration)), origin("parameters"):
+            return self.problem.build_network().to(self.problem.device)
+
+    def chunks(self, *repetition: int) -> Iterator[Chunk]:
+        """Draw a real batch and an augmentation for every class, and yield them ``class_chunk`` classes at a time."""
+        classes = range(self.problem.task.classes)
+        for first in classes[:: self._at_once]:
+            members = classes[first : first + self._at_once]
+            draws = [self._draw(*repetition, c) for c in members]
+            with origin("inputs"):
+                real = self.augmented(self._real(members, *repetition), draws)
+            yield Chunk(first, len(members), real, draws)
+
+    def _real(self, classes: Sequence[int], *repetition: int) -> Tensor:
+        """The real batches of some classes, ``(K, R, C, H, W)``, fetched at once."""
+        indices = torch.cat([self._real_indices(*repetition, c) for c in classes])
+        images: Tensor = self.problem.train.inputs(indices).unflatten(0, (len(classes), self._real_count))
+        return images
+
+    def _real_indices(self, *repetition: int) -> Tensor:
+        members = self.problem.train.members[repetition[-1]]
+        order = torch.randperm(len(members), generator=self.problem.generator("real batch", *repetition))
+        return members[order[: self._real_count]]
+
+    def _draw(self, *repetition: int) -> Draw:
+        """One operation and one set of parameters for the whole real and the whole synthetic batch of a class."""
+        rng = self.problem.generator("siamese augmentation", *repetition)
+        return self.augmentation.draw(1, self._side, rng, siamese=True)
+
+    def augmented(self, images: Tensor, draws: Sequence[Draw]) -> Tensor:
+        """Augment each class's images by its own draw, ``(K, n, C, H, W)``: a call an operation, not a call a class."""
+        by_operation: dict[str, list[int]] = {}
+        for position, draw in enumerate(draws):
+            by_operation.setdefault(draw.operation, []).append(position)
+        count = images.shape[1]
+        parts: list[Tensor] = []
+        for positions in by_operation.values():
+            draw = siamese([draws[i] for i in positions], count)
+            alike = images if len(by_operation) == 1 else images[positions]
+            parts.append(self.augmentation(alike.flatten(0, 1), draw).unflatten(0, (len(positions), count)))
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([i for positions in by_operation.values() for i in positions])
+        return torch.cat(parts)[order.argsort().to(images.device)]
+
+    def rows_of(self, chunk: Chunk) -> slice:
+        """Return where a chunk's synthetic images stand."""
+        return slice(chunk.first * self._ipc, (chunk.first + chunk.count) * self._ipc)
+
+    def synthetic(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Return a chunk's synthetic images, as a leaf, and augmented like the real ones, ``(count, IPC, C, H, W)``."""
+        with origin("inputs"):
+            leaf = self.images[self.rows_of(chunk)].clone().requires_grad_()
+            return leaf, self.augmented(leaf.unflatten(0, (chunk.count, self._ipc)), chunk.draws)
+
+    def step(self, gradient: Tensor) -> None:
+        """Make one SGD step on the images: v <- momentum v + gradient, X <- X - lr v."""
+        self._velocity.mul_(self.settings.momentum).add_(gradient)
+        with origin("optimiser"):
+            self.images.sub_(self.settings.lr_images * self._velocity)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Images and their momentum."""
+        return {"images": self.images, "velocity": self._velocity}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back :meth:`state_dict`."""
+        self.images.copy_(state["images"])
+        self._velocity.copy_(state["velocity"])
+
+    def distilled(self) -> DistilledSet:
+        """Return the images with their hard labels."""
+        return self.problem.distilled(self.images, self.problem.hard_labels())

@@ -1,0 +1,372 @@
+"""The condenser that ``mtt``, ``tesla`` and ``tesla-exact`` share: trajectory matching with a choice of gradient.
+
+One iteration (MTT Algorithm 1, TESLA Algorithm 1, with the corrections of ``docs/gradients.md``): draw an expert and
+a start epoch t; a student starts at theta*_t and takes T SGD steps on the synthetic images; the distance of where it
+arrives to theta*_{t+M} is differentiated with respect to the images, the student's learning rate b and, where they
+are learned, the labels; one step of SGD with momentum updates all of them.
+
+Shapes: N synthetic images, C channels, H = W = side, K classes, P parameters, T matching steps.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dcbench_tesla.compute.networks import FlatNetwork
+from dcbench_tesla.compute.precision import check_precision, lowered, tf32_within
+from dcbench_tesla.errors import UsageError, unknown_name
+from dcbench_tesla.interface import (
+    Condenser,
+    DistilledSet,
+    ExpertRequest,
+    ExpertSource,
+    IterationRecord,
+    Problem,
+    Settings,
+)
+from dcbench_tesla.profilers import origin
+
+from ..inner.gradients import Mode, Weights, stream_matching_gradient
+from ..inner.step import CompiledStep, MatchingStep
+
+Labels = Literal["hard", "target", "last", "learned"]
+LabelSpace = Literal["logits", "probabilities"]
+
+_NEARLY_ONE_HOT = 0.99
+_LEAST_PROBABILITY = 1e-6  # not 0: a row of zeros could not be normalised
+_TEACHER_CHUNK = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingSettings(Settings):
+    """Hyper-parameters of trajectory matching, in the papers' symbols where they have one.
+
+    ``iterations``: updates of the images. ``steps``: T, the student's SGD steps. ``expert_epochs``: M, how many
+    epochs after the start the target lies. ``max_start_epoch``: the start is drawn from 0 .. max_start_epoch - 1.
+    ``lr_images``: image learning rate. ``student_lr``: b at the start; ``lr_student_lr``: the learning rate of b
+    (0: b stays); ``min_student_lr``: b is clamped there after each update, since it can turn negative.
+    ``momentum``: of all of these. ``batch_size``: synthetic images in an inner step (0: all).
+
+    ``labels``: ``hard``; ``target``: softmax of the sampled expert at the target epoch (TESLA Section 3.4); ``last``:
+    of the sampled expert at ``last_epoch``; ``learned``: optimised with the images at rate ``lr_labels``, in the
+    space ``label_space`` of ``logits`` or ``probabilities``.
+
+    ``precision``: of the matching steps, ``float32``, ``tf32`` or ``bf16``, see :mod:`dcbench_tesla.compute.precision`.
+    """
+
+    iterations: int = 5000
+    steps: int = 30
+    expert_epochs: int = 2
+    max_start_epoch: int = 20
+    lr_images: float = 100.0
+    student_lr: float = 0.01
+    lr_student_lr: float = 1e-5
+    min_student_lr: float = 1e-6
+    momentum: float = 0.5
+    batch_size: int = 0
+    labels: str = "hard"
+    label_space: str = "logits"
+    lr_labels: float = 1.0
+    last_epoch: int = 50
+    precision: str = field(default="float32", metadata={"later": True})
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "steps", "expert_epochs", "max_start_epoch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("lr_images", "lr_student_lr", "lr_labels", "batch_size", "last_epoch"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}; nor infinite.")
+        if not 0 < self.min_student_lr <= self.student_lr < math.inf:
+            raise UsageError(
+                f"student_lr must be positive and at least min_student_lr = {self.min_student_lr:g}, "
+                f"but is {self.student_lr:g}."
+            )
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"momentum must lie in [0, 1), not {self.momentum:g}.")
+        if self.labels not in get_args(Labels):
+            raise unknown_name("kind of labels", self.labels, get_args(Labels))
+        if self.label_space not in get_args(LabelSpace):
+            raise unknown_name("label space", self.label_space, get_args(LabelSpace))
+        check_precision(self.precision)
+
+    def inert(self) -> Mapping[str, str]:
+        """The settings of labels that are not learned, or do not come from the last epoch."""
+        inert: dict[str, str] = {}
+        if self.labels != "learned":
+            inert |= dict.fromkeys(("label_space", "lr_labels"), f"labels are {self.labels}, not learned")
+        if self.labels != "last":
+            inert["last_epoch"] = f"labels are {self.labels}, not last"
+        return inert
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoPassSettings(MatchingSettings):
+    """:class:`MatchingSettings`, and what pass 1 leaves for pass 2 (no part of the result).
+
+    ``keep_graphs``: K, of how many of the T steps the graph is kept, so that pass 2 need not build it again.
+    """
+
+    keep_graphs: int = field(default=0, metadata={"execution": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep_graphs < 0:
+            raise UsageError(f"keep_graphs must not be negative, but is {self.keep_graphs}; 0 keeps the least memory.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSettings(TwoPassSettings):
+    """:class:`TwoPassSettings`, and where the exact gradient keeps its T weight vectors (no part of the result).
+
+    ``weights``: ``auto``, ``device``, ``host`` or ``restep``, see :mod:`dcbench_tesla.methods.inner.gradients`.
+    """
+
+    weights: str = field(default="auto", metadata={"execution": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights not in get_args(Weights):
+            raise unknown_name("place for the weights", self.weights, get_args(Weights))
+
+
+class TrajectoryMatching(Condenser):
+    """Trajectory matching; a subclass names the ``mode`` of its gradient."""
+
+    learns_lr = True
+    mode: ClassVar[Mode]
+    Settings = MatchingSettings
+    settings: MatchingSettings
+
+    @classmethod
+    def expert_request(cls, settings: Any) -> ExpertRequest:
+        """Ask for the epochs that are ever read: 0 .. max_start_epoch - 1 + M, and the labels' teacher."""
+        last_target = settings.max_start_epoch - 1 + settings.expert_epochs
+        return ExpertRequest(epochs=max(last_target, settings.last_epoch if settings.labels == "last" else 0))
+
+    @classmethod
+    def probe(cls, settings: Any) -> tuple[Any, float]:
+        """Take two of the T steps, and as large a share of kept graphs as two allow: time is linear in both."""
+        steps = min(2, settings.steps)
+        few = replace(settings, steps=steps)
+        if isinstance(few, TwoPassSettings):
+            share = min(few.keep_graphs / settings.steps, 1)
+            few = replace(few, keep_graphs=round(steps * share))
+        return few, settings.steps / steps
+
+    def setup(self, problem: Problem) -> None:
+        """Start from real images, b and the labels as the settings say, and momentum at rest.
+
+        Raises:
+            UsageError: the device does not have the precision.
+        """
+        s = self.settings
+        check_precision(s.precision, problem.device)
+        self.problem = problem
+        self._network = FlatNetwork(problem.build_network)
+        loss = lowered(self._network.loss, s.precision, problem.device)
+        self._step = (CompiledStep if problem.compile and self.compiles else MatchingStep)(loss)
+        self._hard = problem.hard_labels().to(problem.device)
+        images = problem.train.inputs(problem.draw_real("start images")).clone()
+        student_lr = torch.tensor(s.student_lr, dtype=images.dtype, device=problem.device)
+        self._values = {"images": images, "student_lr": student_lr}
+        if s.labels == "learned":
+            self._values["labels"] = self._start_labels()
+        with origin("optimiser"):
+            self._momentum = {name: torch.zeros_like(value) for name, value in self._values.items()}
+        self._done, self._clamps = 0, 0
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the matching steps are: not where the compiler failed."""
+        return isinstance(self._step, CompiledStep) and not self._step.given_up
+
+    @property
+    def _experts(self) -> ExpertSource:
+        experts = self.problem.experts
+        assert experts is not None, "the core provides the experts a method requests"
+        return experts
+
+    def _start_labels(self) -> Tensor:
+        one_hot = F.one_hot(self._hard, self.problem.task.classes).float()
+        if self.settings.label_space == "probabilities":
+            return one_hot
+        others = self.problem.task.classes - 1
+        return one_hot * math.log(_NEARLY_ONE_HOT / (1 - _NEARLY_ONE_HOT) * max(others, 1))
+
+    def _draw_segment(self, iteration: int) -> tuple[int, int]:
+        """Draw the expert and the start epoch of an iteration."""
+        rng = self.problem.generator("expert segment", iteration)
+        expert = int(torch.randint(len(self._experts), (), generator=rng))
+        return expert, int(torch.randint(self.settings.max_start_epoch, (), generator=rng))
+
+    def _teacher(self, iteration: int) -> tuple[int, int]:
+        """Which expert labels the images in an iteration, and after which epoch."""
+        expert, epoch = self._draw_segment(iteration)
+        last = self.settings.labels == "last"
+        return expert, self.settings.last_epoch if last else epoch + self.settings.expert_epochs
+
+    def _assign(self, iteration: int) -> Tensor:
+        """Soft label assignment: softmax (temperature 1) of the teacher on the un-augmented images (TESLA eq. 9)."""
+        theta = self._experts.snapshot(*self._teacher(iteration))
+        with torch.no_grad():
+            chunks = self._values["images"].split(_TEACHER_CHUNK)
+            return torch.cat([self._network(theta, chunk).softmax(1) for chunk in chunks])
+
+    def labels(self, iteration: int) -> Tensor:
+        """Return the labels of the images in an iteration: ``(N,)`` int64 or ``(N, K)`` probabilities."""
+        if self.settings.labels == "hard":
+            return self._hard
+        if self.settings.labels != "learned":
+            return self._assign(iteration)
+        values = self._values["labels"]
+        return values.softmax(1) if self.settings.label_space == "logits" else values
+
+    def iterate(self, iteration: int) -> IterationRecord:
+        """Match one segment of one expert, and update images, b and learned labels."""
+        s = self.settings
+        record, gradients = self.gradients(iteration)
+        self._update("images", gradients["images"], s.lr_images)
+        self._update("student_lr", gradients["student_lr"], s.lr_student_lr)
+        if s.labels == "learned":
+            self._update_labels(gradients["labels"])
+        self._clamp_student_lr()
+        self._done = iteration + 1
+        reached = {"student_lr": float(self._values["student_lr"]), "student_lr_clamps": self._clamps}
+        return replace(record, metrics={**reached, **record.metrics})
+
+    def gradients(self, iteration: int) -> tuple[IterationRecord, dict[str, Tensor]]:
+        """Return dL/dX ``(N, C, H, W)``, dL/db and, of learned labels, dL/dY ``(N, K)`` as they stand now."""
+        s = self.settings
+        expert, epoch = self._draw_segment(iteration)
+        batches = InnerBatches(self.problem, self._values["images"], self.labels(iteration), s, iteration)
+        with tf32_within(s.precision):
+            result = stream_matching_gradient(
+                self._step,
+                self._experts.snapshot(expert, epoch),
+                self._experts.snapshot(expert, epoch + s.expert_epochs),
+                batches,
+                self._values["student_lr"],
+                self.mode,
+                weights=getattr(s, "weights", "auto"),
+                keep=getattr(s, "keep_graphs", 0),
+            )
+        found = {"images": batches.image_gradient, "student_lr": result.lr}
+        if s.labels == "learned":
+            found["labels"] = batches.label_gradient
+        norm = float(batches.image_gradient.norm())
+        metrics = {"image_gradient_norm": norm, "expert": expert, "start_epoch": epoch}
+        return IterationRecord(loss=float(result.loss), metrics=metrics), found
+
+    def _update(self, name: str, gradient: Tensor, lr: float) -> None:
+        """SGD with momentum: v <- momentum v + gradient, value <- value - lr v."""
+        velocity = self._momentum[name].mul_(self.settings.momentum).add_(gradient)
+        with origin("optimiser"):
+            self._values[name].sub_(lr * velocity)
+
+    def _update_labels(self, gradient: Tensor) -> None:
+        """Carry the gradient of the probabilities to the learned values; keep probabilities on the simplex."""
+        values = self._values["labels"]
+        if self.settings.label_space == "logits":
+            p = values.softmax(1)
+            gradient = p * (gradient - (p * gradient).sum(1, keepdim=True))
+        self._update("labels", gradient, self.settings.lr_labels)
+        if self.settings.label_space == "probabilities":
+            values.clamp_(min=_LEAST_PROBABILITY)
+            values.div_(values.sum(1, keepdim=True))
+
+    def _clamp_student_lr(self) -> None:
+        """Project b back where it must stay; a projection, since the published rate of b is in b's own units."""
+        b = self._values["student_lr"]
+        before = float(b)
+        b.clamp_(min=self.settings.min_student_lr)
+        self._clamps += float(b) != before and math.isfinite(before)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Images, b, learned labels, their momentum, and the counters."""
+        state = {f"value.{name}": value for name, value in self._values.items()}
+        state |= {f"momentum.{name}": value for name, value in self._momentum.items()}
+        return state | {"counters": torch.tensor([self._done, self._clamps])}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back :meth:`state_dict`."""
+        for name in self._values:
+            self._values[name].copy_(state[f"value.{name}"])
+            self._momentum[name].copy_(state[f"momentum.{name}"])
+        self._done, self._clamps = (int(n) for n in state["counters"])
+
+    def notes(self) -> list[str]:
+        """Tell how often b had to be clamped: a student that cannot move matches nothing."""
+        if not self._clamps:
+            return []
+        often = f"in {self._clamps} of {self._done} iterations"
+        return [f"student_lr had to be clamped at {self.settings.min_student_lr:g} {often}: lower lr_student_lr"]
+
+    def distilled(self) -> DistilledSet:
+        """Return images, labels and b; assigned labels come from the last iteration's teacher on these images."""
+        last = max(self._done - 1, 0)
+        student_lr = float(self._values["student_lr"])
+        distilled = self.problem.distilled(self._values["images"], self.labels(last), lr=student_lr)
+        if self.settings.labels in ("target", "last"):
+            expert, epoch = self._teacher(last)
+            distilled = distilled.with_provenance(label_teacher={"expert": expert, "epoch": epoch})
+        return distilled
+
+
+class InnerBatches:
+    """The T augmented batches of one iteration, made when asked for; gradients go to the images at once.
+
+    Batches are chunks of a random permutation, a new one when it is used up; the augmentation is drawn once an inner
+    step. Both come from generators of (iteration, step), so that asking twice gives the same and nothing is kept.
+    ``image_gradient`` is dL/dX ``(N, C, H, W)``, ``label_gradient`` dL/dY ``(N, K)`` (zero unless labels are learned).
+    """
+
+    def __init__(
+        self, problem: Problem, images: Tensor, labels: Tensor, settings: MatchingSettings, iteration: int
+    ) -> None:
+        self._problem, self._iteration = problem, iteration
+        self._images = images
+        self._labels = labels.detach().requires_grad_(settings.labels == "learned")
+        self._steps = settings.steps
+        self._size = min(settings.batch_size or len(images), len(images))
+        with origin("inputs"):
+            self.image_gradient = torch.zeros_like(images)
+            self.label_gradient = torch.zeros_like(self._labels)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def _indices(self, k: int) -> Tensor:
+        chunks = math.ceil(len(self._images) / self._size)
+        permutation, chunk = divmod(k, chunks)
+        rng = self._problem.generator("inner batches", self._iteration, permutation)
+        order = torch.randperm(len(self._images), generator=rng)
+        return order[chunk * self._size : (chunk + 1) * self._size].to(self._images.device)
+
+    def _augment(self, k: int, images: Tensor) -> Tensor:
+        augmentation = self._problem.task.augmentation
+        rng = self._problem.generator("inner augmentation", self._iteration, k)
+        return augmentation(images, augmentation.draw(len(images), self._problem.task.side, rng))
+
+    def batch(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return step k's augmented images and labels."""
+        with origin("inputs"), torch.no_grad():
+            indices = self._indices(k)
+            images = self._augment(k, self._images[indices])
+        with origin("inputs"):
+            return images, self._labels[indices]
+
+    def accumulate(self, k: int, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
+        """Pull step k's gradient back through its augmentation and add it to the images' and the labels'."""
+        indices = self._indices(k)
+        images = self._images[indices].requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self._augment(k, images), images, input_gradient)
+        self.image_gradient.index_add_(0, indices, gradient)
+        if label_gradient is not None:
+            self.label_gradient.index_add_(0, indices, label_gradient)

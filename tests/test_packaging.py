@@ -86,7 +86,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
 def test_wheel_holds_everything_inside_the_package(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"dcbench_tesla"}
-    expected = ["methods/trajectory/tesla.py", "methods/__init__.py", "evaluators/convnet.py", "data/sources.py", "py.typed"]
+    expected = [
+        "methods/trajectory/tesla.py",
+        "methods/__init__.py",
+        "evaluators/convnet.py",
+        "data/sources.py",
+        "py.typed",
+    ]
     expected += [f"presets/{preset}.toml" for preset in ("paper", "quick", "smoke")]
     expected += [f"reports/html/{name}" for name in ("page.html.j2", "style.css", "page.js")]
     expected += [f"reports/html/vendor/{name}" for name in ("chart.umd.min.js", "LICENSE-chart.js.md")]

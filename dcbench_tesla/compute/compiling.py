@@ -121,9 +121,9 @@ class TrainingStep:
     """The mean cross-entropy of a network on a batch, and its gradient, left in the parameters' ``grad``.
 
     Compiled where :func:`compile_training` says so and the network is a
-    :class:`~dcbench_tesla.compute.networks.ConvNet`, which has parameters and nothing else that training
-    would change; networks of one shape share what is compiled. Under a
-    meter of live tensors it is eager: meters follow the eager program.
+    :class:`~dcbench_tesla.compute.networks.ConvNet`, which has parameters and nothing else that training would
+    change; networks of one shape share what is compiled. Under a meter of live tensors it is eager: meters follow the
+    eager program.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcbench_tesla.api import run as run
-    from dcbench_tesla.data import load_dataset as load_dataset
+    from dcbench_tesla.datasets import load_dataset as load_dataset
     from dcbench_tesla.interface import Condenser as Condenser
     from dcbench_tesla.interface import DistilledSet as DistilledSet
     from dcbench_tesla.interface import Evaluator as Evaluator
@@ -18,7 +18,7 @@ _PUBLIC = {
     "Condenser": "dcbench_tesla.interface",
     "DistilledSet": "dcbench_tesla.interface",
     "Evaluator": "dcbench_tesla.interface",
-    "load_dataset": "dcbench_tesla.data",
+    "load_dataset": "dcbench_tesla.datasets",
     "run": "dcbench_tesla.api",
 }
 __all__ = ["Condenser", "DistilledSet", "Evaluator", "load_dataset", "run"]

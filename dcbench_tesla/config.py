@@ -13,43 +13,21 @@ A *cell* is (method, data set, IPC, seed) with every setting resolved. Settings 
 import dataclasses
 import shlex
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from dcbench_tesla import registry
-from dcbench_tesla.errors import UsageError, unknown_name
+from dcbench_tesla.data.settings import DataSettings
+from dcbench_tesla.errors import UsageError, require, unknown_name
+from dcbench_tesla.presets import Rule, rules_of
 
-PRESETS = ("paper", "quick", "smoke")
 UNPUBLISHED = "defaults"
+BASELINE = "random"
+"""The method that every other one is compared with."""
 _CHANGED = ", changed: "
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UsageError(message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """How the data set is cut and preprocessed.
-
-    ``train_images``: use so many training images, the same number of every class, chosen once for all seeds (0: all).
-    ``validation``: share of the training images held out from experts and matching, to choose on.
-    ``zca``: whiten instead of standardising. ``augmentation``: DSA strategy, ``auto`` for the field's, or ``none``.
-    """
-
-    train_images: int = 0
-    validation: float = 0.1
-    zca: bool = False
-    augmentation: str = "auto"
-
-    def __post_init__(self) -> None:
-        _require(self.train_images >= 0, f"data.train_images must be 0 (all) or more, not {self.train_images}.")
-        _require(0 <= self.validation < 1, f"data.validation must be a share in [0, 1), not {self.validation}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +38,8 @@ class NetworkSettings:
     depth: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.width >= 1, f"network.width must be at least 1, not {self.width}.")
-        _require(self.depth >= 0, f"network.depth must be 0 (by image size) or more, not {self.depth}.")
+        require(self.width >= 1, f"network.width must be at least 1, not {self.width}.")
+        require(self.depth >= 0, f"network.depth must be 0 (by image size) or more, not {self.depth}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +57,9 @@ class ExpertSettings:
     imported: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.count >= 1, f"experts.count must be at least 1, not {self.count}.")
-        _require(self.lr > 0, f"experts.lr must be positive, not {self.lr}.")
-        _require(self.batch_size >= 1, f"experts.batch_size must be at least 1, not {self.batch_size}.")
+        require(self.count >= 1, f"experts.count must be at least 1, not {self.count}.")
+        require(self.lr > 0, f"experts.lr must be positive, not {self.lr}.")
+        require(self.batch_size >= 1, f"experts.batch_size must be at least 1, not {self.batch_size}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +75,9 @@ class EvaluationSettings:
     networks_on_the_way: int = 5
 
     def __post_init__(self) -> None:
-        _require(self.networks >= 1, f"evaluation.networks must be at least 1, not {self.networks}.")
-        _require(self.every >= 0, f"evaluation.every must be 0 (only at the end) or more, not {self.every}.")
-        _require(self.networks_on_the_way >= 1, "evaluation.networks_on_the_way must be at least 1.")
+        require(self.networks >= 1, f"evaluation.networks must be at least 1, not {self.networks}.")
+        require(self.every >= 0, f"evaluation.every must be 0 (only at the end) or more, not {self.every}.")
+        require(self.networks_on_the_way >= 1, "evaluation.networks_on_the_way must be at least 1.")
 
 
 SECTIONS: Mapping[str, type] = {
@@ -174,50 +152,6 @@ class CellConfig:
 
 
 @dataclass(frozen=True)
-class _Rule:
-    """One rule of a preset: which cells it is for, whose settings these are, and the settings it gives.
-
-    ``published``: the methods whose authors published these settings for these cells. ``settings_of``: whose they are,
-    for the other methods.
-    """
-
-    methods: tuple[str, ...]
-    datasets: tuple[str, ...]
-    ipcs: tuple[int, ...]
-    published: tuple[str, ...]
-    settings_of: str
-    source: str
-    values: Mapping[str, Mapping[str, Any]]
-
-    def fits(self, method: str, dataset: str, ipc: int) -> bool:
-        """Whether the rule is for this cell; an empty list is for all."""
-        return (
-            (not self.methods or method in self.methods)
-            and (not self.datasets or dataset in self.datasets)
-            and (not self.ipcs or ipc in self.ipcs)
-        )
-
-
-def _rules(preset: str) -> list[_Rule]:
-    if preset not in PRESETS:
-        raise unknown_name("preset", preset, PRESETS)
-    text = resources.files("dcbench_tesla.presets").joinpath(f"{preset}.toml").read_text(encoding="utf-8")
-    head = {"methods", "datasets", "ipcs", "published", "settings_of", "source"}
-    return [
-        _Rule(
-            methods=tuple(rule.get("methods", ())),
-            datasets=tuple(rule.get("datasets", ())),
-            ipcs=tuple(rule.get("ipcs", ())),
-            published=tuple(rule.get("published", ())),
-            settings_of=rule.get("settings_of", ""),
-            source=rule.get("source", ""),
-            values={section: values for section, values in rule.items() if section not in head},
-        )
-        for rule in tomllib.loads(text)["rule"]
-    ]
-
-
-@dataclass(frozen=True)
 class Override:
     """One setting given by file or command line, as ``section.name = value`` (section ``settings``: the method's)."""
 
@@ -239,6 +173,15 @@ def parse_set(text: str) -> Override:
         raise UsageError(f"--set takes key=value, for instance steps=20 or network.width=64, not {text!r}.")
     section, dot, name = key.rpartition(".")
     return Override(section if dot else "settings", name, value.strip())
+
+
+def overrides_from(settings: Mapping[str, Any]) -> list[Override]:
+    """Return settings given as ``{"steps": 20, "network.width": 64}`` as overrides."""
+    found = []
+    for key, value in settings.items():
+        section, dot, name = key.rpartition(".")
+        found.append(Override(section if dot else "settings", name, value))
+    return found
 
 
 def read_config_file(path: Path) -> tuple[dict[str, Any], list[Override]]:
@@ -336,7 +279,7 @@ def resolve(
     """
     evaluators, overrides = tuple(evaluators), tuple(overrides)
     kinds = _kinds(method, evaluators)
-    rules = [rule for rule in _rules(preset) if rule.fits(method, _family(dataset), ipc)]
+    rules = [rule for rule in rules_of(preset) if rule.fits(method, _family(dataset), ipc)]
     known = setting_names(method, evaluators)
     if leave_out:
         overrides = tuple(o for o in overrides if o.label in known)
@@ -364,6 +307,73 @@ def resolve(
         changed=changed,
         command=_command(method, dataset, ipc, seed, preset, evaluators, overrides),
         **{section: built[section] for section in SECTIONS},
+    )
+
+
+def resolve_all(
+    methods: Sequence[str],
+    datasets: Sequence[str],
+    ipcs: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    preset: str = "paper",
+    evaluators: Sequence[str] = ("convnet",),
+    overrides: Sequence[Override] = (),
+) -> list[CellConfig]:
+    """Resolve every combination; with several methods, each takes the overrides that have an effect on it.
+
+    Raises:
+        UsageError: an override has no effect on any of the methods, or is wrong; names that are unknown.
+    """
+    lenient = len(methods) > 1
+    configs = [
+        resolve(
+            method,
+            dataset,
+            ipc,
+            seed=seed,
+            preset=preset,
+            evaluators=evaluators,
+            overrides=overrides,
+            leave_out=lenient,
+        )
+        for dataset, ipc, seed, method in product(datasets, ipcs, seeds, methods)
+    ]
+    taken = {label for config in configs for label in config.changed}
+    for idle in (o for o in overrides if o.label not in taken):  # no method wants it: the first one says why not
+        resolve(methods[0], datasets[0], ipcs[0], preset=preset, evaluators=evaluators, overrides=[idle])
+    return configs
+
+
+def baseline_of(config: CellConfig) -> CellConfig:
+    """Return the ``random`` cell that matches ``config``: same data, preprocessing, IPC and seed.
+
+    It is evaluated by the same networks, each by the recipe of the preset for ``random`` with what was changed of it:
+    a recipe that belongs to another method's sets (DC's 300 epochs without augmentation) is not the baseline's.
+    """
+    c = config
+    what: dict[str, Any] = {"seed": c.seed, "preset": c.preset, "evaluators": tuple(c.evaluators)}
+    plain = resolve(BASELINE, c.dataset, c.ipc, **what)
+    changes = [
+        Override(section, name, getattr(getattr(c, section) if section in SECTIONS else c.evaluators[section], name))
+        for section, _, name in (label.rpartition(".") for label in c.changed)
+        if section == "evaluation" or section in c.evaluators
+    ]
+    own = resolve(BASELINE, c.dataset, c.ipc, **what, overrides=changes, leave_out=True)
+    as_given = (plain.data, plain.evaluators, plain.evaluation.networks) == (
+        c.data,
+        own.evaluators,
+        c.evaluation.networks,
+    )
+    beside = f"data and evaluation as {c.method}"
+    return dataclasses.replace(
+        own,
+        data=c.data,
+        evaluation=dataclasses.replace(c.evaluation, every=0),
+        changed=(),
+        protocol=plain.protocol if as_given else f"{plain.protocol}, {beside}",
+        condense_protocol=plain.protocol if plain.data == c.data else f"{plain.protocol}, data as {c.method}",
+        command=plain.command if as_given else c.command,
     )
 
 
@@ -434,7 +444,7 @@ def _family(dataset: str) -> str:
 
 
 def _build(
-    kinds: Mapping[str, type], rules: Iterable[_Rule], overrides: Iterable[Override], known: Iterable[str]
+    kinds: Mapping[str, type], rules: Iterable[Rule], overrides: Iterable[Override], known: Iterable[str]
 ) -> dict[str, Any]:
     """Make every section's settings from the rules of the preset and the overrides."""
     values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
@@ -474,7 +484,7 @@ def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | No
     return inert
 
 
-def _protocol(preset: str, method: str, rules: list[_Rule], changed: tuple[str, ...]) -> str:
+def _protocol(preset: str, method: str, rules: list[Rule], changed: tuple[str, ...]) -> str:
     name = preset
     if preset == "paper":
         lenders = [rule.settings_of for rule in rules if rule.settings_of]

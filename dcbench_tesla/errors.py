@@ -28,6 +28,12 @@ class DivergedError(DcbenchError):
     """A computation produced NaN or infinity; says where, and which settings to lower."""
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`UsageError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise UsageError(message)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out: Python's, PyTorch's on a GPU, or PyTorch's on a CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -19,16 +19,16 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from dcbench_tesla.api import Session, overrides_from
 from dcbench_tesla.backends import local, make_backend
 from dcbench_tesla.backends.base import Backend, FrozenJob, Job, Outcome, record_failure
 from dcbench_tesla.backends.local import Local
 from dcbench_tesla.backends.process import WorkerProcess
 from dcbench_tesla.backends.serial import Serial
 from dcbench_tesla.backends.sweep import sweep
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cli import main
-from dcbench_tesla.config import CellConfig, resolve
+from dcbench_tesla.config import CellConfig, overrides_from, resolve
 from dcbench_tesla.data.splits import Splits, cut
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.records.progress import parse_duration

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
-from dcbench_tesla.api import Session, overrides_from, run
+from dcbench_tesla.api import run
 from dcbench_tesla.cells.budget import (
     Fit,
     Kept,
@@ -27,13 +27,14 @@ from dcbench_tesla.cells.budget import (
     predicted_peak,
 )
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.cells.workload import Shape, workload
 from dcbench_tesla.cli import main
-from dcbench_tesla.config import parse_set, resolve
+from dcbench_tesla.config import overrides_from, parse_set, resolve
 from dcbench_tesla.data import images
 from dcbench_tesla.errors import DcbenchError, UsageError
-from dcbench_tesla.experts.store import train_epoch
+from dcbench_tesla.experts.training import train_epoch
 from dcbench_tesla.profilers import LiveBytes
 from dcbench_tesla.profilers.memory import PredictedMeter
 from dcbench_tesla.records.store import read_json

@@ -9,10 +9,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from dcbench_tesla.api import Session, overrides_from
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare import gradient
+from dcbench_tesla.config import overrides_from
 from dcbench_tesla.experts.store import StoredExperts
 from dcbench_tesla.records.progress import Bar
 

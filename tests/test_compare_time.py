@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from matplotlib.container import ErrorbarContainer
 
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare import timing
 from dcbench_tesla.compare.files import merge_csv

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcbench_tesla.api import Session, run
+from dcbench_tesla.api import run
 from dcbench_tesla.cells import estimate
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.compute import compiling
 from dcbench_tesla.compute.compiling import TrainingStep, compile_training

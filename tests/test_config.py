@@ -10,20 +10,23 @@ import pytest
 from click.testing import CliRunner
 
 from dcbench_tesla import registry
-from dcbench_tesla.api import Session, overrides_from, resolve_all
-from dcbench_tesla.cells.cell import Cell, Execution
+from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import (
     CellConfig,
     Override,
+    overrides_from,
     parse_set,
     read_config_file,
     resolve,
+    resolve_all,
     setting_names,
     settings_given,
 )
-from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.records.workspace import Workspace
 

@@ -18,13 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dcbench_tesla.api import Session, run
+from dcbench_tesla.api import run
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.compute.networks import ConvNet, flatten_parameters
-from dcbench_tesla.config import DataSettings, NetworkSettings, parse_set, resolve
-from dcbench_tesla.data import load_dataset
+from dcbench_tesla.config import NetworkSettings, parse_set, resolve
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise, fit_zca
+from dcbench_tesla.data.settings import DataSettings
+from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError
 from dcbench_tesla.exchange import FORMATS, Given, export_set, find_set, import_experts, import_set

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from dcbench_tesla.api import Session
 from dcbench_tesla.cells import expert_processes
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import train_experts
 from dcbench_tesla.compute.networks import flatten_parameters, seeded
 from dcbench_tesla.compute.seeds import generator, seed_for
 from dcbench_tesla.config import ExpertSettings, parse_set, resolve
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError
-from dcbench_tesla.experts.store import ExpertStore, StoredExperts, train_epoch
+from dcbench_tesla.experts.store import ExpertStore, StoredExperts
+from dcbench_tesla.experts.training import train_epoch
 from dcbench_tesla.records.store import load_tensors, read_json
 
 TINY = ("data.train_images=200", "network.width=4", "experts.batch_size=50")

@@ -12,13 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dcbench_tesla.api import Session, overrides_from, run
+from dcbench_tesla.api import run
 from dcbench_tesla.backends.base import FrozenJob, Job
 from dcbench_tesla.backends.worker import run_frozen
 from dcbench_tesla.cells import loop
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cli import main
-from dcbench_tesla.config import resolve
+from dcbench_tesla.config import overrides_from, resolve
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.records import live
 from dcbench_tesla.records.live import check_logs, open_log

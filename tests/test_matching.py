@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcbench_tesla.api import Session, overrides_from
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.compute.networks import FlatNetwork
-from dcbench_tesla.config import resolve
+from dcbench_tesla.config import overrides_from, resolve
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.experts.store import StoredExperts
 from dcbench_tesla.interface import IterationRecord, Problem

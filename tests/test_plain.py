@@ -13,7 +13,7 @@ from dcbench_tesla.compute.networks import ConvNet, flatten_parameters, seeded
 from dcbench_tesla.config import ExpertSettings
 from dcbench_tesla.conformance import tiny_problem
 from dcbench_tesla.data.augmentation import Augmentation
-from dcbench_tesla.experts.store import train_epoch
+from dcbench_tesla.experts.training import train_epoch
 from dcbench_tesla.interface import Condenser, Problem
 from dcbench_tesla.methods.classwise.dm import DM
 from dcbench_tesla.methods.classwise.dsa import DSA

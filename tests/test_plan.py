@@ -9,15 +9,15 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from dcbench_tesla.api import Session, overrides_from
 from dcbench_tesla.backends.base import Job
 from dcbench_tesla.cells.budget import predicted_expert_peak, predicted_peak
 from dcbench_tesla.cells.estimate import Estimate
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import train_experts
 from dcbench_tesla.cli import main
 from dcbench_tesla.cli.plan import _totals
 from dcbench_tesla.cli.reproduce import _pending
-from dcbench_tesla.config import resolve
+from dcbench_tesla.config import overrides_from, resolve
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.profilers.memory import PredictedMeter
 from dcbench_tesla.reports import plan as planning

@@ -9,8 +9,8 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from dcbench_tesla.api import Session
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.workload import Shape, workload
 from dcbench_tesla.cli import main
 from dcbench_tesla.compute.networks import ConvNet, FlatNetwork

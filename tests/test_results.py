@@ -125,9 +125,9 @@ def test_every_evaluated_set_was_condensed_on_record() -> None:
 def test_the_program_recognises_what_is_committed(method: str, ipc: int) -> None:
     """A key that changes makes every committed row an orphan, and the README's command starts over."""
     from dcbench_tesla import registry
-    from dcbench_tesla.api import Session
+    from dcbench_tesla.cells.session import Session
     from dcbench_tesla.config import resolve
-    from dcbench_tesla.data import default_data_dir
+    from dcbench_tesla.datasets import default_data_dir
 
     if registry.load_source("fashion-mnist").find(default_data_dir()) is None:
         pytest.skip("Fashion-MNIST is not here (apt-get install dataset-fashion-mnist)")

@@ -19,13 +19,14 @@ import torch
 from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
-from dcbench_tesla.api import Session, overrides_from, run
+from dcbench_tesla.api import run
 from dcbench_tesla.cells import loop
 from dcbench_tesla.cells import stages as runner
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.cli import main
-from dcbench_tesla.config import resolve
+from dcbench_tesla.config import overrides_from, resolve
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError, UsageError
 from dcbench_tesla.interface import IterationRecord

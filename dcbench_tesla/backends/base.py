@@ -20,7 +20,8 @@ from dcbench_tesla.records.store import content_key, read_json, write_json, writ
 from dcbench_tesla.records.workspace import Workspace
 
 if TYPE_CHECKING:
-    from dcbench_tesla.cells.cell import Cell, Execution
+    from dcbench_tesla.cells.cell import Cell
+    from dcbench_tesla.cells.execution import Execution
 
 Status = Literal["ok", "diverged", "out of memory", "timed out", "killed", "failed"]
 
@@ -56,7 +57,7 @@ class FrozenJob:
 
     ``name``: of its files under ``jobs/``. ``evaluations``: the keys of those it is to do. ``facts``:
     :func:`~dcbench_tesla.cells.stages.cell_facts`. ``memory_facts``: what its row is to say of a memory budget.
-    ``logs``: where its metrics go besides the folder. ``compile``: see :class:`~dcbench_tesla.cells.cell.Execution`.
+    ``logs`` and ``compile``: as :class:`~dcbench_tesla.cells.execution.Execution` has them.
     """
 
     name: str

@@ -9,7 +9,7 @@ import torch
 
 from dcbench_tesla.backends.base import Ended, Job
 from dcbench_tesla.backends.process import POLL_S, WorkerProcess
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.records.progress import say
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from dcbench_tesla.backends.base import FrozenJob, Outcome, record_failure
+from dcbench_tesla.compute.processes import GRACE_S
 from dcbench_tesla.records.progress import duration
 
 POLL_S = 0.1
-GRACE_S = 30.0  # from SIGTERM, upon which a worker writes its checkpoint, to SIGKILL
 
 
 class WorkerProcess:

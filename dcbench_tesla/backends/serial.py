@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dcbench_tesla.backends.base import Ended, Job, Outcome, record_failure
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.stages import run_cell
 
 

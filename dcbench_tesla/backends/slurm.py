@@ -10,7 +10,7 @@ from typing import Any
 
 from dcbench_tesla.backends.base import Ended, FrozenJob, Job, Outcome, Status, record_failure
 from dcbench_tesla.backends.process import run_job
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.errors import DcbenchError, UsageError, unknown_name
 from dcbench_tesla.records.progress import say
 

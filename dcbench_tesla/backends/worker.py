@@ -11,23 +11,21 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
 from dcbench_tesla.backends.base import FrozenJob, Outcome
-from dcbench_tesla.backends.process import GRACE_S
+from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.session import Session
+from dcbench_tesla.cells.stages import run_cell
+from dcbench_tesla.compute.processes import stop_with_stdin
+from dcbench_tesla.config import CellConfig
 from dcbench_tesla.errors import CorruptFileError, UsageError, explained
 from dcbench_tesla.records.progress import say
 
 
 def run_frozen(job: FrozenJob) -> Outcome:
     """Do what is not done yet of a frozen cell, and return how it ended."""
-    from dcbench_tesla.api import Session
-    from dcbench_tesla.cells.cell import Execution
-    from dcbench_tesla.cells.stages import run_cell
-    from dcbench_tesla.config import CellConfig
-
     data_dir = None if job.data_dir is None else Path(job.data_dir)
     try:
         execution = Execution.resolve(job.device, job.threads, job.backend)
@@ -50,19 +48,6 @@ def run_frozen(job: FrozenJob) -> Outcome:
 
 def _log(text: str) -> None:
     say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
-
-
-def stop_with_stdin() -> None:
-    """Stop as SIGTERM does when standard input ends: when whoever holds its other end is gone, even by ``kill -9``."""
-
-    def watch() -> None:
-        while os.read(0, 1):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE_S)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from dcbench_tesla.cells.loop import CondenseLoop
 from dcbench_tesla.compute.networks import flatten_parameters, seeded
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.experts.store import train_epoch
+from dcbench_tesla.experts.training import train_epoch
 from dcbench_tesla.records.progress import duration
 
 LONG_S = 24 * 3600.0

@@ -18,7 +18,11 @@ from pathlib import Path
 
 import torch
 
-from dcbench_tesla.cells.cell import Cell, Execution
+from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.session import Session
+from dcbench_tesla.compute.processes import stop_with_stdin
+from dcbench_tesla.config import CellConfig
 from dcbench_tesla.errors import (
     CorruptFileError,
     DataMissingError,
@@ -27,7 +31,8 @@ from dcbench_tesla.errors import (
     UsageError,
     explained,
 )
-from dcbench_tesla.experts.store import ImportedStore, Ticker
+from dcbench_tesla.experts.imported import ImportedStore
+from dcbench_tesla.experts.store import Ticker
 from dcbench_tesla.profilers.free import free_bytes
 from dcbench_tesla.records.progress import bar
 from dcbench_tesla.records.store import writing
@@ -149,10 +154,6 @@ def _error(worker: "subprocess.Popen[str]", log: Path) -> DcbenchError | UsageEr
 
 def main() -> int:
     """Train what is free of the experts of the task on the command line; return the exit code."""
-    from dcbench_tesla.api import Session
-    from dcbench_tesla.backends.worker import stop_with_stdin
-    from dcbench_tesla.config import CellConfig
-
     parser = argparse.ArgumentParser(prog="python -m dcbench_tesla.cells.expert_processes", description=__doc__)
     parser.add_argument("task", type=json.loads, help="JSON, as train_at_once writes it")
     task = parser.parse_args().task

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from dcbench_tesla import registry
-from dcbench_tesla.api import BASELINE, Session
 from dcbench_tesla.cells.evaluation import Evaluation, network_count, records_name
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import run_cell
-from dcbench_tesla.config import CellConfig, Override, resolve, restored, set_word, shown_dataset
-from dcbench_tesla.data import PREFIXES
+from dcbench_tesla.config import BASELINE, CellConfig, Override, resolve, restored, set_word, shown_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.datasets import PREFIXES
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, UsageError
 from dcbench_tesla.records.environment import environment

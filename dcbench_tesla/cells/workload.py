@@ -22,7 +22,7 @@ from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import UsageError, unknown_name
-from dcbench_tesla.experts.store import train_epoch
+from dcbench_tesla.experts.training import train_epoch
 from dcbench_tesla.interface import Condenser, Problem, Task
 from dcbench_tesla.profilers.memory import Prepare
 from dcbench_tesla.profilers.origins import origin

@@ -198,7 +198,7 @@ def memory(
       dcbench compare memory --method mtt --method tesla --steps 5 --steps 10 --meter allocated --width 32
       dcbench compare memory --against ipc --dataset cifar10
     """
-    from dcbench_tesla.cells.cell import Execution
+    from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import memory as compared
     from dcbench_tesla.compare.files import merge_csv
     from dcbench_tesla.compare.plots import memory_figure
@@ -292,7 +292,7 @@ def time_(
       dcbench compare time --repetitions 30 --steps 10 --compile both
       dcbench compare time --against batch-size
     """
-    from dcbench_tesla.cells.cell import Execution
+    from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv
     from dcbench_tesla.compare.plots import time_figure
@@ -380,14 +380,14 @@ def gradient(
       dcbench compare gradient --method tesla --student-lr 0.01 --set max_start_epoch=1
     """
     from dcbench_tesla import registry
-    from dcbench_tesla.api import Session
+    from dcbench_tesla.cells.session import Session
     from dcbench_tesla.cells.stages import train_experts
     from dcbench_tesla.compare import gradient as compared
     from dcbench_tesla.compare.files import merge_csv
     from dcbench_tesla.compare.plots import gradient_figure
     from dcbench_tesla.compare.table import aligned
     from dcbench_tesla.config import parse_set
-    from dcbench_tesla.data import check_dataset_name
+    from dcbench_tesla.datasets import check_dataset_name
     from dcbench_tesla.records.progress import bar
 
     registry.check_names("methods", methods)

@@ -60,8 +60,9 @@ def evaluate(
       dcbench evaluate distilled.safetensors --dataset npz:my_images.npz --set evaluation.networks=3
     """
     from dcbench_tesla import registry
-    from dcbench_tesla.config import PRESETS, parse_set
+    from dcbench_tesla.config import parse_set
     from dcbench_tesla.errors import unknown_name
+    from dcbench_tesla.presets import PRESETS
 
     if preset is not None and preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)

@@ -146,8 +146,9 @@ def experts_(
         raise UsageError("--zca and --preprocessing standardise exclude each other.")
     if out == Path():
         raise UsageError("--out is empty: name a folder.")
-    from dcbench_tesla.config import DataSettings, NetworkSettings
-    from dcbench_tesla.data import load_dataset
+    from dcbench_tesla.config import NetworkSettings
+    from dcbench_tesla.data.settings import DataSettings
+    from dcbench_tesla.datasets import load_dataset
     from dcbench_tesla.exchange import import_experts
     from dcbench_tesla.records.workspace import Workspace
 

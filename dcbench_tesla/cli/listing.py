@@ -9,7 +9,7 @@ from typing import Any
 
 from dcbench_tesla import registry
 from dcbench_tesla.config import SECTIONS
-from dcbench_tesla.data import default_data_dir
+from dcbench_tesla.datasets import default_data_dir
 from dcbench_tesla.errors import unknown_name
 from dcbench_tesla.records.rows import stage_rows
 from dcbench_tesla.records.workspace import Workspace

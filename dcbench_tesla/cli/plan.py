@@ -10,7 +10,7 @@ from dcbench_tesla.cli.common import data_dir_option, device_option, options, ou
 from dcbench_tesla.cli.reproduce import checked_cells
 
 if TYPE_CHECKING:
-    from dcbench_tesla.api import Session
+    from dcbench_tesla.cells.session import Session
     from dcbench_tesla.config import CellConfig
     from dcbench_tesla.reports.plan import PlannedCell
 
@@ -40,7 +40,7 @@ def plan(
       dcbench plan table2 --dataset npz:my_images.npz --ipc 1 --preset quick
       dcbench plan figure2 --method tesla --device cuda
     """
-    from dcbench_tesla.api import Session
+    from dcbench_tesla.cells.session import Session
     from dcbench_tesla.compare.table import aligned
     from dcbench_tesla.errors import UsageError, unknown_name
     from dcbench_tesla.records.progress import say

@@ -29,9 +29,9 @@ from dcbench_tesla.errors import UsageError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Backend
     from dcbench_tesla.cells.cell import Cell
+    from dcbench_tesla.cells.session import Session
     from dcbench_tesla.config import CellConfig
     from dcbench_tesla.reports.declarations import Declaration, Part
 
@@ -136,7 +136,7 @@ def figure1(
       dcbench reproduce figure1 --run
       dcbench reproduce figure1 --run --device cuda
     """
-    from dcbench_tesla.cells.cell import Execution
+    from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import memory as memories
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv, read_csv
@@ -256,7 +256,7 @@ def _reproduce(
     **backend: Any,
 ) -> None:
     """Run what is missing of a part, if asked; print the part, and write the whole."""
-    from dcbench_tesla.api import Session
+    from dcbench_tesla.cells.session import Session
     from dcbench_tesla.records.live import check_logs
     from dcbench_tesla.records.progress import say
     from dcbench_tesla.records.workspace import Workspace
@@ -315,9 +315,9 @@ def checked_cells(name: str, part: "Part", *, to_run: bool) -> "tuple[Declaratio
 def check_part(part: "Part") -> None:
     """Raise :class:`UsageError` for a name that no table and no plugin has, or an IPC below 1."""
     from dcbench_tesla import registry
-    from dcbench_tesla.config import PRESETS
-    from dcbench_tesla.data import check_dataset_name
+    from dcbench_tesla.datasets import check_dataset_name
     from dcbench_tesla.errors import unknown_name
+    from dcbench_tesla.presets import PRESETS
     from dcbench_tesla.reports.declarations import declarations
 
     for dataset in part.datasets:
@@ -382,7 +382,7 @@ def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cel
 
 def _time_figure1(device: str, path: Path) -> None:
     """Time the points of Figure 1b that were not timed on this machine, and keep their rows as they come."""
-    from dcbench_tesla.cells.cell import Execution
+    from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv, read_csv
     from dcbench_tesla.records.environment import hardware

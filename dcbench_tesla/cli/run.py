@@ -24,9 +24,9 @@ from dcbench_tesla.cli.common import (
 from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
-    from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Backend, Job, Outcome
     from dcbench_tesla.cells.cell import Cell
+    from dcbench_tesla.cells.session import Session
     from dcbench_tesla.cells.stages import CellResult
     from dcbench_tesla.config import CellConfig, Override
     from dcbench_tesla.reports.plan import PlannedCell
@@ -115,9 +115,9 @@ def run(
 
     wanted_logs = check_logs(logs)
     configs = _resolve(options, assignments, config_file)
-    from dcbench_tesla.api import Session
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.cells.budget import parse_size
+    from dcbench_tesla.cells.session import Session
 
     if out == Path():
         raise UsageError("--out is empty: name a folder.")
@@ -186,9 +186,10 @@ def _backend_settings(assignments: tuple[str, ...]) -> dict[str, Any]:
 def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file: Path | None) -> "list[CellConfig]":
     """Join the command line and the configuration file, the command line over the file, and resolve all cells."""
     from dcbench_tesla import registry
-    from dcbench_tesla.config import PRESETS, parse_set, read_config_file
-    from dcbench_tesla.data import check_dataset_name
+    from dcbench_tesla.config import parse_set, read_config_file
+    from dcbench_tesla.datasets import check_dataset_name
     from dcbench_tesla.errors import unknown_name
+    from dcbench_tesla.presets import PRESETS
 
     from_file: dict[str, Any] = {}
     overrides: list[Override] = []
@@ -217,7 +218,7 @@ def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file:
         for value in values:
             if value < least:
                 raise UsageError(f"--{name} must be at least {least}, not {value}.")
-    from dcbench_tesla.api import resolve_all
+    from dcbench_tesla.config import resolve_all
 
     return resolve_all(methods, datasets, ipcs, seeds, preset=preset, evaluators=evaluators, overrides=overrides)
 
@@ -439,9 +440,9 @@ def experts(
     if count is not None:
         assignments = (*assignments, f"experts.count={count}")
     (config,) = _resolve(options, assignments, None)
-    from dcbench_tesla.api import Session
-    from dcbench_tesla.cells.cell import Execution
     from dcbench_tesla.cells.estimate import compilation_decided
+    from dcbench_tesla.cells.execution import Execution
+    from dcbench_tesla.cells.session import Session
     from dcbench_tesla.cells.stages import train_experts
 
     session = Session(out, data_dir=data_dir, execution=replace(Execution.resolve(device), compile=compile))

@@ -19,11 +19,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dcbench_tesla.api import Session, resolve_all
 from dcbench_tesla.cells.budget import predicted_peak
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.compare.points import Keep, keep_nothing
-from dcbench_tesla.config import Override
+from dcbench_tesla.config import Override, resolve_all
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.experts.store import StoredExperts

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.compare import points
 from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing
 from dcbench_tesla.errors import DcbenchError

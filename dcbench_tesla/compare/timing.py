@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing, pivot
 from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.compute.compiling import CUDA_WARM_UP

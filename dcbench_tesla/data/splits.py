@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla.compute.seeds import generator
-from dcbench_tesla.config import DataSettings
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
+from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.errors import UsageError
 
 

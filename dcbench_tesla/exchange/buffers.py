@@ -18,13 +18,16 @@ from torch import Tensor
 
 from dcbench_tesla.cells.cell import describe_data, describe_network
 from dcbench_tesla.compute.networks import ConvNet
-from dcbench_tesla.config import DataSettings, ExpertSettings, NetworkSettings
+from dcbench_tesla.config import ExpertSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import check_zca_size
+from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.exchange.files import load_torch, plain_tensor, sha256_of
-from dcbench_tesla.experts.store import IMPORTED, ExpertRecipe, ExpertStore, write_index
+from dcbench_tesla.experts.imported import IMPORTED, write_index
+from dcbench_tesla.experts.recipe import ExpertRecipe
+from dcbench_tesla.experts.store import ExpertStore
 from dcbench_tesla.records.store import content_key, read_json, writing
 from dcbench_tesla.records.workspace import Workspace
 

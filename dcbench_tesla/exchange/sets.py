@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcbench_tesla.data import load_dataset
 from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise, fit_zca
+from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.exchange.files import load_torch, plain_tensor, sha256_of

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcbench_tesla import registry
-from dcbench_tesla.api import overrides_from
-from dcbench_tesla.config import CellConfig, resolve
+from dcbench_tesla.config import CellConfig, overrides_from, resolve
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.reports.published import external, published, published_datasets
 

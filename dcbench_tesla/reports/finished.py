@@ -8,7 +8,8 @@ from typing import Any
 
 from dcbench_tesla import registry
 from dcbench_tesla.compare.accuracy import Wanted, evaluations, summary
-from dcbench_tesla.config import PRESETS, as_text, settings_given, settled
+from dcbench_tesla.config import as_text, settings_given, settled
+from dcbench_tesla.presets import PRESETS
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import preset_of
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from dcbench_tesla import registry
-from dcbench_tesla.api import Session
 from dcbench_tesla.backends.base import Job, Outcome
 from dcbench_tesla.cells.budget import largest_peak
-from dcbench_tesla.cells.cell import Cell, Execution
+from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.estimate import Estimate, estimate
+from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.profilers.memory import MemoryMeter
 from dcbench_tesla.records.environment import hardware

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.compare import memory, timing
 from dcbench_tesla.compare.points import points
 from tests.benchmarks.conftest import Record

@@ -19,7 +19,7 @@ from dcbench_tesla.compute.networks import ConvNet, FlatNetwork, seeded
 from dcbench_tesla.config import ExpertSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.experts.store import train_epoch
+from dcbench_tesla.experts.training import train_epoch
 from dcbench_tesla.interface import Condenser, Problem
 from dcbench_tesla.methods.inner.step import CompiledStep, MatchingStep
 from tests.benchmarks import plain

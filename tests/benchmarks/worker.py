@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 
-from dcbench_tesla.cells.cell import Execution
+from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.methods.inner.step import CompiledStep
 from tests.benchmarks.limit import Operations
 from tests.benchmarks.turns import THREADS

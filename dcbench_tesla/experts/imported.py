@@ -1,0 +1,135 @@
+"""Experts of other people, put into the store by ``dcbench import experts``: read as any, and never trained."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.experts.recipe import ExpertRecipe
+from dcbench_tesla.experts.store import ExpertStore, Ticker
+from dcbench_tesla.records.store import load_tensors, read_json, write_json
+
+IMPORTED = "imported.json"  # in the folder of experts of others; written last
+_HOW_TO_SAY = {
+    ("data", "fingerprint"): "the data set's fingerprint",
+    ("data", "preprocessing"): "the preprocessing (data.zca)",
+    ("data", "train_images"): "data.train_images",
+    ("data", "validation"): "data.validation",
+    ("network", "width"): "network.width",
+    ("network", "depth"): "network.depth",
+}
+
+
+class ImportedStore(ExpertStore):
+    """Experts of others, put into the store by ``dcbench import experts``: read as any, and never trained.
+
+    ``epochs``: the last epoch of each. Raises ``CorruptFileError`` where the folder's index belongs to other experts.
+    """
+
+    def __init__(self, root: Path, recipe: ExpertRecipe, epochs: Sequence[int]) -> None:
+        super().__init__(root, recipe)
+        self.epochs = tuple(epochs)
+
+    def bounded(self, count: int | None, epochs: int) -> int:
+        """Return how many experts to read, all there are if ``count`` is ``None``, each up to ``epochs``.
+
+        Raises:
+            UsageError: more experts or more epochs than were imported.
+        """
+        there = len(self.epochs)
+        wanted = there if count is None else count
+        if wanted > there:
+            raise UsageError(
+                f"{wanted} experts are wanted, but {there} were imported ({self.recipe.key}): --set "
+                f"experts.count={there}, or import more files. Imported experts are not trained here."
+            )
+        shortest = min(range(wanted), key=lambda i: self.epochs[i])
+        if self.epochs[shortest] < epochs:
+            raise UsageError(
+                f"epochs 0 to {epochs} of every expert are wanted, but imported expert {shortest} ({self.recipe.key}) "
+                f"ends at {self.epochs[shortest]}: lower max_start_epoch or expert_epochs. Imported experts cannot be "
+                "trained further."
+            )
+        return wanted
+
+    def ensure(self, count: int, epochs: int, train: LabelledImages, ticker: Ticker) -> float:
+        """Check that the first ``count`` experts are there up to ``epochs``; return the seconds of training, 0.
+
+        Raises:
+            UsageError: more experts or more epochs than were imported.
+            CorruptFileError: snapshots that were imported are gone.
+        """
+        self.bounded(count, epochs)
+        gone = [i for i in range(count) if not self.complete_expert(i, epochs)]
+        if gone:
+            raise CorruptFileError(f"{self.path(gone[0], 0).parent} is no longer whole. {self._remedy}")
+        return 0.0
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """Read one snapshot ``(P,)``, float32 on the CPU; raises ``CorruptFileError`` if it is damaged or gone."""
+        path = self.path(expert, epoch)
+        try:
+            tensors, _ = load_tensors(path)
+        except (FileNotFoundError, CorruptFileError) as error:
+            raise CorruptFileError(f"{path} is damaged or gone. {self._remedy}") from error
+        return tensors["theta"]
+
+    @property
+    def _remedy(self) -> str:
+        return f"Delete the folder {self.folder} and import the experts again (dcbench import experts)."
+
+
+def write_index(folder: Path, recipe: ExpertRecipe, *, name: str, epochs: Sequence[int], files: Any) -> None:
+    """Write what :func:`open_imported` finds imported experts by: it makes the folder a finished import."""
+    facts = {"key": recipe.key, "name": name, "epochs": list(epochs), "files": files, "identity": recipe.identity}
+    write_json(folder / "recipe.json", recipe.identity)
+    write_json(folder / IMPORTED, {"format": "dcbench imported experts", **facts})
+
+
+def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStore:
+    """Return the imported experts ``wanted`` (key, its beginning, or name) for a run described by ``recipe``.
+
+    Raises:
+        UsageError: there are none of this name, or several; or they belong to other data, another preprocessing or
+            another network.
+        CorruptFileError: the index of the import is damaged.
+    """
+    index = _find_imported(root, wanted)
+    identity: Mapping[str, Any] = index["identity"]
+    facts = json.loads(json.dumps(recipe.facts))  # tuples become lists, as in what was stored
+    differences = [
+        f"{_HOW_TO_SAY.get((part, name), name)} is {facts[part].get(name)!r} here, {identity[part].get(name)!r} there"
+        for part in sorted(facts)
+        for name in sorted({*facts[part], *identity[part]})
+        if facts[part].get(name) != identity[part].get(name)
+    ]
+    if differences:
+        raise UsageError(
+            f"the imported experts {index['key']} do not belong to this run: {'; '.join(differences)}. Set the run to "
+            "what they were trained on, or import them for this."
+        )
+    store = ImportedStore(root, replace(recipe, imported=identity["imported"]), index["epochs"])
+    if store.recipe.key != index["key"]:
+        raise CorruptFileError(f"{root / index['key'] / IMPORTED} is not what was imported. {store._remedy}")
+    return store
+
+
+def _find_imported(root: Path, wanted: str) -> dict[str, Any]:
+    """The index of the one import that ``wanted`` names."""
+    found = {index["key"]: index for index in map(read_json, sorted(root.glob(f"*/{IMPORTED}")))}
+    exact = [i for key, i in found.items() if wanted in (key, i["name"])]
+    matching = exact or [i for key, i in found.items() if key.startswith(wanted)]
+    if len(matching) == 1:
+        return dict(matching[0])
+    shown = ", ".join(f"{i['key']} ({i['name']})" if i["name"] else i["key"] for i in matching or found.values())
+    if matching:
+        raise UsageError(f"experts.imported={wanted} could be each of {shown}: give more of the key.")
+    raise UsageError(
+        f"no imported experts {wanted!r} under {root}; there: {shown or 'none'}. dcbench import experts FILES "
+        "--dataset NAME puts them there."
+    )

@@ -276,7 +276,7 @@ def test_estimates_leave_the_memory_to_the_workers(
         left.extend(reference() is not None for reference in prepared)
         yield from ((job, Outcome("killed", "killed (by the test)", 1)) for job in jobs)
 
-    monkeypatch.setattr("dcbench_tesla.cells.cell.cut", cut_and_noted)
+    monkeypatch.setattr("dcbench_tesla.cells.materials.cut", cut_and_noted)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     monkeypatch.setattr(Local if elsewhere else Serial, "run", run_none)
@@ -323,15 +323,15 @@ def test_failure_of_serial_is_a_row_that_success_drops(tmp_path: Path) -> None:
 
 def test_retry_of_a_failure_drops_its_row(tmp_path: Path) -> None:
     job = a_job(tmp_path)
-    job.cell.folder.mkdir(parents=True)
-    (job.cell.folder / "checkpoint.safetensors").write_bytes(b"damaged")
+    job.cell.place.folder.mkdir(parents=True)
+    (job.cell.place.folder / "checkpoint.safetensors").write_bytes(b"damaged")
     (outcome,) = sweep([job], Serial("cpu"))
     assert outcome.status == "failed"
     (row,) = rows(tmp_path, "failed")
     assert row["reason"].startswith("checkpoint.safetensors is damaged")
     assert str(tmp_path) in outcome.reason
     assert str(tmp_path) not in json.dumps(row), "a row, which is committed, names a folder of this machine"
-    (job.cell.folder / "checkpoint.safetensors").unlink()
+    (job.cell.place.folder / "checkpoint.safetensors").unlink()
     assert sweep([job], Serial("cpu")) == [Outcome()]
     assert rows(tmp_path, "failed") == []
 
@@ -370,7 +370,7 @@ def test_defect_leaves_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(job.cell.method, "setup", lambda *_: 1 / 0)
     (outcome,) = sweep([job], Serial("cpu"))
     assert "ZeroDivisionError: division by zero. This is a defect of the program or a plugin" in outcome.reason
-    assert "Traceback" in (job.cell.folder / "error.txt").read_text()
+    assert "Traceback" in (job.cell.place.folder / "error.txt").read_text()
 
 
 def test_reason_on_record_names_no_folder_of_this_machine(tmp_path: Path) -> None:

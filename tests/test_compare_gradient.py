@@ -26,9 +26,10 @@ def made(out: Path, *methods: str) -> dict[str, Cell]:
     session = Session(out, device="cpu", quiet=True)
     cells = gradient.cells(session, methods, "digits", 2, preset="smoke", overrides=overrides_from(CHANGES))
     reference = cells["mtt"]
-    assert reference.request is not None
-    store = reference.expert_store
-    store.ensure(reference.expert_count, reference.request.epochs, reference.splits.train, Bar("", 0, 0, ""))
+    request = reference.materials.expert_request
+    assert request is not None
+    count, train = reference.materials.expert_count, reference.splits.train
+    reference.materials.expert_store.ensure(count, request.epochs, train, Bar("", 0, 0, ""))
     return cells
 
 
@@ -95,7 +96,7 @@ def test_rows_tell_where_they_were_measured(table: pd.DataFrame) -> None:
 @pytest.mark.parametrize("name", gradient.METHODS)
 def test_what_is_compared_is_what_an_iteration_descends_along(cells: dict[str, Cell], name: str) -> None:
     cell = cells[name]
-    experts = StoredExperts(cell.expert_store, cell.expert_count, cell.device)
+    experts = StoredExperts(cell.materials.expert_store, cell.materials.expert_count, cell.device)
     condenser = cell.method(cell.config.settings)
     condenser.setup(cell.problem(experts))
     before = {key: value.clone() for key, value in condenser.state_dict().items()}

@@ -150,7 +150,7 @@ def test_a_compiled_run_is_the_same_cell_and_says_so(tmp_path: Path) -> None:
     assert (recorded(on), recorded(off)) == ("on", "off")
     assert on.cell.key == off.cell.key
     torch.testing.assert_close(on.distilled.images, off.distilled.images, rtol=1e-3, atol=1e-3)
-    for stage, key in (("evaluate", on.cell.evaluation_key("convnet")), ("experts", None)):
+    for stage, key in (("evaluate", on.cell.identity.evaluation_key("convnet")), ("experts", None)):
         said = [[r.get("compiled") for r in rows_of(result, stage) if key in (None, r["key"])] for result in (on, off)]
         assert said == [[True], [None]]
     accuracies = [result.accuracy() for result in (on, off)]
@@ -244,7 +244,7 @@ def test_other_networks_and_metered_ones_are_trained_eagerly(training: None, mon
 def test_a_cell_goes_on_as_it_was_begun(tmp_path: Path) -> None:
     done = small(tmp_path)
     assert recorded(done) == "off"  # auto: too short to gain
-    done.cell.distilled_path.unlink()
+    done.cell.place.distilled.unlink()
     again = Session(tmp_path, quiet=True).cell(done.cell.config).with_compilation("on")
     assert again._begun_with(again.execution).compile == "off"
 

@@ -492,7 +492,8 @@ def test_zca_is_fitted_as_a_run_fits_it(tmp_path: Path, digits: Dataset) -> None
     settings = {**SMOKE, "data.zca": True, "data.validation": 0.0, "data.train_images": 0}
     overrides = [parse_set(f"{k}={v}") for k, v in settings.items() if k.startswith("data.")]
     config = resolve("random", "digits", 1, preset="smoke", overrides=overrides)
-    assert Session(tmp_path / "out", device="cpu", quiet=True).cell(config).preprocessing.key == found.preprocessing.key
+    fitted = Session(tmp_path / "out", device="cpu", quiet=True).cell(config).materials.preprocessing
+    assert fitted.key == found.preprocessing.key
 
 
 def test_preprocessing_from_a_file(tmp_path: Path, digits: Dataset) -> None:
@@ -703,10 +704,10 @@ def tesla(out: Path, *assignments: str, method: str = "tesla") -> Cell:
 def test_imported_experts_give_the_same_set_to_the_last_bit(tmp_path: Path, digits: Dataset) -> None:
     torch.set_num_threads(1)
     own = run("tesla", preset="smoke", settings=SMOKE, out=tmp_path / "own", device="cpu", quiet=True)
-    store = own.cell.expert_store
-    assert own.cell.request is not None
-    epochs = own.cell.request.epochs
-    shapes = [p.shape for p in own.cell.build_network().parameters()]
+    store = own.cell.materials.expert_store
+    assert own.cell.materials.expert_request is not None
+    epochs = own.cell.materials.expert_request.epochs
+    shapes = [p.shape for p in own.cell.materials.build_network().parameters()]
     sizes = [shape.numel() for shape in shapes]
     files = []
     for i in range(2):
@@ -751,7 +752,7 @@ def test_imported_experts_are_chosen_by_key_beginning_or_name(tmp_path: Path) ->
     two = imported(tmp_path, [trajectory(4, seed=1), trajectory(5, seed=2)], "two", 1)
     assert one != two
     for wanted, key in ((one, one), (one[:6], one), ("one", one), ("two", two)):
-        assert tesla(tmp_path, f"experts.imported={wanted}").expert_store.recipe.key == key
+        assert tesla(tmp_path, f"experts.imported={wanted}").materials.expert_store.recipe.key == key
     keys = {tesla(tmp_path, f"experts.imported={wanted}").key for wanted in (one, one[:6], "one")}
     assert len(keys) == 1  # however it is written, it is the same cell
     assert keys.isdisjoint({tesla(tmp_path).key, tesla(tmp_path, "experts.imported=two").key})
@@ -766,21 +767,21 @@ def test_imported_experts_are_chosen_by_key_beginning_or_name(tmp_path: Path) ->
 
 def test_as_many_imported_experts_as_there_are(tmp_path: Path) -> None:
     key = imported(tmp_path, [trajectory(4), trajectory(6, seed=1)])
-    assert tesla(tmp_path, f"experts.imported={key}").expert_count == 2  # not the preset's three
+    assert tesla(tmp_path, f"experts.imported={key}").materials.expert_count == 2  # not the preset's three
     one = tesla(tmp_path, f"experts.imported={key}", "experts.count=1")
-    assert one.expert_count == 1
+    assert one.materials.expert_count == 1
     assert one.key != tesla(tmp_path, f"experts.imported={key}").key
     with pytest.raises(UsageError, match=r"3 experts are wanted, but 2 were imported .*experts\.count=2"):
         tesla(tmp_path, f"experts.imported={key}", "experts.count=3")
     with pytest.raises(UsageError, match=r"epochs 0 to 6 .* imported expert 0 .*ends at 4: lower max_start_epoch"):
         tesla(tmp_path, f"experts.imported={key}", "max_start_epoch=5")
-    assert tesla(tmp_path, f"experts.imported={key}", method="herding").expert_count == 1
+    assert tesla(tmp_path, f"experts.imported={key}", method="herding").materials.expert_count == 1
 
 
 def test_imported_experts_are_never_trained(tmp_path: Path) -> None:
     key = imported(tmp_path, [trajectory(4)])
     made = tesla(tmp_path, f"experts.imported={key}")
-    store = made.expert_store
+    store = made.materials.expert_store
     assert made.pending()[0] == "condense"
     with pytest.raises(UsageError, match="cannot be trained further"):
         store.ensure(1, 5, made.splits.train, None)  # type: ignore[arg-type]
@@ -829,7 +830,7 @@ def test_import_twice_and_order_of_files(tmp_path: Path, digits: Dataset) -> Non
     assert done[0].key == done[1].key
     assert [d.new for d in done] == [True, False]
     assert done[0].epochs == done[1].epochs == (4, 4, 4)
-    store = tesla(tmp_path, f"experts.imported={done[0].key}").expert_store
+    store = tesla(tmp_path, f"experts.imported={done[0].key}").materials.expert_store
     for expert, seed in enumerate((2, 9, 10)):
         assert torch.equal(store.snapshot(expert, 0), torch.cat([p.flatten() for p in trajectory(0, seed=seed)[0]]))
     with pytest.raises(UsageError, match="are the same: each expert counts once"):
@@ -843,7 +844,7 @@ def test_parameters_are_in_the_networks_order(tmp_path: Path) -> None:
     assert names == [*(f"features.{i}.{n}" for i in (0, 1) for n in ("weight", "bias")), *names[-2:]]
     named = dict(network.named_parameters())
     key = imported(tmp_path, [[[named[name].detach() for name in names], *trajectory(3)]])
-    read = tesla(tmp_path, f"experts.imported={key}").expert_store.snapshot(0, 0)
+    read = tesla(tmp_path, f"experts.imported={key}").materials.expert_store.snapshot(0, 0)
     assert torch.equal(read, flatten_parameters(network))
 
 
@@ -964,7 +965,7 @@ def test_exported_for_the_authors_and_imported_again_the_accuracy_is_the_same(
     assert result.exit_code == 0, result.output
 
     accuracies = []
-    for i, path in enumerate((made.cell.distilled_path, back, foreign)):
+    for i, path in enumerate((made.cell.place.distilled, back, foreign)):
         (tmp_path / str(i)).mkdir()
         monkeypatch.chdir(tmp_path / str(i))
         (tmp_path / str(i) / "set.safetensors").write_bytes(path.read_bytes())

@@ -47,8 +47,8 @@ def cell(out: Path, *assignments: str, method: str = "tesla", seed: int = 0) -> 
 
 
 def ensure(of: Cell, count: int, epochs: int, ticks: Ticks | None = None) -> ExpertStore:
-    of.expert_store.ensure(count, epochs, of.splits.train, ticks or Ticks())
-    return of.expert_store
+    of.materials.expert_store.ensure(count, epochs, of.splits.train, ticks or Ticks())
+    return of.materials.expert_store
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -68,9 +68,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Cell:
 
 def test_a_snapshot_an_epoch_none_an_alias_of_another(shared: Cell) -> None:
     for expert in range(2):
-        snapshots = [shared.expert_store.snapshot(expert, epoch) for epoch in range(4)]
+        snapshots = [shared.materials.expert_store.snapshot(expert, epoch) for epoch in range(4)]
         for i, a in enumerate(snapshots):
-            assert a.shape == (sum(p.numel() for p in shared.build_network().parameters()),)
+            assert a.shape == (sum(p.numel() for p in shared.materials.build_network().parameters()),)
             assert a.dtype == torch.float32
             assert not any(torch.equal(a, b) for b in snapshots[:i])
 
@@ -78,12 +78,12 @@ def test_a_snapshot_an_epoch_none_an_alias_of_another(shared: Cell) -> None:
 def test_epoch_0_is_a_fresh_network(shared: Cell) -> None:
     for expert in range(2):
         with seeded(seed_for(0, "expert initialisation", expert)):
-            fresh = shared.build_network()
-        assert torch.equal(shared.expert_store.snapshot(expert, 0), flatten_parameters(fresh))
+            fresh = shared.materials.build_network()
+        assert torch.equal(shared.materials.expert_store.snapshot(expert, 0), flatten_parameters(fresh))
 
 
 def test_experts_differ_and_learn(shared: Cell) -> None:
-    store = shared.expert_store
+    store = shared.materials.expert_store
     assert not torch.equal(store.snapshot(0, 0), store.snapshot(1, 0))
     losses = [load_tensors(store.path(0, epoch))[1]["train_loss"] for epoch in (1, 2, 3)]
     assert losses == sorted(losses, reverse=True)
@@ -91,15 +91,14 @@ def test_experts_differ_and_learn(shared: Cell) -> None:
 
 
 def test_file_says_what_it_is(shared: Cell) -> None:
-    _, meta = load_tensors(shared.expert_store.path(1, 2))
+    store = shared.materials.expert_store
+    _, meta = load_tensors(store.path(1, 2))
     assert (meta["format"], meta["expert"], meta["epoch"]) == ("dcbench expert snapshot", 1, 2)
-    assert (
-        meta["identity"] == read_json(shared.expert_store.folder / "recipe.json") == shared.expert_store.recipe.identity
-    )
+    assert meta["identity"] == read_json(store.folder / "recipe.json") == store.recipe.identity
 
 
 def test_counting(shared: Cell) -> None:
-    store = shared.expert_store
+    store = shared.materials.expert_store
     assert (store.missing_epochs(2, 3), store.missing_epochs(3, 3), store.missing_epochs(2, 5)) == (0, 3, 4)
     assert store.complete(2, 3)
     assert store.complete(1, 2)
@@ -109,16 +108,16 @@ def test_counting(shared: Cell) -> None:
 
 
 def test_source_of_a_run(shared: Cell) -> None:
-    experts = StoredExperts(shared.expert_store, 2, torch.device("cpu"))
+    experts = StoredExperts(shared.materials.expert_store, 2, torch.device("cpu"))
     assert len(experts) == 2
-    assert torch.equal(experts.snapshot(1, 2), shared.expert_store.snapshot(1, 2))
+    assert torch.equal(experts.snapshot(1, 2), shared.materials.expert_store.snapshot(1, 2))
 
 
 # --------------------------------------------------------------------------------------------------------- identity
 
 
 def test_experts_are_shared_by_methods_seeds_counts_and_devices(tmp_path: Path) -> None:
-    folder = cell(tmp_path).expert_store.folder
+    folder = cell(tmp_path).materials.expert_store.folder
     others = [
         cell(tmp_path, seed=3),
         cell(tmp_path, method="mtt"),
@@ -126,13 +125,13 @@ def test_experts_are_shared_by_methods_seeds_counts_and_devices(tmp_path: Path) 
         cell(tmp_path, "max_start_epoch=9"),
         cell(tmp_path, "convnet.epochs=9"),
     ]
-    assert {other.expert_store.folder for other in others} == {folder}
+    assert {other.materials.expert_store.folder for other in others} == {folder}
 
 
 def test_key_of_the_experts_stays() -> None:
     """A setting that is added must not change it where it is not set: experts that were trained would be orphans."""
     made = Session("results", device="cpu", quiet=True).cell(resolve("tesla", "digits", 1, preset="smoke"))
-    assert made.expert_store.recipe.key == "f9c927dd991996f6"
+    assert made.materials.expert_store.recipe.key == "f9c927dd991996f6"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_key_of_the_experts_stays() -> None:
     ],
 )
 def test_experts_of_another_recipe_lie_elsewhere(assignment: str, tmp_path: Path) -> None:
-    assert cell(tmp_path, assignment).expert_store.folder != cell(tmp_path).expert_store.folder
+    assert cell(tmp_path, assignment).materials.expert_store.folder != cell(tmp_path).materials.expert_store.folder
 
 
 # --------------------------------------------------------------------------------------------- extending and resuming
@@ -161,16 +160,16 @@ def test_extension_equals_training_longer_at_once(shared: Cell, tmp_path: Path) 
     ticks = Ticks()
     ensure(made, 2, 3, ticks)
     assert ticks.done == 5
-    assert contents(made.expert_store.folder) == contents(shared.expert_store.folder)
+    assert contents(made.materials.expert_store.folder) == contents(shared.materials.expert_store.folder)
 
 
 def test_what_is_there_is_not_trained_again(shared: Cell) -> None:
-    before = {p: p.stat().st_mtime_ns for p in shared.expert_store.folder.rglob("*.safetensors")}
+    before = {p: p.stat().st_mtime_ns for p in shared.materials.expert_store.folder.rglob("*.safetensors")}
     ticks = Ticks()
     ensure(shared, 2, 2, ticks)
     ensure(shared, 1, 3, ticks)
     assert ticks.done == 0
-    assert {p: p.stat().st_mtime_ns for p in shared.expert_store.folder.rglob("*.safetensors")} == before
+    assert {p: p.stat().st_mtime_ns for p in shared.materials.expert_store.folder.rglob("*.safetensors")} == before
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])
@@ -184,7 +183,7 @@ def test_interrupted_training_goes_on_inside_the_expert(after: int, shared: Cell
         ensure(made, 2, 3, Ticks(interrupt))
     ensure(made, 2, 3, ticks)
     assert ticks.done == 6 - after
-    assert contents(made.expert_store.folder) == contents(shared.expert_store.folder)
+    assert contents(made.materials.expert_store.folder) == contents(shared.materials.expert_store.folder)
 
 
 # ------------------------------------------------------------------------------------------------ several processes
@@ -197,8 +196,8 @@ def _train_at_a_signal(out: str, report: str) -> None:
     (Path(report) / f"ready-{os.getpid()}").touch()
     while len(list(Path(report).glob("ready-*"))) < 2:
         time.sleep(0.005)
-    made.expert_store.ensure(3, 4, images, ticks)
-    assert made.expert_store.complete(3, 4)
+    made.materials.expert_store.ensure(3, 4, images, ticks)
+    assert made.materials.expert_store.complete(3, 4)
     (Path(report) / f"trained-{os.getpid()}").write_text(str(ticks.done))
 
 
@@ -292,7 +291,7 @@ def test_a_process_that_is_killed_is_told(tmp_path: Path, side_by_side: None, mo
 def test_damaged_snapshot_is_named_and_can_be_mended(shared: Cell, tmp_path: Path) -> None:
     made = cell(tmp_path)
     ensure(made, 1, 2)
-    path = made.expert_store.path(0, 2)
+    path = made.materials.expert_store.path(0, 2)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -300,30 +299,31 @@ def test_damaged_snapshot_is_named_and_can_be_mended(shared: Cell, tmp_path: Pat
         ensure(made, 1, 3)
     path.unlink()
     ensure(made, 1, 3)
-    assert path.read_bytes() == shared.expert_store.path(0, 2).read_bytes()
+    assert path.read_bytes() == shared.materials.expert_store.path(0, 2).read_bytes()
 
 
 def test_snapshot_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError, match=r"epoch_001\.safetensors is gone\. Run the same command again"):
-        cell(tmp_path).expert_store.snapshot(0, 1)
+        cell(tmp_path).materials.expert_store.snapshot(0, 1)
 
 
 def test_hole_in_the_middle_is_filled(shared: Cell, tmp_path: Path) -> None:
     made = cell(tmp_path)
+    store = made.materials.expert_store
     ensure(made, 1, 3)
-    made.expert_store.path(0, 0).unlink()
-    made.expert_store.path(0, 2).unlink()
-    assert not made.expert_store.complete(1, 3)
+    store.path(0, 0).unlink()
+    store.path(0, 2).unlink()
+    assert not store.complete(1, 3)
     ensure(made, 1, 3)
     for epoch in range(4):
-        assert made.expert_store.path(0, epoch).read_bytes() == shared.expert_store.path(0, epoch).read_bytes()
+        assert store.path(0, epoch).read_bytes() == shared.materials.expert_store.path(0, epoch).read_bytes()
 
 
 def test_divergence_is_one_message_and_no_snapshot(tmp_path: Path) -> None:
     made = cell(tmp_path, "experts.lr=1e30")
     with pytest.raises(DivergedError, match=r"expert 0 diverged in epoch \d+: lower experts\.lr"):
         ensure(made, 1, 3)
-    store = made.expert_store
+    store = made.materials.expert_store
     kept = [store.snapshot(0, epoch) for epoch in range(4) if store.path(0, epoch).exists()]
     assert all(torch.isfinite(theta).all() for theta in kept)
 
@@ -345,7 +345,7 @@ def test_epoch_equals_plain_sgd_written_out(strategy: str, shared: Cell) -> None
     settings, augmentation = ExpertSettings(lr=0.1, batch_size=30), Augmentation(strategy)
     train, expert, epoch = shared.splits.train, 3, 5
     torch.manual_seed(0)
-    network, reference = shared.build_network(), shared.build_network()
+    network, reference = shared.materials.build_network(), shared.materials.build_network()
     reference.load_state_dict(network.state_dict())
     loss = train_epoch(network, train, settings, augmentation, expert, epoch)
 
@@ -354,7 +354,7 @@ def test_epoch_equals_plain_sgd_written_out(strategy: str, shared: Cell) -> None
     order = torch.randperm(len(train), generator=rng)
     for start in range(0, len(train), 30):
         chunk = order[start : start + 30]
-        images = shared.preprocessing.forward(train.pixels[chunk].float() / 16)
+        images = shared.materials.preprocessing.forward(train.pixels[chunk].float() / 16)
         images = augmentation(images, augmentation.draw(len(chunk), 8, rng))
         batch_loss = -reference(images).log_softmax(1)[range(len(chunk)), train.labels[chunk]].mean()
         total += batch_loss.item() * len(chunk)

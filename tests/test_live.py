@@ -134,7 +134,7 @@ def test_option_reaches_the_worker(tmp_path: Path) -> None:
     frozen = Job(cell).freeze().write()
     outcome = run_frozen(FrozenJob.read(frozen.file))
     assert outcome.ok, outcome.reason
-    check_same(cell.folder)
+    check_same(cell.place.folder)
 
 
 def dcbench(*words: object) -> Any:

@@ -50,8 +50,8 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
     changes = {"data.train_images": 300, "network.width": 6, "experts.batch_size": 50}
     config = resolve("tesla", "digits", IPC, preset="smoke", overrides=overrides_from(changes))
     cell: Cell = Session(tmp_path_factory.mktemp("matching"), device="cpu", quiet=True).cell(config)
-    cell.expert_store.ensure(2, EPOCHS, cell.splits.train, Bar("", 0, 0, ""))
-    return cell.problem(StoredExperts(cell.expert_store, 2, CPU))
+    cell.materials.expert_store.ensure(2, EPOCHS, cell.splits.train, Bar("", 0, 0, ""))
+    return cell.problem(StoredExperts(cell.materials.expert_store, 2, CPU))
 
 
 def start(problem: Problem, method: str = "tesla", **changes: Any) -> TrajectoryMatching:

@@ -58,7 +58,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_shared_experts_are_counted_once_and_what_one_needs_more_with_it(tmp_path: Path, counted: list[int]) -> None:
     jobs = [job(tmp_path, "mtt"), job(tmp_path, "tesla"), job(tmp_path, "tesla", max_start_epoch=4)]
     jobs += [job(tmp_path, "tesla", experts__count=3, max_start_epoch=4), job(tmp_path, "tesla", network__width=5)]
-    wanted = [j.cell.expert_count * j.cell.request.epochs for j in jobs if j.cell.request]
+    wanted = [
+        j.cell.materials.expert_count * j.cell.materials.expert_request.epochs
+        for j in jobs
+        if j.cell.materials.expert_request
+    ]
     found = list(plan(jobs))
     assert counted == [wanted[0], 0, wanted[2] - wanted[0], wanted[3] - wanted[2], wanted[4]]
     assert all(cell.stages and cell.stages[0] == "experts" for cell in found)
@@ -66,10 +70,10 @@ def test_shared_experts_are_counted_once_and_what_one_needs_more_with_it(tmp_pat
 
 def test_experts_that_are_trained_are_not_counted(tmp_path: Path, counted: list[int]) -> None:
     one = job(tmp_path, "tesla")
-    assert one.cell.request
-    train_experts(one.cell, 1, one.cell.request.epochs)
+    assert one.cell.materials.expert_request
+    train_experts(one.cell, 1, one.cell.materials.expert_request.epochs)
     list(plan([one]))
-    assert counted == [one.cell.request.epochs]
+    assert counted == [one.cell.materials.expert_request.epochs]
 
 
 def test_experts_of_a_cell_that_fails_are_counted_with_the_next(
@@ -152,9 +156,9 @@ def test_a_damaged_file_stops_its_own_cell_alone(tmp_path: Path) -> None:
     part = Part(datasets=("digits",), ipcs=(1,), methods=("random", "dm", "tesla"), preset="smoke")
     session = Session(tmp_path, device="cpu", quiet=True)
     begun, broken_row, sound = (session.cell(config) for config in cells(declared, part))
-    begun.folder.mkdir(parents=True)
-    (begun.folder / "execution.json").write_text("{")
-    row = session.workspace.rows / f"evaluate-{broken_row.evaluation_key('convnet')}.json"
+    begun.place.folder.mkdir(parents=True)
+    (begun.place.folder / "execution.json").write_text("{")
+    row = session.workspace.rows / f"evaluate-{broken_row.identity.evaluation_key('convnet')}.json"
     row.parent.mkdir()
     row.write_text("[")
     opened, failed = open_cells(cells(declared, part), session)

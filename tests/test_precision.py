@@ -101,10 +101,10 @@ def cell(out: Path, *assignments: str) -> Cell:
 
 def test_it_is_part_of_the_key_and_float32_changes_none(tmp_path: Path) -> None:
     plain = cell(tmp_path)
-    assert "precision" not in plain.identity["settings"]  # rows from before there was a choice stay what they are
+    assert "precision" not in plain.identity.content["settings"]  # rows from before there was a choice stay as they are
     assert cell(tmp_path, "precision=float32").key == plain.key
     rough = cell(tmp_path, "precision=bf16")
-    assert rough.identity["settings"]["precision"] == "bf16"
+    assert rough.identity.content["settings"]["precision"] == "bf16"
     assert rough.key != plain.key
     assert "precision" in rough.config.command
     assert rough.config.protocol != plain.config.protocol

@@ -155,7 +155,7 @@ def test_distilled_set_is_complete(done: CellResult) -> None:
     assert distilled.class_names == tuple("0123456789")
     facts = {"method": "tesla", "dataset": "digits", "ipc": 1, "seed": 0, "iteration": 4, "key": done.cell.key}
     assert distilled.provenance.items() >= facts.items()
-    on_the_way = DistilledSet.load(done.cell.snapshot_path(2))
+    on_the_way = DistilledSet.load(done.cell.place.snapshot(2))
     assert on_the_way.provenance["iteration"] == 2
     assert not torch.equal(on_the_way.images, distilled.images)
 
@@ -188,7 +188,7 @@ def test_force_does_it_again_with_the_same_experts(copy: Path, done: CellResult)
     remade = {name for name in before if after[name] != before[name]}
     assert {name.partition("/")[0] for name in remade} == {"cells", "rows", "sheets"}
     assert any(name.endswith("distilled.safetensors") for name in remade)
-    assert again.cell.distilled_path.read_bytes() == done.cell.distilled_path.read_bytes()
+    assert again.cell.place.distilled.read_bytes() == done.cell.place.distilled.read_bytes()
     assert accuracies(again) == accuracies(done)
 
 
@@ -227,7 +227,7 @@ def test_methods_share_experts(copy: Path) -> None:
 def test_cell_goes_on_with_the_threads_it_was_begun_with(tmp_path: Path) -> None:
     config = resolve("tesla", "digits", 1, preset="smoke", overrides=overrides_from(TINY))
     session = Session(tmp_path, device="cpu", quiet=True)
-    folder = session.cell(config).folder
+    folder = session.cell(config).place.folder
     folder.mkdir(parents=True)
     (folder / "execution.json").write_text('{"device": "cpu", "threads": 2}')
     assert session.cell(config).execution == Execution("cpu", 2)
@@ -317,7 +317,7 @@ def same_result(out: Path, whole: CellResult) -> None:
     assert result.accuracy() == whole.accuracy()
     stages = sorted(path.name.partition("-")[0] for path in (out / "rows").iterdir())
     assert stages == ["condense", "evaluate", "experts"]
-    experts, others = (r.cell.expert_store.folder for r in (result, whole))
+    experts, others = (r.cell.materials.expert_store.folder for r in (result, whole))
     for path in experts.rglob("*.safetensors"):
         assert path.read_bytes() == (others / path.relative_to(experts)).read_bytes()
 
@@ -325,7 +325,7 @@ def same_result(out: Path, whole: CellResult) -> None:
 def test_killed_in_every_stage_and_resumed_to_the_same_bytes(whole: CellResult, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     arguments = words(LONG, out)
-    experts = out / "experts" / whole.cell.expert_store.folder.name
+    experts = out / "experts" / whole.cell.materials.expert_store.folder.name
     folder = out / "cells" / whole.folder.name
     checkpoint = folder / "checkpoint.safetensors"
 
@@ -382,7 +382,7 @@ def test_interrupted_iterations_after_a_checkpoint_are_noted_once(
     assert len(metrics(folder)) == 3
     result = tiny(tmp_path)
     assert metrics(result.folder) == metrics(done.folder)
-    assert result.cell.distilled_path.read_bytes() == done.cell.distilled_path.read_bytes()
+    assert result.cell.place.distilled.read_bytes() == done.cell.place.distilled.read_bytes()
 
 
 def test_two_processes_want_the_same_cell(done: CellResult, tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_two_processes_want_the_same_cell(done: CellResult, tmp_path: Path) -> N
         process.join(300)
     assert [process.exitcode for process in processes] == [0, 0], [log.read_text() for log in logs]
     result = tiny(out)
-    assert result.cell.distilled_path.read_bytes() == done.cell.distilled_path.read_bytes()
+    assert result.cell.place.distilled.read_bytes() == done.cell.place.distilled.read_bytes()
     assert accuracies(result) == accuracies(done)
     assert metrics(result.folder) == metrics(done.folder)
 
@@ -410,7 +410,7 @@ def test_interrupted_between_the_set_and_its_row(
     result = tiny(tmp_path)
     assert (result.folder / "sheet.png").exists()
     assert result.cell.workspace.row("condense", result.cell.key) is not None
-    assert result.cell.distilled_path.read_bytes() == done.cell.distilled_path.read_bytes()
+    assert result.cell.place.distilled.read_bytes() == done.cell.place.distilled.read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------------- what goes wrong
@@ -433,7 +433,7 @@ def test_corrupt_checkpoint_is_named_and_can_be_deleted(damage: bytes | None, co
     with pytest.raises(CorruptFileError, match=rf"{checkpoint} is damaged.*Delete it: dcbench run makes"):
         tiny(copy)
     checkpoint.unlink()
-    assert tiny(copy).cell.distilled_path.read_bytes() == done.cell.distilled_path.read_bytes()
+    assert tiny(copy).cell.place.distilled.read_bytes() == done.cell.place.distilled.read_bytes()
 
 
 def test_checkpoint_of_another_cell(copy: Path, done: CellResult) -> None:
@@ -580,15 +580,15 @@ def test_whitening_is_stored_once_and_named_by_the_sets(colours: str, tmp_path: 
     assert list((tmp_path / "preprocessing").glob("*.safetensors")) == [shared]
     assert shared.stat().st_mtime_ns == written
     for result in cells:
-        assert read_meta(result.cell.distilled_path)["preprocessing"] == {"shared": shared.stem}
-        assert result.cell.distilled_path.stat().st_size < shared.stat().st_size
-        distilled = DistilledSet.load(result.cell.distilled_path)
+        assert read_meta(result.cell.place.distilled)["preprocessing"] == {"shared": shared.stem}
+        assert result.cell.place.distilled.stat().st_size < shared.stat().st_size
+        distilled = DistilledSet.load(result.cell.place.distilled)
         assert distilled.preprocessing.kind == "zca"
         assert distilled.preprocessing.key == shared.stem
         assert distilled.pixels().shape == (3, 3, 8, 8)
     alone = tmp_path.parent / f"{tmp_path.name}-alone" / "set.safetensors"
     alone.parent.mkdir()
-    shutil.copy(cells[0].cell.distilled_path, alone)
+    shutil.copy(cells[0].cell.place.distilled, alone)
     with pytest.raises(CorruptFileError, match="copy it from the results folder"):
         DistilledSet.load(alone)
 

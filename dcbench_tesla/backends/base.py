@@ -135,7 +135,7 @@ class Job:
 
     @property
     def _evaluations(self) -> list[str]:
-        return [self.cell.evaluation_key(name) for name in sorted(self.cell.config.evaluators)]
+        return [self.cell.identity.evaluation_key(name) for name in sorted(self.cell.config.evaluators)]
 
     def freeze(self, timeout_s: float | None = None) -> FrozenJob:
         """Return the job as a worker reads it; it may take ``timeout_s``."""

@@ -27,7 +27,7 @@ class Serial:
         try:
             run_cell(job.cell, force=job.force)
         except Exception as error:
-            outcome = Outcome.of(error, job.cell.folder / "error.txt")
+            outcome = Outcome.of(error, job.cell.place.folder / "error.txt")
             record_failure(job.freeze(), outcome)
             return outcome
         return Outcome()

@@ -52,7 +52,7 @@ def _settled(job: Job) -> Outcome | None:
             return None
         drop_settled_failure(job.cell.workspace, job.cell.key)  # its process was killed after the last stage
     except Exception as error:
-        outcome = Outcome.of(error, job.cell.folder / "error.txt")
+        outcome = Outcome.of(error, job.cell.place.folder / "error.txt")
         record_failure(job.freeze(), outcome)
         return outcome
     return Outcome()

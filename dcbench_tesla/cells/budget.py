@@ -15,7 +15,8 @@ from itertools import count
 from typing import Any
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.cell import Cell, hashed_settings
+from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.identity import hashed_settings
 from dcbench_tesla.cells.workload import Shape, expert_workload, workload
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.profilers.memory import MemoryMeter
@@ -145,11 +146,11 @@ def _peak(cell: Cell, meter: MemoryMeter, method: str, settings: Any) -> int:
         depth=cell.config.network.depth,
         device=meter.device,
         settings={f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)},
-        augmentation=cell.augmentation,
-        per_class=cell.smallest_class,
+        augmentation=cell.materials.augmentation,
+        per_class=cell.materials.smallest_class,
         shortened=True,
     )
-    return meter.measure(prepare).peak_bytes + cell.prepared_bytes
+    return meter.measure(prepare).peak_bytes + cell.materials.prepared_bytes
 
 
 def predicted_expert_peak(cell: Cell, meter: MemoryMeter, batch_size: int) -> int:
@@ -160,9 +161,9 @@ def predicted_expert_peak(cell: Cell, meter: MemoryMeter, batch_size: int) -> in
         width=cell.config.network.width,
         depth=cell.config.network.depth,
         device=meter.device,
-        augmentation=cell.augmentation,
+        augmentation=cell.materials.augmentation,
     )
-    return meter.measure(prepare).peak_bytes + cell.prepared_bytes
+    return meter.measure(prepare).peak_bytes + cell.materials.prepared_bytes
 
 
 def _shape(cell: Cell) -> Shape:
@@ -178,7 +179,7 @@ def fit(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[st
         UsageError: as :func:`predicted_peak`.
     """
     stages = cell.pending() if stages is None else stages
-    found = Fit(budget_bytes, cell.prepared_bytes, tuple(_needs(cell, budget_bytes, meter, stages)))
+    found = Fit(budget_bytes, cell.materials.prepared_bytes, tuple(_needs(cell, budget_bytes, meter, stages)))
     if not found.fits or found.condensation_bytes is None:
         return found
     return dataclasses.replace(found, kept=_kept(cell, found.condensation_bytes, budget_bytes, meter))
@@ -217,12 +218,12 @@ def fitted(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection
 def _needs(cell: Cell, budget: int, meter: MemoryMeter, stages: Collection[str]) -> Iterator[Need]:
     if "experts" in stages:
         yield _experts_need(cell, budget, meter)
-    if "condense" in stages and cell.iterations:
+    if "condense" in stages and cell.identity.iterations:
         yield _condensation_need(cell, budget, meter)
 
 
 def _experts_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:
-    batch = min(cell.config.experts.batch_size, cell.train_images)
+    batch = min(cell.config.experts.batch_size, cell.materials.train_images)
     peak = cache(lambda size: predicted_expert_peak(cell, meter, size))
     found = _largest(peak, 1, (batch, peak(batch)), budget) if peak(batch) > budget else None
     remedies = () if found is None else (Remedy(f"--set experts.batch_size={found[0]}", found[1]),)
@@ -256,7 +257,7 @@ def _lowered(cell: Cell, name: str, needed: int, budget: int, meter: MemoryMeter
 
 def _other_methods(cell: Cell, budget: int, meter: MemoryMeter) -> Iterator[Remedy]:
     """The other methods on expert trajectories that have the same settings, and fit with this cell's."""
-    if cell.request is None:
+    if cell.materials.expert_request is None:
         return
     own = hashed_settings(cell.config.settings, ())
     for name in registry.names("methods"):

@@ -44,7 +44,7 @@ class _StandIns:
 
     def __init__(self, cell: Cell) -> None:
         with seeded(0):
-            self._start = flatten_parameters(cell.build_network()).to(cell.device)
+            self._start = flatten_parameters(cell.materials.build_network()).to(cell.device)
 
     def __len__(self) -> int:
         return 1
@@ -67,9 +67,9 @@ def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_sc
             if expert_epochs:
                 seconds["experts"] = _expert_epoch(cell) * expert_epochs
         elif stage == "condense":
-            if cell.iterations:
-                done = 0 if from_scratch else CondenseLoop.iterations_done(cell.folder)
-                seconds["condensation"] = _iteration(cell) * (cell.iterations - done)
+            if cell.identity.iterations:
+                done = 0 if from_scratch else CondenseLoop.iterations_done(cell.place.folder)
+                seconds["condensation"] = _iteration(cell) * (cell.identity.iterations - done)
         else:
             name = stage.removeprefix(EVALUATE)
             seconds[f"evaluation by {name}"] = _evaluation(cell, name)
@@ -108,18 +108,18 @@ def _compiles(cell: Cell, stage: str) -> bool:
 def _steps(cell: Cell, stage: str, expert_epochs: int) -> int:
     """How many SGD or matching steps a stage is to take."""
     if stage == "experts":
-        return expert_epochs * -(-cell.train_images // cell.config.experts.batch_size)
+        return expert_epochs * -(-cell.materials.train_images // cell.config.experts.batch_size)
     if stage == "condense":
-        left = cell.iterations - CondenseLoop.iterations_done(cell.folder)
+        left = cell.identity.iterations - CondenseLoop.iterations_done(cell.place.folder)
         return left * int(getattr(cell.config.settings, "steps", 1))
     name = stage.removeprefix(EVALUATE)
     evaluator = registry.load_evaluator(name)(cell.config.evaluators[name])
-    return evaluator.cost(cell.stand_in_set()) * sum(networks for _, networks in cell.schedule(name))
+    return evaluator.cost(cell.stand_in_set()) * sum(networks for _, networks in cell.identity.schedule(name))
 
 
 def _all_epochs(cell: Cell) -> int:
-    assert cell.request is not None, "only a method that requests experts has this stage"
-    return cell.expert_count * cell.request.epochs
+    assert cell.materials.expert_request is not None, "only a method that requests experts has this stage"
+    return cell.materials.expert_count * cell.materials.expert_request.epochs
 
 
 def _timed(cell: Cell, work: Callable[[], object]) -> float:
@@ -152,15 +152,15 @@ def _first(images: LabelledImages, count: int) -> LabelledImages:
 def _expert_epoch(cell: Cell) -> float:
     settings = cell.config.experts
     few = _first(cell.splits.train, settings.batch_size)
-    network = cell.build_network().to(cell.device)
-    spent = _timed(cell, lambda: train_epoch(network, few, settings, cell.augmentation, 0, 0))
+    network = cell.materials.build_network().to(cell.device)
+    spent = _timed(cell, lambda: train_epoch(network, few, settings, cell.materials.augmentation, 0, 0))
     return spent / len(few) * len(cell.splits.train)
 
 
 def _iteration(cell: Cell) -> float:
     settings, factor = cell.method.probe(cell.config.settings)
     condenser = cell.method(settings)
-    condenser.setup(cell.problem(_StandIns(cell) if cell.request else None))
+    condenser.setup(cell.problem(_StandIns(cell) if cell.materials.expert_request else None))
     spent = _timed(cell, lambda: condenser.iterate(0))
     return spent * factor
 
@@ -177,7 +177,7 @@ def _evaluation(cell: Cell, name: str) -> float:
     few, network = _first(cell.splits.test, 512), trained[-1]
     tested = len(cell.splits.test) + (len(cell.splits.validation) if cell.splits.validation else 0)
     test = _timed(cell, lambda: accuracy(network, few)) / len(few) * tested
-    return (steps + test) * sum(networks for _, networks in cell.schedule(name))
+    return (steps + test) * sum(networks for _, networks in cell.identity.schedule(name))
 
 
 def _first_images(distilled: DistilledSet, count: int) -> DistilledSet:

@@ -66,11 +66,11 @@ def processes(cell: Cell, count: int, epochs: int) -> int:
 
     That is on a GPU, with one thread or one expert to train, within a memory budget, and where training is short.
     """
-    few = count * epochs * cell.train_images < _MANY_IMAGES
-    if cell.device.type != "cpu" or few or cell.memory_facts or isinstance(cell.expert_store, ImportedStore):
+    few = count * epochs * cell.materials.train_images < _MANY_IMAGES
+    if cell.device.type != "cpu" or few or cell.memory_facts or isinstance(cell.materials.expert_store, ImportedStore):
         return 1
-    unfinished = sum(cell.expert_store.trained(i, epochs) < epochs for i in range(count))
-    room = free_bytes(cell.device) // (2 * cell.prepared_bytes + _LIBRARIES_BYTES)
+    unfinished = sum(cell.materials.expert_store.trained(i, epochs) < epochs for i in range(count))
+    room = free_bytes(cell.device) // (2 * cell.materials.prepared_bytes + _LIBRARIES_BYTES)
     return max(1, min(cell.execution.threads, unfinished, room))
 
 
@@ -82,7 +82,7 @@ def train_at_once(cell: Cell, count: int, epochs: int, at_once: int, ticker: Tic
             was done is kept.
         UsageError: there is no such data set in the processes.
     """
-    start, missing = time.perf_counter(), cell.expert_store.missing_epochs(count, epochs)
+    start, missing = time.perf_counter(), cell.materials.expert_store.missing_epochs(count, epochs)
     execution = dataclasses.replace(cell.execution, threads=1)
     task = {
         "config": cell.config.as_dict(),
@@ -94,7 +94,7 @@ def train_at_once(cell: Cell, count: int, epochs: int, at_once: int, ticker: Tic
     }
     command = [sys.executable, "-m", "dcbench_tesla.cells.expert_processes", json.dumps(task)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(execution.threads)}
-    log = cell.expert_store.folder / "processes.log"
+    log = cell.materials.expert_store.folder / "processes.log"
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
@@ -103,7 +103,7 @@ def train_at_once(cell: Cell, count: int, epochs: int, at_once: int, ticker: Tic
         while None in [worker.poll() for worker in workers]:
             if failed := [w for w in workers if w.returncode]:
                 raise _error(failed[0], log)
-            left = cell.expert_store.missing_epochs(count, epochs)
+            left = cell.materials.expert_store.missing_epochs(count, epochs)
             if left < missing:
                 ticker.advance(missing - left)
             missing = left
@@ -167,7 +167,7 @@ def main() -> int:
             session = Session(task["out"], data_dir=data_dir, execution=execution, quiet=True)
             cell = session.cell(CellConfig.from_dict(task["config"]), from_scratch=True)
             with bar("experts", 0, quiet=True) as silent:  # who started this process counts the files
-                cell.expert_store.ensure(task["count"], task["epochs"], cell.splits.train, silent)
+                cell.materials.expert_store.ensure(task["count"], task["epochs"], cell.splits.train, silent)
         except Exception as error:
             traceback.print_exc()
             defect = f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see the log."

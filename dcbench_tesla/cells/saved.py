@@ -114,9 +114,9 @@ def _evaluate_cell(
             f"{folder.name} was made from other images than {cell.dataset.name}'s here, or by another version of "
             f"{config.method}: run it again ({stored['command']})."
         )
-    if cell.folder.resolve() != folder:
+    if cell.place.folder.resolve() != folder:
         raise UsageError(f"{folder.name} was made from the same images under another name than {cell.dataset.name}.")
-    if not cell.condensed():
+    if not cell.place.condensed():
         raise UsageError(f"{folder.name} is not finished: {stored['command']} goes on with it.")
     return run_cell(cell, evaluate_again=force).rows
 

@@ -26,7 +26,6 @@ from dcbench_tesla.cells.sheet import write_sheet
 from dcbench_tesla.compute.compiling import training_is_compiled
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DcbenchError
-from dcbench_tesla.experts.store import StoredExperts
 from dcbench_tesla.interface import Condenser
 from dcbench_tesla.records.live import MetricLog, open_log
 from dcbench_tesla.records.progress import bar
@@ -45,14 +44,13 @@ class CellResult:
     @property
     def folder(self) -> Path:
         """The cell's folder; empty of tensors where only the rows came with the checkout."""
-        return self.cell.folder
+        return self.cell.place.folder
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
         """The evaluation rows by evaluator."""
-        rows = {
-            n: self.cell.workspace.row("evaluate", self.cell.evaluation_key(n)) for n in self.cell.config.evaluators
-        }
+        workspace, identity = self.cell.workspace, self.cell.identity
+        rows = {n: workspace.row("evaluate", identity.evaluation_key(n)) for n in self.cell.config.evaluators}
         return {name: row for name, row in rows.items() if row is not None}
 
     def accuracy(self, evaluator: str = "convnet", name: str = "last") -> Accuracy | None:
@@ -67,9 +65,9 @@ class CellResult:
         Raises:
             DcbenchError: its file is not on this machine; running with ``force`` makes it again.
         """
-        if not self.cell.distilled_path.exists():
+        if not self.cell.place.distilled.exists():
             raise DcbenchError(f"{self.cell.name} was done elsewhere and its set is not here: --force makes it again.")
-        return DistilledSet.load(self.cell.distilled_path)
+        return DistilledSet.load(self.cell.place.distilled)
 
 
 def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -> CellResult:
@@ -91,7 +89,7 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
             if evaluate_again:
                 stages = [f"{EVALUATE}{name}" for name in cell.config.evaluators]
                 for name in cell.config.evaluators:
-                    shutil.rmtree(cell.records(name), ignore_errors=True)
+                    shutil.rmtree(cell.place.records(name), ignore_errors=True)
             cell.execution.apply()
             cell = compilation_decided(cell, stages)
             cell.execution.apply()
@@ -103,22 +101,22 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
 
 
 def _forget(cell: Cell) -> None:
-    for path in cell.folder.iterdir():
+    for path in cell.place.folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != _LOCK:
             path.unlink()
     cell.workspace.drop_row("condense", cell.key)
     for evaluator in cell.config.evaluators:
-        cell.workspace.drop_row("evaluate", cell.evaluation_key(evaluator))
+        cell.workspace.drop_row("evaluate", cell.identity.evaluation_key(evaluator))
 
 
 @contextmanager
 def _alone(cell: Cell) -> Iterator[None]:
     """Hold the cell's lock: of two processes that want the same cell, one works and the other finds it done."""
-    with writing(cell.folder / _LOCK):
-        cell.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cell.folder / _LOCK)
+    with writing(cell.place.folder / _LOCK):
+        cell.place.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cell.place.folder / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -131,17 +129,18 @@ def _alone(cell: Cell) -> Iterator[None]:
 
 
 def _record_start(cell: Cell) -> None:
-    write_json(cell.folder / "execution.json", dataclasses.asdict(cell.execution))
-    if cell.condensed():  # by what it was condensed stays on record; an evaluation's row says its own
+    write_json(cell.place.execution, dataclasses.asdict(cell.execution))
+    if cell.place.condensed():  # by what it was condensed stays on record; an evaluation's row says its own
         return
-    write_json(cell.folder / "config.json", {"key": cell.key, "identity": cell.identity, **cell.config.as_dict()})
-    write_json(cell.folder / "environment.json", cell.environment)
+    configuration = {"key": cell.key, "identity": cell.identity.content, **cell.config.as_dict()}
+    write_json(cell.place.folder / "config.json", configuration)
+    write_json(cell.place.folder / "environment.json", cell.environment)
 
 
 def _run_stage(cell: Cell, stage: str) -> None:
     if stage == "experts":
-        assert cell.request is not None, "only a method that requests experts has this stage"
-        train_experts(cell, cell.expert_count, cell.request.epochs)
+        assert cell.materials.expert_request is not None, "only a method that requests experts has this stage"
+        train_experts(cell, cell.materials.expert_count, cell.materials.expert_request.epochs)
     elif stage == "condense":
         _condense(cell)
     else:
@@ -179,7 +178,7 @@ def cell_facts(cell: Cell) -> dict[str, Any]:
 def train_experts(cell: Cell, count: int, epochs: int) -> None:
     """Train the first ``count`` experts of a cell's recipe up to ``epochs``; leave a row when they are there."""
     cell.execution.apply()
-    store, total = cell.expert_store, count * epochs
+    store, total = cell.materials.expert_store, count * epochs
     done = total - store.missing_epochs(count, epochs)
     at_once = processes(cell, count, epochs)
     with bar("experts", total, done=done, unit="epoch", quiet=cell.quiet) as shown:
@@ -198,30 +197,29 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
 
 
 def _condense(cell: Cell) -> None:
-    done = CondenseLoop.iterations_done(cell.folder)
-    cell.check_snapshots(min(done, cell.iterations - 1))
+    done = CondenseLoop.iterations_done(cell.place.folder)
+    cell.place.check_snapshots(min(done, cell.identity.iterations - 1))
     condenser = cell.method(cell.config.settings)
-    experts = StoredExperts(cell.expert_store, cell.expert_count, cell.device) if cell.request else None
-    condenser.setup(cell.problem(experts))
+    condenser.setup(cell.problem(cell.materials.experts(cell.device)))
     metered = not condenser.compiled  # the meter cannot see into compiled code
     with ExitStack() as stack:
-        names = cell.execution.logs if done < cell.iterations else ()
+        names = cell.execution.logs if done < cell.identity.iterations else ()
         logs = [stack.enter_context(closing(_open_log(cell, name, start=done))) for name in names]
         loop = CondenseLoop(
             condenser,
-            cell.folder,
+            cell.place.folder,
             label=cell.config.method,
             key=cell.key,
-            snapshots=cell.snapshots,
+            snapshots=cell.identity.snapshots,
             keep_snapshot=lambda iteration: _keep(cell, condenser, iteration),
             logs=logs,
             metered=metered,
             quiet=cell.quiet,
         )
         loop.run(cell.device)
-    final = _keep(cell, condenser, cell.iterations)
+    final = _keep(cell, condenser, cell.identity.iterations)
     if cell.dataset.redistributable:
-        for path in (cell.folder / "sheet.png", cell.workspace.sheets / f"{cell.name}.png"):
+        for path in (cell.place.folder / "sheet.png", cell.workspace.sheets / f"{cell.name}.png"):
             write_sheet(final, path)
     for note in condenser.notes():
         cell.say(f"{cell.config.method}: note: {note}")
@@ -230,8 +228,8 @@ def _condense(cell: Cell) -> None:
         **_where(cell),
         "protocol": cell.config.condense_protocol,
         "settings": dataclasses.asdict(cell.config.settings),
-        "identity": cell.identity,
-        "iterations": cell.iterations,
+        "identity": cell.identity.content,
+        "iterations": cell.identity.iterations,
         "condense_seconds": round(loop.seconds, 3),
         "peak_bytes": loop.peak_bytes,
         **_compiled(condenser.compiled),
@@ -246,7 +244,7 @@ def _condense(cell: Cell) -> None:
 
 
 def _open_log(cell: Cell, name: str, *, start: int) -> MetricLog:
-    return open_log(name, cell.folder, cell.name, cell.config.as_dict(), key=cell.key, start=start)
+    return open_log(name, cell.place.folder, cell.name, cell.config.as_dict(), key=cell.key, start=start)
 
 
 def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
@@ -262,7 +260,7 @@ def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
         key=cell.key,
         redistributable=cell.dataset.redistributable,
     )
-    distilled.save(cell.snapshot_path(iteration), embed_preprocessing=not cell.config.data.zca)
+    distilled.save(cell.place.snapshot(iteration), embed_preprocessing=not cell.config.data.zca)
     return distilled
 
 
@@ -273,14 +271,14 @@ def _evaluate(cell: Cell, name: str) -> None:
         seed=cell.config.seed,
         test=cell.splits.test,
         validation=cell.splits.validation,
-        records=cell.records(name),
+        records=cell.place.records(name),
         tell=lambda text: cell.say(f"{cell.config.method}, {text}"),
     )
-    schedule = cell.schedule(name)
+    schedule = cell.identity.schedule(name)
     total = sum(networks for _, networks in schedule)
     with bar(f"{cell.config.method}: evaluate by {name}", total, unit="network", quiet=cell.quiet) as shown:
-        sets = [(i, networks, partial(DistilledSet.load, cell.snapshot_path(i))) for i, networks in schedule]
+        sets = [(i, networks, partial(DistilledSet.load, cell.place.snapshot(i))) for i, networks in schedule]
         columns = evaluation.run(sets, shown)
     compiled = _compiled(registry.load_evaluator(name).compiles and training_is_compiled())
     row = {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns, **compiled}
-    cell.workspace.write_row("evaluate", cell.evaluation_key(name), row)
+    cell.workspace.write_row("evaluate", cell.identity.evaluation_key(name), row)

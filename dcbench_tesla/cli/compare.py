@@ -403,10 +403,10 @@ def gradient(
     overrides = [parse_set(text) for text in assignments]
     cells = compared.cells(session, methods or compared.METHODS, dataset, ipc, preset=preset, overrides=overrides)
     reference = cells[compared.REFERENCE]
-    assert reference.request is not None, "trajectory matching requests experts"
+    assert reference.materials.expert_request is not None, "trajectory matching requests experts"
     compared.check_room(reference, steps or compared.STEPS)
     if "experts" in reference.stages_from_scratch():
-        train_experts(reference, reference.expert_count, reference.request.epochs)
+        train_experts(reference, reference.materials.expert_count, reference.materials.expert_request.epochs)
     figures = session.workspace.figures
 
     def keep(rows: "DataFrame") -> None:

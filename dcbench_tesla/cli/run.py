@@ -264,7 +264,7 @@ def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[l
             stages = cell.stages_from_scratch() if force else cell.pending()
             fitting.append(fitted(cell, budget, meter, stages))
         except Exception as error:
-            refused.append(Outcome.of(error, cell.folder / "error.txt"))
+            refused.append(Outcome.of(error, cell.place.folder / "error.txt"))
             if len(cells) > 1:
                 say(f"Error: {cell.name}: {refused[-1].reason}")
     return fitting, refused
@@ -343,7 +343,7 @@ def _show_results(results: "list[CellResult]", baselines: "Mapping[str, Cell]") 
         return
     _print_table([row for result in results for row in _result_rows(result, baselines.get(result.cell.key))])
     for result in results:
-        if result.cell.distilled_path.exists():
+        if result.cell.place.distilled.exists():
             click.echo(f"{result.cell.config.method}: {result.folder}")
         else:
             click.echo(f"{result.cell.config.method}: only its rows are here, not its images; --force makes them again")
@@ -448,11 +448,11 @@ def experts(
     session = Session(out, data_dir=data_dir, execution=replace(Execution.resolve(device), compile=compile))
     session.workspace.check_writable()
     cell = session.cell(config, from_scratch=True)
-    if cell.request is None:
+    if cell.materials.expert_request is None:
         raise UsageError(f"method {method} uses no experts.")
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs must be at least 1, not {epochs}.")
-    epochs = epochs or cell.request.epochs
-    cell = compilation_decided(cell, ["experts"], expert_epochs=cell.expert_count * epochs)
-    train_experts(cell, cell.expert_count, epochs)
-    click.echo(f"{cell.expert_count} experts of {epochs} epochs: {cell.expert_store.folder}")
+    epochs = epochs or cell.materials.expert_request.epochs
+    cell = compilation_decided(cell, ["experts"], expert_epochs=cell.materials.expert_count * epochs)
+    train_experts(cell, cell.materials.expert_count, epochs)
+    click.echo(f"{cell.materials.expert_count} experts of {epochs} epochs: {cell.materials.expert_store.folder}")

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from dcbench_tesla.cells.budget import predicted_peak
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.identity import describe_network
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.compare.points import Keep, keep_nothing
 from dcbench_tesla.config import Override, resolve_all
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.experts.store import StoredExperts
 from dcbench_tesla.interface import Condenser, ExpertSource, Problem
 from dcbench_tesla.profilers.free import free_bytes
 from dcbench_tesla.profilers.memory import PredictedMeter
@@ -89,7 +89,7 @@ def cells(
     configs = resolve_all(names, (dataset,), (ipc,), (0,), preset=preset, overrides=overrides)
     found = {config.method: session.cell(config, from_scratch=True) for config in configs}
     for name, cell in found.items():
-        if cell.request is None or cell.method.gradients is Condenser.gradients:
+        if cell.materials.expert_request is None or cell.method.gradients is Condenser.gradients:
             raise UsageError(f"{name} shows no gradient of trajectory matching to compare; tesla and tesla-exact do.")
     return found
 
@@ -124,8 +124,8 @@ def measure(
     """
     reference = cells[REFERENCE]
     reference.execution.apply()
-    assert reference.request is not None, "trajectory matching requests experts"
-    experts = StoredExperts(reference.expert_store, reference.expert_count, reference.device)
+    experts = reference.materials.experts(reference.device)
+    assert experts is not None, "trajectory matching requests experts"
     problems = {name: _as(reference.problem(experts), dtype) for name, dtype in DTYPES.items()}
     facts = _facts(reference)
     tables = []
@@ -140,7 +140,7 @@ def measure(
 def _facts(cell: Cell) -> dict[str, Any]:
     c, settings = cell.config, cell.config.settings
     images = c.ipc * cell.dataset.classes
-    environment = cell.environment
+    environment, network = cell.environment, describe_network(cell.dataset, c.network)
     return {
         "reference": REFERENCE,
         "dataset": cell.dataset.name,
@@ -148,12 +148,12 @@ def _facts(cell: Cell) -> dict[str, Any]:
         "ipc": c.ipc,
         "seed": c.seed,
         "batch_size": min(settings.batch_size or images, images),
-        "width": cell.network_facts["width"],
-        "depth": cell.network_facts["depth"],
+        "width": network["width"],
+        "depth": network["depth"],
         "meter": "autograd",
         "hardware": environment["hardware"],
         "dataset_fingerprint": cell.dataset.fingerprint,
-        "experts": cell.expert_store.recipe.key,
+        "experts": cell.materials.expert_store.recipe.key,
         "commit": environment["commit"],
         "torch": environment["versions"]["torch"],
     }

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcbench_tesla.cells.cell import describe_data, describe_network
+from dcbench_tesla.cells.identity import describe_data, describe_network
 from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.config import ExpertSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation

@@ -83,7 +83,7 @@ def _planned(
 ) -> PlannedCell:
     cell = job.cell
     found = PlannedCell(config=cell.config, name=cell.name)
-    report = cell.folder / "error.txt"
+    report = cell.place.folder / "error.txt"
     stages, reason = _tried(report, lambda: cell.stages_from_scratch() if job.force else cell.pending())
     if stages is None:
         return replace(found, reason=reason)
@@ -114,7 +114,7 @@ class _SharedExperts:
     def estimate(self, job: Job, stages: Sequence[str]) -> Estimate:
         """Estimate a cell's stages, its experts without what is counted; count them, if that succeeds."""
         wanted = self._wanted(job.cell) if "experts" in stages else {}
-        counted = self._counted.setdefault(job.cell.expert_store.recipe.key, {})
+        counted = self._counted.setdefault(job.cell.materials.expert_store.recipe.key, {})
         epochs = sum(to - max(since, counted.get(i, 0)) for i, (since, to) in wanted.items() if to > counted.get(i, 0))
         found = estimate(job.cell, stages, expert_epochs=epochs, from_scratch=job.force)
         counted.update({i: max(to, counted.get(i, 0)) for i, (_, to) in wanted.items()})
@@ -122,8 +122,8 @@ class _SharedExperts:
 
     def _wanted(self, cell: Cell) -> dict[int, tuple[int, int]]:
         """From which epoch to which one every expert of a cell is to be trained."""
-        to = cell.request.epochs if cell.request else 0
-        return {i: (cell.expert_store.trained(i, to), to) for i in range(cell.expert_count)}
+        to = cell.materials.expert_request.epochs if cell.materials.expert_request else 0
+        return {i: (cell.materials.expert_store.trained(i, to), to) for i in range(cell.materials.expert_count)}
 
 
 def open_cells(configs: Iterable[CellConfig], session: Session) -> tuple[list[Cell], list[PlannedCell]]:

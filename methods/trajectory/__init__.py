@@ -3,6 +3,19 @@
 The gradients alone, for a program of one's own: :func:`matching_gradient` and :func:`stream_matching_gradient`.
 """
 
-from ..inner.gradients import matching_gradient, stream_matching_gradient
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..inner.gradients import matching_gradient as matching_gradient
+    from ..inner.gradients import stream_matching_gradient as stream_matching_gradient
 
 __all__ = ["matching_gradient", "stream_matching_gradient"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the gradients when they are asked for: methods are listed without PyTorch."""
+    if name in __all__:
+        from ..inner import gradients
+
+        return getattr(gradients, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,200 @@
+"""What a cell is made of: the images as they are cut and preprocessed, the network, and the experts it reads."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from dcbench_tesla import registry
+from dcbench_tesla.cells.identity import ExpertsRead, augmentation_of, describe_data, describe_network
+from dcbench_tesla.compute.networks import ConvNet
+from dcbench_tesla.config import CellConfig
+from dcbench_tesla.data.augmentation import Augmentation
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.images import prepared_bytes
+from dcbench_tesla.data.preprocessing import Preprocessing, check_zca_size, fit_standardise, fit_zca
+from dcbench_tesla.data.splits import Indices, Splits, choose, cut
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.experts.imported import ImportedStore, open_imported
+from dcbench_tesla.experts.recipe import ExpertRecipe
+from dcbench_tesla.experts.store import ExpertStore, StoredExperts
+from dcbench_tesla.interface import ExpertRequest, Task
+from dcbench_tesla.records.progress import say
+from dcbench_tesla.records.store import content_key, load_tensors, read_json, save_tensors, write_json
+from dcbench_tesla.records.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dcbench_tesla.data.dataset import Pixels
+
+
+class Materials:
+    """The data, the network and the experts of a configuration, each made when it is asked for.
+
+    ``shared_splits``: prepared images by key, for cells that use the same ones. ``workspace``: where whitenings are
+    kept and experts lie.
+
+    Raises:
+        UsageError: IPC is less than 1, or more than the smallest class has training images; or the images are too
+            large to be whitened.
+    """
+
+    def __init__(
+        self,
+        config: CellConfig,
+        dataset: Dataset,
+        workspace: Workspace,
+        *,
+        shared_splits: dict[str, Splits],
+        quiet: bool = False,
+    ) -> None:
+        self.config, self.dataset, self._workspace = config, dataset, workspace
+        self._shared_splits, self._quiet = shared_splits, quiet
+        self.augmentation: Augmentation = augmentation_of(dataset, config.data)
+        self._method = registry.load_method(config.method)
+        self._check_ipc()
+        if config.data.zca:
+            check_zca_size(dataset.channels, dataset.side, dataset.side)
+
+    def _check_ipc(self) -> None:
+        if not self._method.uses_ipc:
+            return
+        if self.config.ipc < 1:
+            raise UsageError(f"IPC (images per class) must be at least 1, not {self.config.ipc}.")
+        if self.config.ipc > self.smallest_class:
+            raise UsageError(
+                f"IPC {self.config.ipc} is more than the {self.smallest_class} training images of "
+                f"{self.dataset.name}'s smallest class: choose a smaller --ipc."
+            )
+
+    # ---- images ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _indices(self) -> Indices:
+        return choose(torch.from_numpy(self.dataset.y_train), self.dataset.classes, self.config.data)
+
+    @property
+    def _train_labels(self) -> Tensor:
+        return torch.from_numpy(self.dataset.y_train)[self._indices.train]
+
+    @property
+    def _train_pixels(self) -> "Pixels":
+        chosen, pixels = self._indices.train, self.dataset.x_train
+        return pixels if len(chosen) == len(pixels) else pixels[chosen.numpy()]
+
+    @property
+    def train_images(self) -> int:
+        """How many training images experts and matching see."""
+        return len(self._indices.train)
+
+    @cached_property
+    def smallest_class(self) -> int:
+        """How many of them the smallest class has."""
+        return int(torch.bincount(self._train_labels, minlength=self.dataset.classes).min())
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Bytes that they take on the device, preprocessed; 0 where they are too many to lie there."""
+        return prepared_bytes(self.train_images * self.dataset.channels * self.dataset.side**2)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The fitted preprocessing; a ZCA fit is kept under ``preprocessing/`` and read back."""
+        if not self.config.data.zca:
+            return fit_standardise(self.dataset, None if self.dataset.mean else self._train_pixels)
+        facts = describe_data(self.dataset, self.config.data)
+        fit = self._workspace.preprocessing / f"fit-{content_key(facts)}.json"
+        fit.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(fit.with_suffix(".lock")):  # two fits can differ in their last bits: there is one
+            if fit.exists():
+                whitening = fit.with_name(read_json(fit)["preprocessing"] + ".safetensors")
+                if whitening.exists():
+                    return Preprocessing.from_state(*load_tensors(whitening))
+            if not self._quiet:
+                say("fitting the ZCA whitening (once for this data set) ...")
+            fitted = fit_zca(self._train_pixels, self.dataset.max_value)
+            tensors, about = fitted.state()
+            save_tensors(fit.with_name(f"{fitted.key}.safetensors"), tensors, about)
+            write_json(fit, {"preprocessing": fitted.key, "data": facts})
+            return fitted
+
+    def splits(self, device: torch.device) -> Splits:
+        """Return training, validation and test images on a device; made once for all cells that use the same."""
+        key = content_key([describe_data(self.dataset, self.config.data), str(device)])
+        if key not in self._shared_splits:
+            self._shared_splits[key] = cut(self.dataset, self._indices, self.preprocessing, device)
+        return self._shared_splits[key]
+
+    @cached_property
+    def task(self) -> Task:
+        """What every network of the cell sees."""
+        return Task(
+            dataset=self.dataset.name,
+            fingerprint=self.dataset.fingerprint,
+            channels=self.dataset.channels,
+            side=self.dataset.side,
+            class_names=self.dataset.class_names,
+            preprocessing=self.preprocessing,
+            augmentation=self.augmentation,
+            redistributable=self.dataset.redistributable,
+        )
+
+    # ---- networks --------------------------------------------------------------------------------------------------
+
+    def build_network(self) -> ConvNet:
+        """Return a fresh network of experts and matching."""
+        n, d = self.config.network, self.dataset
+        return ConvNet(d.channels, d.classes, d.side, n.width, n.depth)
+
+    @cached_property
+    def expert_request(self) -> ExpertRequest | None:
+        """What the method asks of experts; ``None`` where it reads none."""
+        return self._method.expert_request(self.config.settings)
+
+    @cached_property
+    def expert_store(self) -> ExpertStore:
+        """The experts that the settings describe, or those that were imported.
+
+        Raises:
+            UsageError: there are no such imported experts, or they do not belong to these data and this network.
+        """
+        c = self.config
+        recipe = ExpertRecipe(
+            facts={"data": describe_data(self.dataset, c.data), "network": describe_network(self.dataset, c.network)},
+            settings=c.experts,
+            augmentation=self.augmentation,
+            build_network=self.build_network,
+        )
+        if self.expert_request and c.experts.imported:
+            return open_imported(self._workspace.experts, c.experts.imported, recipe)
+        return ExpertStore(self._workspace.experts, recipe)
+
+    @property
+    def expert_count(self) -> int:
+        """How many experts the method reads: what it requests, else the setting, else all that were imported.
+
+        Raises:
+            UsageError: more experts or more epochs of them than were imported.
+        """
+        request = self.expert_request
+        requested = request.count if request else None
+        if request and isinstance(self.expert_store, ImportedStore):
+            asked = self.config.experts.count if "experts.count" in self.config.changed else None
+            return self.expert_store.bounded(requested or asked, request.epochs)
+        return requested or self.config.experts.count
+
+    def experts(self, device: torch.device) -> StoredExperts | None:
+        """Return the experts that the method reads, on a device; ``None`` where it reads none."""
+        return StoredExperts(self.expert_store, self.expert_count, device) if self.expert_request else None
+
+    @property
+    def experts_read(self) -> ExpertsRead | None:
+        """Which experts define the result; ``None`` where none are read."""
+        return ExpertsRead(self.expert_store.recipe.key, self.expert_count) if self.expert_request else None
+
+    @property
+    def experts_complete(self) -> bool:
+        """Whether all the snapshots that the method reads are on the disk."""
+        request = self.expert_request
+        return request is None or self.expert_store.complete(self.expert_count, request.epochs)

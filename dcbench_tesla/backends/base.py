@@ -12,16 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.stages import cell_facts
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError, explained, is_out_of_memory
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.store import content_key, read_json, write_json, write_text
 from dcbench_tesla.records.workspace import Workspace
-
-if TYPE_CHECKING:
-    from dcbench_tesla.cells.cell import Cell
-    from dcbench_tesla.cells.execution import Execution
 
 Status = Literal["ok", "diverged", "out of memory", "timed out", "killed", "failed"]
 
@@ -123,7 +122,7 @@ class Job:
     which leaves it to the cluster's defaults.
     """
 
-    cell: "Cell"
+    cell: Cell
     force: bool = False
     data_dir: Path | None = None
     memory_bytes: int | None = None
@@ -139,8 +138,6 @@ class Job:
 
     def freeze(self, timeout_s: float | None = None) -> FrozenJob:
         """Return the job as a worker reads it; it may take ``timeout_s``."""
-        from dcbench_tesla.cells.stages import cell_facts
-
         cell, execution = self.cell, self.cell.execution
         return FrozenJob(
             name=f"{cell.name}-{self.id[:6]}",
@@ -174,7 +171,7 @@ class Backend(Protocol):
     take.
     """
 
-    execution: "Execution"
+    execution: Execution
     at_once: int | None
     running: int
     in_process: bool

@@ -5,6 +5,8 @@ import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from jupyter_client.manager import KernelManager
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "_ext"))
 
@@ -26,7 +28,7 @@ exclude_patterns = ["_ext", "_static"]
 # --- pages: Markdown ---------------------------------------------------------------------------------------------
 myst_enable_extensions = ["colon_fence", "deflist", "html_image"]
 myst_heading_anchors = 3
-suppress_warnings = ["toc.empty_glob"]
+smartquotes = False  # `--out` is no dash
 
 # --- examples: run at every build, in a folder of their own; a cell that fails fails the build ---------------------
 nb_execution_mode = "force"
@@ -34,10 +36,10 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_output_stderr = "remove"
-nb_merge_streams = True
 # the cells call the `dcbench` of this environment; one thread, so that their figures do not depend on the cores
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 os.environ["OMP_NUM_THREADS"] = "1"
+KernelManager.transport_encryption.default_value = "auto"  # or every kernel warns that it talks unencrypted
 
 # --- reference: docstrings in Google style -------------------------------------------------------------------------
 default_role = "code"

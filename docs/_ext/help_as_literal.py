@@ -1,6 +1,7 @@
-"""Show the blocks that click prints as they stand (``\\b``) as literal blocks, where sphinx-click makes verses of them.
+"""Make sphinx-click show a command as its ``--help`` does.
 
-A block's first line is its title if it ends with a colon; the others are shown in monospace.
+Blocks that click prints as they stand (``\\b``) become literal blocks, where sphinx-click makes verses of them; a first
+line that ends with a colon is such a block's title. Options show the kind of their value, not the name it has in the code.
 """
 
 import inspect
@@ -10,13 +11,19 @@ from collections.abc import Iterator
 import click
 from sphinx.application import Sphinx
 
-_CODE = re.compile(r"`([^`]+)`")
+_SPECIAL = re.compile(r"`([^`]+)`|([*_|\\])")
 
 
 def _block(lines: list[str]) -> Iterator[str]:
     if lines[0].endswith(":"):
         yield from (lines.pop(0), "")
-    yield from (".. code-block:: text", "", *(f"   {line}" for line in inspect.cleandoc("\n" + "\n".join(lines)).splitlines()), "")
+    block = inspect.cleandoc("\n" + "\n".join(lines)).splitlines()
+    yield from (".. code-block:: text", "", *(f"   {line}" for line in block), "")
+
+
+def _inline(line: str) -> str:
+    """Return a line of a paragraph with `code` as reStructuredText marks it, and nothing else marked up."""
+    return _SPECIAL.sub(lambda found: f"``{found[1]}``" if found[1] else f"\\{found[2]}", line)
 
 
 def as_rst(text: str) -> Iterator[str]:
@@ -26,14 +33,23 @@ def as_rst(text: str) -> Iterator[str]:
         if lines[0].strip() == "\b":
             yield from _block(lines[1:])
         else:
-            yield from (*(_CODE.sub(r"``\1``", line) for line in lines), "")
+            yield from (*map(_inline, lines), "")
 
 
 def _describe(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
     lines[:] = as_rst(ctx.command.help or "")
 
 
+def _metavars(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
+    names = {f" <{option.name}>": f" <{option.make_metavar(ctx).strip('[]')}>" for option in ctx.command.params}
+    for number, line in enumerate(lines):
+        if line.startswith(".. option::"):
+            head, bracket, name = line.partition(" <")
+            lines[number] = head + names.get(bracket + name, bracket + name)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Take over what sphinx-click makes of a command's help."""
+    """Take over what sphinx-click makes of a command's help and options."""
     app.connect("sphinx-click-process-description", _describe)
+    app.connect("sphinx-click-process-options", _metavars)
     return {"parallel_read_safe": True}

@@ -347,9 +347,9 @@ class Condenser(ABC):
 class Evaluator(ABC):
     """One network and the recipe that trains it on a distilled set.
 
-    A subclass is registered in the entry-point group ``dcbench.evaluators``; the first line of its docstring is shown in
-    listings. Where its settings have a field ``networks``, that is how many networks are trained; 0 means as many as
-    ``evaluation.networks`` says.
+    A subclass is registered in the entry-point group ``dcbench.evaluators``; the first line of its docstring is shown
+    in listings. Where its settings have a field ``networks``, that is how many networks are trained; 0 means as many
+    as ``evaluation.networks`` says.
 
     Attributes:
         settings: the evaluator's settings, an instance of its ``Settings``.
@@ -380,7 +380,7 @@ class Evaluator(ABC):
 
     @classmethod
     def probe(cls, settings: Any) -> Any:
-        """Return settings with which training takes few steps, each as long as with ``settings``; estimates use them."""
+        """Return settings whose training takes few steps, each as long as with ``settings``; estimates use them."""
         return settings
 
     @classmethod
@@ -409,4 +409,5 @@ class Evaluator(ABC):
 
         Raises:
             UsageError: the network cannot take such images.
+            DivergedError: training ended in NaN; the network counts with the accuracy of chance.
         """

@@ -1,7 +1,8 @@
 """Make sphinx-click show a command as its ``--help`` does.
 
-Blocks that click prints as they stand (``\\b``) become literal blocks, where sphinx-click makes verses of them; a first
-line that ends with a colon is such a block's title. Options show the kind of their value, not the name it has in the code.
+Blocks that click prints as they stand (``\\b``) become literal blocks, where sphinx-click makes verses of them; a
+first line that ends with a colon is such a block's title. Options show the kind of their value, not its name in the
+code.
 """
 
 import inspect

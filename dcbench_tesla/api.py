@@ -58,7 +58,7 @@ def run(
         quiet: show no progress.
 
     Returns:
-        The cell's result: ``result.accuracy()``, ``result.distilled``, ``result.folder``, ``result.rows``.
+        The cell's result, with ``accuracy()``, the set ``distilled``, its ``folder`` and its ``rows``.
 
     Raises:
         UsageError: it cannot be done as asked, or not within the memory budget; the message says what can.

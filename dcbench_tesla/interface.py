@@ -245,7 +245,7 @@ class Condenser(ABC):
 
     @property
     def iterations(self) -> int:
-        """Number of iterations the core runs: the setting of that name, or 0 where there is none."""
+        """Number of iterations that the core runs; the setting of that name, or 0 where there is none."""
         return int(getattr(self.settings, "iterations", 0))
 
     @classmethod
@@ -310,8 +310,8 @@ class Condenser(ABC):
         images and experts are float64, so are the gradients.
 
         Returns:
-            The iteration's record, and a gradient for everything that is learned, by name, in the shape of what it is
-            the gradient of: ``images`` ``(N, C, H, W)``, for instance.
+            The iteration's record, and the gradient of everything that is learned, by name and in its shape, for
+            instance ``images`` ``(N, C, H, W)``.
 
         Raises:
             NotImplementedError: the method does not show its gradients.
@@ -372,7 +372,7 @@ class Evaluator(ABC):
     @property
     @abstractmethod
     def recipe(self) -> str:
-        """The recipe's name, as rows and tables give it: ``published``, ``learned-lr`` or a description."""
+        """The recipe's name in rows and tables, such as ``published`` or ``learned-lr``."""
 
     @abstractmethod
     def cost(self, distilled: DistilledSet) -> int:

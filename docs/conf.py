@@ -6,6 +6,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 
 from jupyter_client.manager import KernelManager
+from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "_ext"))
@@ -20,7 +21,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_click",
-    "help_as_literal",
+    "command_line",
     "outside_links",
 ]
 exclude_patterns = ["_ext", "_static"]
@@ -40,6 +41,7 @@ nb_output_stderr = "remove"
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 os.environ["OMP_NUM_THREADS"] = "1"
 KernelManager.transport_encryption.default_value = "auto"  # or every kernel warns that it talks unencrypted
+NotebookClient.coalesce_streams.default_value = True  # or what a command prints is shown in pieces
 
 # --- reference: docstrings in Google style -------------------------------------------------------------------------
 default_role = "code"
@@ -48,7 +50,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 

@@ -157,7 +157,8 @@ def matching_gradient(
 
     A student takes T SGD steps from ``start`` and is compared with ``target`` (TESLA eq. 1, MTT eq. 2)::
 
-        w_0 = start,    w_{k+1} = w_k - b grad_w l(w_k; x_k, y_k),    L = ||w_T - target||^2 / ||start - target||^2
+        w_0 = start,    w_{k+1} = w_k - b grad_w l(w_k; x_k, y_k),    k = 0 .. T-1
+        L = ||w_T - target||^2 / ||start - target||^2
 
     Args:
         loss: l, a scalar function ``loss(w, x, y)`` of a flat parameter vector ``(P,)``, twice differentiable by
@@ -180,8 +181,9 @@ def matching_gradient(
     Example:
         >>> import torch
         >>> loss = lambda theta, x, y: ((x @ theta - y) ** 2).mean()
+        >>> start, target = torch.zeros(2), torch.ones(2)
         >>> x, y = [torch.eye(2)] * 3, [torch.ones(2)] * 3
-        >>> result = matching_gradient(loss, torch.zeros(2), torch.ones(2), x, y, lr=0.5, mode="exact")
+        >>> result = matching_gradient(loss, start, target, x, y, lr=0.5, mode="exact")
         >>> round(result.loss.item(), 4), len(result.inputs), result.labels[0] is None
         (0.0156, 3, True)
     """

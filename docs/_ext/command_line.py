@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 
 import click
+from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 
 _SPECIAL = re.compile(r"`([^`]+)`|([*_|\\])")
@@ -49,8 +51,17 @@ def _metavars(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
             lines[number] = head + names.get(bracket + name, bracket + name)
 
 
+def _link_sections(app: Sphinx, doctree: nodes.document) -> None:
+    """Let Markdown links lead to the sections of commands on the same page, of which MyST does not know."""
+    sections = {name for section in doctree.findall(nodes.section) for name in section["ids"]}
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        if link["reftype"] == "myst" and link["refdomain"] is None and link["reftarget"] in sections:
+            link.replace_self(nodes.reference("", "", *link.children, refid=link["reftarget"], internal=True))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Take over what sphinx-click makes of a command's help and options."""
+    """Take over what sphinx-click makes of a command's help and options, and links to it."""
     app.connect("sphinx-click-process-description", _describe)
     app.connect("sphinx-click-process-options", _metavars)
+    app.connect("doctree-read", _link_sections)
     return {"parallel_read_safe": True}

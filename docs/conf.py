@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partialmethod
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -41,7 +42,8 @@ nb_output_stderr = "remove"
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 os.environ["OMP_NUM_THREADS"] = "1"
 KernelManager.transport_encryption.default_value = "auto"  # or every kernel warns that it talks unencrypted
-NotebookClient.coalesce_streams.default_value = True  # or what a command prints is shown in pieces
+# or what a command prints is shown in pieces
+NotebookClient.__init__ = partialmethod(NotebookClient.__init__, coalesce_streams=True)
 
 # --- reference: docstrings in Google style -------------------------------------------------------------------------
 default_role = "code"
@@ -50,6 +52,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Attributes", "params_style")]  # as compact as parameters
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
@@ -61,3 +64,12 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 pygments_style = "default"
+
+
+def setup(app):
+    """Show a default that is made anew for each object as ``...``: ``<factory>`` is no Python, and is not marked up."""
+
+    def readable(app, what, name, thing, options, signature, returned):
+        return (signature and signature.replace("<factory>", "..."), returned)
+
+    app.connect("autodoc-process-signature", readable)

@@ -121,7 +121,7 @@ class CellConfig:
 
     @property
     def protocol_with_values(self) -> str:
-        """The protocol, and the values of what was changed: ``paper, changed: labels=hard``."""
+        """The protocol with the values of what was changed, such as ``paper, changed: labels=hard``."""
         told = ", ".join(f"{label}={as_text(self._value(label))}" for label in self.changed)
         return self.protocol.partition(_CHANGED)[0] + (f"{_CHANGED}{told}" if told else "")
 

@@ -30,13 +30,14 @@ exclude_patterns = ["_ext", "_static"]
 # --- pages: Markdown ---------------------------------------------------------------------------------------------
 myst_enable_extensions = ["colon_fence", "deflist", "html_image"]
 myst_heading_anchors = 3
+highlight_language = "text"  # blocks of no named language are formulas
 smartquotes = False  # `--out` is no dash
 
 # --- examples: run at every build, in a folder of their own; a cell that fails fails the build ---------------------
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 300
 nb_output_stderr = "remove"
 # the cells call the `dcbench` of this environment; one thread, so that their figures do not depend on the cores
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -1,5 +1,9 @@
 """dcbench: a benchmark harness for dataset condensation.
 
+:func:`run` runs one cell (a method on a data set), and :func:`load_dataset` loads a data set. A
+:class:`~dcbench_tesla.distilled.DistilledSet` is what a method makes. Methods derive from
+:class:`~dcbench_tesla.interface.Condenser`, evaluators from :class:`~dcbench_tesla.interface.Evaluator`.
+
 >>> import dcbench_tesla as dcbench                                                         # doctest: +SKIP
 >>> result = dcbench.run("tesla", dataset="digits", ipc=1, preset="smoke")                  # doctest: +SKIP
 >>> result.accuracy().mean, result.distilled.images.shape                                   # doctest: +SKIP

@@ -33,33 +33,36 @@ def run(
     force: bool = False,
     quiet: bool = False,
 ) -> CellResult:
-    """Run one cell, or what is missing of it, and return its result.
+    """Train experts where the method needs them, condense, evaluate, and return the result.
 
-    The command ``dcbench run`` does this for each of its cells, and adds the baseline and an estimate. PyTorch's number
-    of threads and its flags for TF32 are set for the process.
+    What was done before, by Python or by the command, is not done again. ``dcbench run`` does the same for each of its
+    cells and adds the baseline ``random``. PyTorch's number of threads and its flags for TF32 are set for the process.
 
     Args:
         method: a registered method (``dcbench list methods``).
-        dataset: a registered data set, ``npz:PATH`` or ``folder:PATH``.
+        dataset: a registered data set (``dcbench list datasets``), ``npz:PATH`` or ``folder:PATH``.
         ipc: images per class.
-        seed: the cell's seed; the same seed gives the same bytes on the same CPU, with as many threads.
+        seed: the cell's seed; the same seed gives the same bytes on the same CPU with the same number of threads.
         preset: ``paper``, ``quick`` or ``smoke``.
-        evaluators: the networks to train on the distilled set.
+        evaluators: the networks to train on the distilled set (``dcbench list evaluators``).
         settings: what differs from the preset, ``{"steps": 20, "network.width": 64}``.
-        out: where results go.
+        out: the folder of the results.
         data_dir: where data sets lie; default ``$DCBENCH_DATA`` or the platform's cache folder.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
-        memory_budget: bytes, or a size such as ``"40GiB"``: what is predicted to need more is not begun, and graphs are
-            kept as far as it goes (``keep_graphs``).
+        memory_budget: bytes, or a size such as ``"40GiB"``. A cell that is predicted to need more is not begun; where
+            less is needed, as many step graphs are kept as fit (``keep_graphs``), which saves time.
         log: ``tensorboard``, ``wandb`` or both: where the metrics of every iteration go besides ``metrics.jsonl``.
-        compile: whether matching steps and training of ConvNets are compiled: ``on``, ``off``, or ``auto``,
-            where the run is long enough to gain by it.
-        force: start over.
+        compile: whether matching steps and the training of ConvNets are compiled: ``on``, ``off``, or ``auto``, which
+            compiles where the run is long enough to gain by it.
+        force: start over, even if the cell is done.
         quiet: show no progress.
 
+    Returns:
+        The cell's result, with ``accuracy()``, the set ``distilled``, its ``folder`` and its ``rows``.
+
     Raises:
-        UsageError: it cannot be done as asked, or not within the budget; says what can.
-        DcbenchError: it failed on the way; running again goes on where it was.
+        UsageError: it cannot be done as asked, or not within the memory budget; the message says what can.
+        DcbenchError: it failed on the way; called again, it goes on where it was.
     """
     overrides = overrides_from(settings or {})
     config = resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)

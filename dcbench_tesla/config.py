@@ -121,7 +121,7 @@ class CellConfig:
 
     @property
     def protocol_with_values(self) -> str:
-        """The protocol, and the values of what was changed: ``paper, changed: labels=hard``."""
+        """The protocol with the values of what was changed, such as ``paper, changed: labels=hard``."""
         told = ", ".join(f"{label}={as_text(self._value(label))}" for label in self.changed)
         return self.protocol.partition(_CHANGED)[0] + (f"{_CHANGED}{told}" if told else "")
 
@@ -176,7 +176,7 @@ def parse_set(text: str) -> Override:
 
 
 def overrides_from(settings: Mapping[str, Any]) -> list[Override]:
-    """Return settings given as ``{"steps": 20, "network.width": 64}`` as overrides."""
+    """Return settings given as ``{"steps": 20, "network.width": 64}`` as overrides, which :func:`resolve_all` takes."""
     found = []
     for key, value in settings.items():
         section, dot, name = key.rpartition(".")
@@ -320,10 +320,21 @@ def resolve_all(
     evaluators: Sequence[str] = ("convnet",),
     overrides: Sequence[Override] = (),
 ) -> list[CellConfig]:
-    """Resolve every combination; with several methods, each takes the overrides that have an effect on it.
+    """Return the configuration of every combination of method, data set, IPC and seed.
+
+    Where there are several methods, each takes those overrides that have an effect on it.
+
+    Args:
+        methods: names of registered methods.
+        datasets: names of data sets.
+        ipcs: numbers of images per class.
+        seeds: the cells' seeds.
+        preset: ``paper``, ``quick`` or ``smoke``.
+        evaluators: the networks to train on the distilled sets.
+        overrides: what differs from the preset.
 
     Raises:
-        UsageError: an override has no effect on any of the methods, or is wrong; names that are unknown.
+        UsageError: a name is unknown, or an override has a wrong value or no effect on any of the methods.
     """
     lenient = len(methods) > 1
     configs = [
@@ -346,10 +357,10 @@ def resolve_all(
 
 
 def baseline_of(config: CellConfig) -> CellConfig:
-    """Return the ``random`` cell that matches ``config``: same data, preprocessing, IPC and seed.
+    """Return the cell of ``random`` to compare a cell with: same data, preprocessing, IPC and seed.
 
-    It is evaluated by the same networks, each by the recipe of the preset for ``random`` with what was changed of it:
-    a recipe that belongs to another method's sets (DC's 300 epochs without augmentation) is not the baseline's.
+    It is evaluated by the same networks. Their recipes are those that the preset gives for ``random``, with the user's
+    changes: a recipe that belongs to the sets of another method (DC's 300 epochs without augmentation) is not taken.
     """
     c = config
     what: dict[str, Any] = {"seed": c.seed, "preset": c.preset, "evaluators": tuple(c.evaluators)}

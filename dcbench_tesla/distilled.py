@@ -25,10 +25,16 @@ _EMBEDDED = "preprocessing."  # before the names of its tensors in the same file
 class DistilledSet:
     """Synthetic (or chosen) images with everything a network needs to be trained on them.
 
-    ``images``: float32 ``(N, C, H, W)`` in the space the networks see, or uint8 pixels in ``0..max_value`` for sets
-    that choose real images. ``labels``: int64 ``(N,)`` or float32 ``(N, K)`` probabilities. ``lr``: the learned
-    learning rate of the student, where the method learns one. ``augmentation``: the strategy to train with.
-    ``preprocessing`` leads from pixels to ``images`` and back. ``provenance``: who made it from what, plain JSON.
+    Attributes:
+        images: float32 ``(N, C, H, W)`` in network space, that is, preprocessed; or uint8 pixels in ``0..max_value``
+            where real images were chosen. :meth:`inputs` returns network inputs for both.
+        labels: classes, int64 ``(N,)``, or probabilities, float32 ``(N, K)``.
+        class_names: names of the K classes, in the order of the labels.
+        preprocessing: the map from pixels in [0, 1] to network space, and back. Test images must go through it.
+        augmentation: the DSA strategy to train with, or ``none``.
+        max_value: the pixel value that stands for 1.
+        lr: the learning rate that was learned for training on the set; ``None`` where none was.
+        provenance: who made the set from what, as plain JSON.
 
     Raises:
         UsageError: shapes or types do not fit together.
@@ -72,14 +78,14 @@ class DistilledSet:
         return self.labels.argmax(1) if self.labels.ndim == 2 else self.labels
 
     def inputs(self, device: torch.device | str = "cpu") -> Tensor:
-        """Return the network inputs, float32 ``(N, C, H, W)`` on ``device``."""
+        """Return the network inputs: float32 ``(N, C, H, W)``, preprocessed, on ``device``."""
         if self.images.dtype == torch.float32:
             return self.images.to(device)
         real = self.as_labelled(torch.device(device))
         return real.inputs(torch.arange(len(self)))
 
     def as_labelled(self, device: torch.device) -> LabelledImages:
-        """Return a set of real images (uint8 pixels) as a labelled image set that makes its batches when asked."""
+        """Return a set of real images (uint8 pixels) as labelled images, which preprocess a batch when asked for it."""
         return LabelledImages(
             self.images,
             self.hard,
@@ -90,25 +96,30 @@ class DistilledSet:
         )
 
     def pixels(self) -> Tensor:
-        """Return the images as they are looked at: float32 in [0, 1], preprocessing undone, clamped."""
+        """Return the images to look at: float32 ``(N, C, H, W)``, preprocessing undone, clamped to [0, 1]."""
         if self.images.dtype == torch.uint8:
             return self.images.float() / self.max_value
         return self.preprocessing.inverse(self.images).clamp(0, 1)
 
     def choose(self, indices: Tensor) -> "DistilledSet":
-        """Return the set of the images at ``indices`` only."""
+        """Return the set that consists of the images at ``indices``, int64 ``(M,)``, in that order."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def with_provenance(self, **facts: Any) -> "DistilledSet":
-        """Return the set with facts added to its provenance."""
+        """Return the set with ``facts`` added to its provenance."""
         return replace(self, provenance={**self.provenance, **facts})
 
     def save(self, path: Path, *, embed_preprocessing: bool = True) -> None:
-        """Write one safetensors file, atomically.
+        """Write the set as one safetensors file; an interrupted call leaves no broken file.
 
-        A ZCA matrix is large (38 MB at 32 pixels). With ``embed_preprocessing=False`` it goes once into
-        ``preprocessing/<key>.safetensors`` of the nearest folder above ``path`` that has a folder of that name, and
-        the set names its key.
+        Args:
+            path: the file to write.
+            embed_preprocessing: whether the preprocessing goes into the same file. A ZCA matrix is large (38 MB for
+                3 x 32 x 32 images). With ``False`` it is written once, to ``preprocessing/<key>.safetensors`` in the
+                nearest folder above ``path`` that has a folder ``preprocessing``, and the set names its key.
+
+        Raises:
+            FileNotFoundError: ``embed_preprocessing`` is ``False`` and no folder above has a folder ``preprocessing``.
         """
         tensors, meta = self.state()
         if not embed_preprocessing:
@@ -120,7 +131,7 @@ class DistilledSet:
         save_tensors(path, tensors, {"format": FORMAT, "version": 1, **meta})
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return named CPU tensors and JSON facts, from which :meth:`from_state` makes the same set again."""
+        """Return named tensors and JSON facts from which :meth:`from_state` makes the same set again."""
         tensors, facts = self.preprocessing.state()
         meta = {
             "class_names": list(self.class_names),
@@ -135,7 +146,11 @@ class DistilledSet:
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "DistilledSet":
-        """Rebuild from :meth:`state`; raises ``CorruptFileError`` where a part of it is missing."""
+        """Return the set that :meth:`state` was called on.
+
+        Raises:
+            CorruptFileError: a part of it is missing.
+        """
         try:
             return cls(
                 images=tensors["images"],
@@ -152,10 +167,10 @@ class DistilledSet:
 
     @classmethod
     def load(cls, path: Path) -> "DistilledSet":
-        """Read a file written by :meth:`save`.
+        """Read a file that :meth:`save` wrote.
 
         Raises:
-            CorruptFileError: the file is damaged, is no distilled set, or its preprocessing file is missing.
+            CorruptFileError: the file is damaged or is no distilled set, or the file of its preprocessing is missing.
         """
         path = Path(path)
         try:

@@ -39,20 +39,26 @@ __all__ = [
 class Settings:
     """Base of a plugin's hyper-parameters: a frozen, keyword-only dataclass of int, float, bool and str fields.
 
-    ``--set name=value`` reaches the fields by name. A subclass checks its values in ``__post_init__`` and raises
-    :class:`~dcbench_tesla.errors.UsageError` with the remedy.
+    ``--set name=value`` sets the field of that name; every field has a default. A subclass checks its values in
+    ``__post_init__`` and raises :class:`~dcbench_tesla.errors.UsageError`, which says what to give instead.
     """
 
     def inert(self) -> Mapping[str, str]:
-        """Return the fields that have no effect as the others stand, with the reason; setting one is an error."""
+        """Return the fields that have no effect given the values of the others, each with the reason.
+
+        A user who sets such a field gets a :class:`~dcbench_tesla.errors.UsageError` with that reason.
+        """
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertRequest:
-    """What a condenser reads of the expert trajectories: epochs 0 .. ``epochs``, a snapshot each.
+    """What a condenser reads of the expert trajectories.
 
-    ``count``: of so many experts, where the method and not the setting ``experts.count`` says how many.
+    Attributes:
+        epochs: the last epoch that is read; experts are trained for so many epochs, with a snapshot at the start and
+            after each of them.
+        count: how many experts the method reads; ``None``: as many as the setting ``experts.count`` says.
     """
 
     epochs: int
@@ -60,20 +66,41 @@ class ExpertRequest:
 
 
 class ExpertSource(Protocol):
-    """Expert trajectories: networks trained on the real training set, a flat parameter vector an epoch."""
+    """Expert trajectories: networks trained on the real images, each with a flat parameter vector for every epoch."""
 
     def __len__(self) -> int:
         """Return the number of experts."""
         ...
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """Return the parameters ``(P,)`` of one expert after ``epoch`` epochs, float32 on the run's device."""
+        """Return one expert's parameters after ``epoch`` epochs: ``(P,)``, float32, on the run's device.
+
+        The parameters stand in the order of ``network.parameters()``; epoch 0 is the initialisation.
+
+        Args:
+            expert: number of the expert, from 0.
+            epoch: number of epochs it was trained, from 0.
+
+        Raises:
+            CorruptFileError: the snapshot's file is damaged.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What every network of a run sees: the images' shape, the classes, the preprocessing and the augmentation."""
+    """What every network of a run sees: the images' shape, the classes, the preprocessing and the augmentation.
+
+    Attributes:
+        dataset: name of the data set.
+        fingerprint: hash of its images and labels, 16 hex digits.
+        channels: number of colour channels C.
+        side: height and width of the images in pixels, H = W.
+        class_names: names of the K classes, in the order of the labels.
+        preprocessing: the fitted map from pixels in [0, 1] to what networks see.
+        augmentation: the differentiable augmentation (DSA) that networks are trained with.
+        redistributable: whether the images may be passed on.
+    """
 
     dataset: str
     fingerprint: str
@@ -92,11 +119,20 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a condenser is given: the training images, how many to make of them, and the means.
+    """What a condenser is given: the training images, how many images to make of them, and what it needs for that.
 
-    ``build_network()`` returns a freshly initialised network of the run on the CPU; under
-    :func:`~dcbench_tesla.compute.networks.seeded` it is reproducible. ``experts`` is there where the condenser asked
-    for them. ``compile``: whether the condenser is to compile what it repeats, if it can (``Condenser.compiles``).
+    Attributes:
+        task: shape, classes, preprocessing and augmentation of the data.
+        train: the training images without those held out for validation; it makes batches of network inputs, float32
+            ``(B, C, H, W)``, on the run's device.
+        ipc: synthetic images per class; N = IPC x K.
+        seed: the cell's seed, from which :meth:`seed_for` derives all others.
+        device: where to compute.
+        build_network: returns a freshly initialised network of the run, on the CPU; inside
+            :func:`dcbench_tesla.compute.networks.seeded` its initialisation can be repeated.
+        experts: the expert trajectories; ``None`` unless the condenser asked for them by
+            :meth:`Condenser.expert_request`.
+        compile: whether the condenser is to compile what it repeats, if it can (``Condenser.compiles``).
     """
 
     task: Task
@@ -109,25 +145,48 @@ class Problem:
     compile: bool = False
 
     def seed_for(self, role: str, *repetition: int) -> int:
-        """Derive a seed from the run's seed, the role of the numbers and their repetition."""
+        """Return the seed for one role of random numbers ("start images") and its repetition (an iteration, a class).
+
+        It is derived from the cell's seed and never from the clock, so that a run can be repeated.
+        """
         return seed_for(self.seed, role, *repetition)
 
     def generator(self, role: str, *repetition: int) -> torch.Generator:
-        """Return a CPU generator for one role and repetition (an iteration, a class): nothing to save to resume."""
+        """Return a CPU generator seeded by :meth:`seed_for`.
+
+        A generator for every iteration, not one for the run: then a resumed run draws the same numbers, and no
+        generator's state needs to be saved.
+        """
         return generator(self.seed, role, *repetition)
 
     def draw_real(self, role: str, *repetition: int) -> Tensor:
-        """Draw IPC training images of every class without replacement; return their indices, class-major ``(N,)``."""
+        """Draw IPC training images of every class at random, none of them twice.
+
+        Returns:
+            Their indices into ``train``, int64 ``(N,)``, ordered by class.
+        """
         rng = self.generator(role, *repetition)
         chosen = (members[torch.randperm(len(members), generator=rng)[: self.ipc]] for members in self.train.members)
         return torch.cat(list(chosen))
 
     def hard_labels(self) -> Tensor:
-        """Return the class-major hard labels ``(N,)``: IPC times 0, IPC times 1, ..."""
+        """Return the hard labels of N images ordered by class, int64 ``(N,)``: IPC times 0, IPC times 1, ..."""
         return torch.arange(self.task.classes).repeat_interleave(self.ipc)
 
     def distilled(self, images: Tensor, labels: Tensor, lr: float | None = None) -> DistilledSet:
-        """Bundle ``images`` and ``labels`` with everything of the task that a user of the set will need."""
+        """Return ``images`` and ``labels`` as a distilled set, with what its users need to know of the task.
+
+        The tensors are copied to the CPU, so that later iterations do not change the set.
+
+        Args:
+            images: float32 ``(N, C, H, W)`` in network space, or uint8 pixels of chosen real images.
+            labels: int64 ``(N,)``, or float32 probabilities ``(N, K)``.
+            lr: the learning rate that was learned for training on the set, if any.
+
+        Raises:
+            UsageError: shapes or types do not fit together.
+            DivergedError: a number is not finite.
+        """
         return DistilledSet(
             images=images.detach().clone().cpu(),
             labels=labels.detach().clone().cpu(),
@@ -141,20 +200,32 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class IterationRecord:
-    """What one iteration reports: its loss (checked for NaN by the core), and any further named numbers."""
+    """What one iteration reports.
+
+    Attributes:
+        loss: the loss before the update; the core ends a run whose loss is not finite by
+            :class:`~dcbench_tesla.errors.DivergedError`.
+        metrics: further numbers by name, which go to ``metrics.jsonl`` and the live logs.
+    """
 
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Condenser(ABC):
-    """A method of dataset condensation: settings, one iteration, its state, and the set it would hand over now.
+    """A method of dataset condensation: its settings, one iteration, its state, and its distilled set.
 
-    A subclass is registered in the entry-point group ``dcbench.methods``. Its class docstring is its documentation:
-    the first line is shown in listings. ``version`` is raised whenever the same settings give another result.
-    ``uses_ipc``, ``uses_network``, ``learns_lr``: whether IPC and the network matter to it, and whether its sets carry
-    a learned learning rate. ``compiles``: whether it heeds ``Problem.compile``. A baseline without iterations leaves
-    ``iterations`` out of its settings.
+    A subclass is registered in the entry-point group ``dcbench.methods``; the first line of its docstring is shown in
+    listings. A method without iterations, such as a selection of real images, has no setting ``iterations``.
+
+    Attributes:
+        settings: the method's settings, an instance of its ``Settings``.
+        version: whole number, to be raised whenever the same settings give another result; part of a cell's key.
+        uses_ipc: whether the number of images per class matters.
+        uses_network: whether the network of the run matters.
+        learns_lr: whether its distilled sets carry a learned learning rate.
+        compiles: whether it compiles what it repeats where ``Problem.compile`` asks for it.
+        Settings: the class of its settings.
     """
 
     version: ClassVar[int] = 1
@@ -169,12 +240,12 @@ class Condenser(ABC):
 
     @property
     def compiled(self) -> bool:
-        """Whether what it repeats runs compiled, once it was set up."""
+        """Whether what it repeats does run compiled; known after :meth:`setup`."""
         return False
 
     @property
     def iterations(self) -> int:
-        """Number of iterations the core is to run: the setting of that name, 0 where there is none."""
+        """Number of iterations that the core runs; the setting of that name, or 0 where there is none."""
         return int(getattr(self.settings, "iterations", 0))
 
     @classmethod
@@ -184,67 +255,110 @@ class Condenser(ABC):
 
     @classmethod
     def for_device(cls, settings: Any, device: torch.device, smallest_class: int) -> Any:
-        """Return settings with those of execution that are left to the device chosen: how many classes at once, say.
+        """Return the settings with those filled in that depend on the device, such as how many classes at once.
 
-        ``smallest_class``: how many training images the smallest class has.
+        Only settings that do not change the result may be chosen here.
+
+        Args:
+            settings: the settings as the user gave them.
+            device: where the run computes.
+            smallest_class: number of training images of the smallest class.
         """
         return settings
 
     @classmethod
     def probe(cls, settings: Any) -> tuple[Any, float]:
-        """Return settings an iteration of which takes ``1 / factor`` of the time, and the factor: for estimates."""
+        """Return settings with a shorter iteration, and how many times longer one with ``settings`` takes.
+
+        Estimates of a run's time measure the shorter iteration and multiply.
+        """
         return settings, 1.0
 
     @classmethod
     def memory_probe(cls, settings: Any, ipc: int) -> Any:
-        """Return settings whose iteration needs the same memory at its peak, but is shorter: for predictions."""
+        """Return settings with a shorter iteration that has the same peak of memory; predictions of memory use them.
+
+        Args:
+            settings: the settings to predict for.
+            ipc: images per class.
+        """
         return settings
 
     @abstractmethod
     def setup(self, problem: Problem) -> None:
-        """Take the problem and make the state before iteration 0; a resumed run then calls ``load_state_dict``."""
+        """Take the problem and make the state before iteration 0; a resumed run calls :meth:`load_state_dict` next.
+
+        Raises:
+            UsageError: this device or this problem does not allow the settings.
+        """
 
     def iterate(self, iteration: int) -> IterationRecord:
         """Make iteration number ``iteration`` (from 0): one update of the images.
 
-        Every random number comes from ``problem.generator(role, iteration, ...)``.
+        Every random number comes from ``problem.generator(role, iteration, ...)``. The loss and the state need not be
+        checked for NaN: the core does that.
+
+        Raises:
+            NotImplementedError: the method has no iterations.
         """
         raise NotImplementedError(f"{type(self).__name__} has no iterations")
 
     def gradients(self, iteration: int) -> tuple[IterationRecord, Mapping[str, Tensor]]:
-        """Return what iteration ``iteration`` would descend along, by the name of what is learned; change nothing.
+        """Return the record and the gradients of one iteration without making it.
 
-        Optional. With it ``dcbench compare gradient`` holds a method of trajectory matching against ``mtt``; it may be
-        asked with images and experts in float64, and then answers in float64.
+        Optional: ``dcbench compare gradient`` uses it to compare a method of trajectory matching with ``mtt``. Where
+        images and experts are float64, so are the gradients.
+
+        Returns:
+            The iteration's record, and the gradient of everything that is learned, by name and in its shape, for
+            instance ``images`` ``(N, C, H, W)``.
+
+        Raises:
+            NotImplementedError: the method does not show its gradients.
         """
         raise NotImplementedError(f"{type(self).__name__} does not show its gradient")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything iterations change, as named tensors; with it and the settings a run can be resumed."""
+        """Return everything that iterations change, as named tensors; a checkpoint consists of them."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Take back what :meth:`state_dict` returned; the next iteration then gives what it would have given.
+
+        Raises:
+            ValueError: there is a state, but the method keeps none.
+        """
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, but was given {', '.join(state)}")
 
     def notes(self) -> list[str]:
-        """Return what a user should know of the finished condensation: told at the end and kept with the result."""
+        """Return sentences on what a user should know of the finished condensation; printed, and kept in its row."""
         return []
 
     @abstractmethod
     def distilled(self) -> DistilledSet:
-        """Return the distilled set as it stands, complete, on the CPU."""
+        """Return the distilled set as it is now: images ``(N, C, H, W)`` and labels, on the CPU.
+
+        Raises:
+            DivergedError: a number is not finite.
+        """
 
 
 class Evaluator(ABC):
     """One network and the recipe that trains it on a distilled set.
 
-    Registered in the entry-point group ``dcbench.evaluators``. ``version`` is raised whenever the same settings give
-    another result. ``on_the_way``: whether it also tests the sets of iterations on the way (``evaluation.every``), or
-    only the last one. ``compiles``: whether a run that compiles what it can compiles its training
-    (:class:`~dcbench_tesla.compute.compiling.TrainingStep`). Settings with a field ``networks`` say how many it trains;
-    0: as ``evaluation.networks`` says.
+    A subclass is registered in the entry-point group ``dcbench.evaluators``; the first line of its docstring is shown
+    in listings. Where its settings have a field ``networks``, that is how many networks are trained; 0 means as many
+    as ``evaluation.networks`` says.
+
+    Attributes:
+        settings: the evaluator's settings, an instance of its ``Settings``.
+        version: whole number, to be raised whenever the same settings give another result; part of an evaluation's
+            key.
+        on_the_way: whether it tests the sets that ``evaluation.every`` keeps too, not only the last one.
+        compiles: whether its training is compiled in a run that compiles
+            (:class:`dcbench_tesla.compute.compiling.TrainingStep`).
+        Settings: the class of its settings.
     """
 
     version: ClassVar[int] = 1
@@ -258,23 +372,42 @@ class Evaluator(ABC):
     @property
     @abstractmethod
     def recipe(self) -> str:
-        """The recipe's name, a column of every row: ``published``, ``quick``, ``learned-lr`` ..."""
+        """The recipe's name in rows and tables, such as ``published`` or ``learned-lr``."""
 
     @abstractmethod
     def cost(self, distilled: DistilledSet) -> int:
-        """Return how many SGD steps training one network on ``distilled`` takes: for estimates."""
+        """Return how many optimiser steps training one network on ``distilled`` takes; estimates use it."""
 
     @classmethod
     def probe(cls, settings: Any) -> Any:
-        """Return settings whose training takes few steps, each as long as with ``settings``: for estimates."""
+        """Return settings whose training takes few steps, each as long as with ``settings``; estimates use them."""
         return settings
 
     @classmethod
     def without_effect(cls, settings: Any, *, learned_lr: bool) -> Mapping[str, str]:
-        """Return the settings without effect, with the reason, on sets that have (not) a ``learned_lr``."""
+        """Return the settings that have no effect, each with the reason.
+
+        Args:
+            settings: the evaluator's settings.
+            learned_lr: whether the sets to be evaluated carry a learned learning rate.
+        """
         inert: Mapping[str, str] = settings.inert()
         return inert
 
     @abstractmethod
     def train(self, distilled: DistilledSet, seeds: Sequence[int], device: torch.device) -> list[nn.Module]:
-        """Train a fresh network for every seed on ``distilled``; return them in evaluation mode on ``device``."""
+        """Train a freshly initialised network for every seed on a distilled set.
+
+        Args:
+            distilled: the set, with images ``(N, C, H, W)`` and K classes; it must not be changed.
+            seeds: one for each network; the same seed gives the same network.
+            device: where to compute.
+
+        Returns:
+            The networks, in the order of the seeds, in evaluation mode on ``device``. Each maps inputs
+            ``(B, C, H, W)`` in network space to logits ``(B, K)``.
+
+        Raises:
+            UsageError: the network cannot take such images.
+            DivergedError: training ended in NaN; the network counts with the accuracy of chance.
+        """

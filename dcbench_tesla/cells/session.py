@@ -17,9 +17,17 @@ from dcbench_tesla.records.workspace import Workspace
 
 
 class Session:
-    """The data sets of several cells, each loaded once, and where their results go.
+    """What several cells share: their data sets, each loaded once, and the folder of their results.
 
-    ``execution``: where to compute, as a backend decided it; without it ``device``, in this process.
+    Args:
+        out: the folder of the results.
+        data_dir: where data sets lie; default ``$DCBENCH_DATA`` or the platform's cache folder.
+        device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
+        execution: how to compute, as a backend decided it, in place of ``device``.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: there is no such device.
     """
 
     def __init__(
@@ -39,13 +47,21 @@ class Session:
         self._splits: dict[str, Splits] = {}
 
     def dataset(self, name: str) -> Dataset:
-        """Return the data set ``name``; raises as :func:`dcbench_tesla.datasets.load_dataset`."""
+        """Return the data set ``name``; raises what :func:`dcbench_tesla.load_dataset` raises."""
         if name not in self._datasets:
             self._datasets[name] = load_dataset(name, self._data_dir)
         return self._datasets[name]
 
     def cell(self, config: CellConfig, *, from_scratch: bool = False) -> Cell:
-        """Return the cell of a configuration, checked against its data; ``from_scratch``: it will not be resumed."""
+        """Return the cell of a configuration.
+
+        Args:
+            config: the configuration.
+            from_scratch: whether the cell will be started over, so that what is there of it does not matter.
+
+        Raises:
+            UsageError: the data set does not allow the configuration.
+        """
         return Cell(
             config,
             self.dataset(config.dataset),
@@ -58,9 +74,9 @@ class Session:
         )
 
     def release(self) -> None:
-        """Give back prepared images, and the memory that PyTorch keeps: other processes are going to compute.
+        """Let go of preprocessed images and of the memory that PyTorch caches, before other processes compute.
 
-        Images are prepared again for a cell that asks for them.
+        Images are preprocessed again for a cell that asks for them.
         """
         self._splits.clear()
         gc.collect()  # tensors of estimates, where they refer to one another
@@ -69,7 +85,10 @@ class Session:
             torch.cuda.empty_cache()
 
     def baselines(self, cells: Iterable[Cell]) -> dict[str, Cell]:
-        """Return the matching ``random`` cell of every cell that is not one, by the cell's key."""
+        """Return the cell of ``random`` to compare each cell with, by the cell's key.
+
+        Cells of ``random`` and of methods that do not depend on IPC have none.
+        """
         matching = {}
         for cell in cells:
             if cell.config.method != BASELINE and cell.method.uses_ipc:

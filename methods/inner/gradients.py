@@ -1,10 +1,13 @@
 """The three gradients of trajectory matching, shared by ``mtt``, ``tesla`` and ``tesla-exact``.
 
-A student starts at ``w_0``, takes T plain SGD steps with learning rate ``b`` on the synthetic batches,
+A student starts at ``w_0``, takes T plain SGD steps with learning rate ``b`` on the synthetic batches::
 
-    g_k = grad_w l(w_k; x_k, y_k),    w_{k+1} = w_k - b g_k,    k = 0 .. T-1,
+    g_k = grad_w l(w_k; x_k, y_k),    w_{k+1} = w_k - b g_k,    k = 0 .. T-1
 
-and is compared with where an expert arrived:  ``L = ||w_T - w*||^2 / ||w_0 - w*||^2``  (TESLA eq. 1, MTT eq. 2).
+Then it is compared with the parameters ``w*`` that an expert arrived at (TESLA eq. 1, MTT eq. 2)::
+
+    L = ||w_T - w*||^2 / ||w_0 - w*||^2
+
 Wanted: the gradient of L with respect to every input ``x_k``, the labels ``y_k`` and ``b``.
 
 ========  =======================================================  ==================  =============================
@@ -15,21 +18,23 @@ frozen    every ``w_k`` a constant in the images (TESLA)           for T = 1 onl
 exact     the adjoint of the recursion, one graph at a time        yes                 T weight vectors, or fewer
 ========  =======================================================  ==================  =============================
 
-``exact`` walks the steps backwards and needs each ``w_k`` again; the setting ``weights`` says where it comes from:
+Pass 1 takes the T steps; pass 2 computes the gradients. Pass 2 of ``exact`` walks the steps backwards and needs each
+``w_k`` again; the argument ``weights`` says where it comes from:
 
-* ``device``: all T vectors stay on the device, 4 T P bytes in float32, no extra time;
-* ``host``: they are kept in main memory (pinned where the device is a GPU), nothing grows on the device, the price
-  is one copy each way a step;
-* ``restep``: every ceil(sqrt(T))-th is kept and the others are re-stepped, about 2 sqrt(T) vectors on the device,
-  the price is one more forward and backward pass a step;
+* ``device``: all T vectors stay on the device: 4 T P bytes in float32, no extra time;
+* ``host``: they are kept in main memory (pinned where the device is a GPU): nothing grows on the device, and each
+  vector is copied there and back;
+* ``restep``: every ceil(sqrt(T))-th vector is kept and the others are computed again: about 2 sqrt(T) vectors on the
+  device, and one more forward and backward pass for each step;
 * ``auto`` (the default): ``device`` where the T vectors fit in a tenth of the device's free memory, else ``host``.
-  On a CPU device and host are the same memory, so it is ``device`` there.
+  On a CPU, where both are the same memory, it is ``device``.
 
-Memory that is free buys time: with ``keep=K``, pass 1 of ``exact`` and ``frozen`` builds the last K steps with their
-graphs, and pass 2 takes these instead of rebuilding them. ``exact`` with K = T does what ``unrolled`` does.
+Free memory can save time: with ``keep=K``, pass 1 of ``exact`` and ``frozen`` builds the last K steps with their
+graphs, and pass 2 uses these instead of building them again. ``exact`` with K = T takes the memory and the time of
+``unrolled``.
 
-Two forms: :func:`matching_gradient` takes sequences of T tensors and returns T gradients;
-:func:`stream_matching_gradient` asks a :class:`Steps` for step k's tensors when it needs them and hands the gradient
+There are two forms. :func:`matching_gradient` takes sequences of T tensors and returns T gradients.
+:func:`stream_matching_gradient` asks a :class:`Steps` for step k's tensors when it needs them and hands their gradient
 over as soon as it is known, so that nothing of size T is kept but what the table says.
 
 Shapes: T matching steps, P parameters; inputs and labels any shape the loss accepts. The derivation, and where the
@@ -58,26 +63,39 @@ _AUTO_SHARE_OF_FREE_MEMORY = 0.1
 
 
 class Steps(Protocol):
-    """The T inner steps of one iteration: makes step k's tensors on demand and takes their gradients."""
+    """The T inner steps of one iteration: it makes step k's batch when asked for it, and takes its gradients."""
 
     def __len__(self) -> int:
         """Return the number of matching steps T."""
         ...
 
     def batch(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return step k's input and labels; asked again, the same values. Labels that want a gradient require one."""
+        """Return the input ``x_k`` and the labels ``y_k`` of step k, in any shapes that the loss takes.
+
+        Both passes ask for them, so the same k must give the same values. Labels whose gradient is wanted require one
+        (``requires_grad``).
+        """
         ...
 
     def accumulate(self, k: int, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
-        """Take step k's gradients; called once for every k, in any order."""
+        """Take the gradients of step k; called once for every k, in any order.
+
+        Args:
+            k: number of the step, 0 .. T-1.
+            input_gradient: dL/dx_k, in the shape of the input.
+            label_gradient: dL/dy_k, in the shape of the labels; ``None`` for labels that do not require a gradient.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class StreamedGradient:
-    """What one streamed matching iteration leaves besides the gradients it handed over.
+    """The loss and the remaining gradient of a matching iteration whose other gradients went to :class:`Steps`.
 
-    ``loss``: L, a scalar. ``lr``: dL/db, a scalar. ``end``: w_T ``(P,)``, detached.
+    Attributes:
+        loss: L, a scalar ``()``.
+        lr: dL/db, a scalar ``()``.
+        end: the parameters w_T at the end, ``(P,)``, detached.
     """
 
     loss: Tensor
@@ -87,10 +105,14 @@ class StreamedGradient:
 
 @dataclass(frozen=True)
 class MatchingGradient:
-    """Loss and gradients of one matching iteration.
+    """The loss and the gradients of one matching iteration.
 
-    ``loss``: L, a scalar. ``inputs``: dL/dx_k for every step. ``labels``: dL/dy_k, ``None`` for labels that do not
-    require a gradient. ``lr``: dL/db, a scalar. ``end``: w_T ``(P,)``, detached.
+    Attributes:
+        loss: L, a scalar ``()``.
+        inputs: T gradients dL/dx_k, each in the shape of its input.
+        labels: T gradients dL/dy_k, each in the shape of its labels; ``None`` for labels that do not require one.
+        lr: dL/db, a scalar ``()``.
+        end: the parameters w_T at the end, ``(P,)``, detached.
     """
 
     loss: Tensor
@@ -131,29 +153,37 @@ def matching_gradient(
     weights: Weights = "auto",
     keep: int = 0,
 ) -> MatchingGradient:
-    """Return L and its gradient with respect to every step's input, its labels and the student's learning rate.
+    """Return the matching loss and its gradients with respect to all inputs, labels and the learning rate.
+
+    A student takes T SGD steps from ``start`` and is compared with ``target`` (TESLA eq. 1, MTT eq. 2)::
+
+        w_0 = start,    w_{k+1} = w_k - b grad_w l(w_k; x_k, y_k),    k = 0 .. T-1
+        L = ||w_T - target||^2 / ||start - target||^2
 
     Args:
-        loss: any scalar function ``loss(theta, x, y)`` of a flat parameter vector, twice differentiable by autograd; or
-            the operations made of one (:class:`~dcbench_tesla.methods.inner.step.CompiledStep`).
-        start: ``w_0``, ``(P,)``.
-        target: ``w*``, ``(P,)``.
-        inputs: T tensors ``x_k``.
-        labels: T tensors ``y_k``; those that require a gradient get one.
+        loss: l, a scalar function ``loss(w, x, y)`` of a flat parameter vector ``(P,)``, twice differentiable by
+            autograd; or the step made of one, such as a ``CompiledStep``.
+        start: the student's first parameters w_0, ``(P,)``. The result has their type and device.
+        target: the expert's parameters, ``(P,)``.
+        inputs: T tensors x_k, in any shape that the loss takes.
+        labels: T tensors y_k, likewise; those that require a gradient get one.
         lr: the student's learning rate b, a scalar.
-        mode: ``unrolled``, ``frozen`` or ``exact``, see the module.
-        weights: for ``exact`` only, where the w_k are kept: ``auto``, ``device``, ``host`` or ``restep``.
-        keep: for ``exact`` and ``frozen``, of how many steps the graphs are kept between the passes (more than T: T).
+        mode: ``exact``; ``unrolled``, the same gradient by back-propagation through all steps; or ``frozen``, TESLA's
+            approximation.
+        weights: where ``exact`` keeps the w_k: ``auto``, ``device``, ``host`` or ``restep``.
+        keep: the number of steps whose graphs ``exact`` and ``frozen`` keep between their passes, at most T.
 
     Raises:
-        UsageError: an unknown mode or place, a ``keep`` that is negative or for ``unrolled``, sequences of different
-            length or empty, start and target that are not vectors of one shape, or equal.
+        UsageError: ``mode`` or ``weights`` is unknown; ``keep`` is negative, or is given for ``unrolled``; ``inputs``
+            and ``labels`` are empty or differ in length; ``start`` and ``target`` differ in shape, are no vectors, or
+            are equal, so that L is undefined.
 
     Example:
         >>> import torch
         >>> loss = lambda theta, x, y: ((x @ theta - y) ** 2).mean()
+        >>> start, target = torch.zeros(2), torch.ones(2)
         >>> x, y = [torch.eye(2)] * 3, [torch.ones(2)] * 3
-        >>> result = matching_gradient(loss, torch.zeros(2), torch.ones(2), x, y, lr=0.5, mode="exact")
+        >>> result = matching_gradient(loss, start, target, x, y, lr=0.5, mode="exact")
         >>> round(result.loss.item(), 4), len(result.inputs), result.labels[0] is None
         (0.0156, 3, True)
     """
@@ -182,13 +212,22 @@ def stream_matching_gradient(
     weights: Weights = "auto",
     keep: int = 0,
 ) -> StreamedGradient:
-    """Compute the same as :func:`matching_gradient`, one step's tensors at a time.
+    """Compute what :func:`matching_gradient` computes, with the tensors of one step at a time.
 
-    Every gradient goes to ``steps.accumulate`` as soon as it is known and is not kept. The arguments are those of
-    :func:`matching_gradient`, with a :class:`Steps` in place of the two sequences.
+    The gradients of a step go to ``steps.accumulate`` as soon as they are known and are not kept.
+
+    Args:
+        loss: as for :func:`matching_gradient`.
+        start: w_0, ``(P,)``.
+        target: the expert's parameters, ``(P,)``.
+        steps: the T steps, in place of ``inputs`` and ``labels``.
+        lr: the student's learning rate b, a scalar.
+        mode: as for :func:`matching_gradient`.
+        weights: as for :func:`matching_gradient`.
+        keep: as for :func:`matching_gradient`.
 
     Raises:
-        UsageError: as :func:`matching_gradient`.
+        UsageError: as :func:`matching_gradient`; there are no steps.
     """
     _check(start, target, len(steps), mode, weights, keep)
     start, target = start.detach(), target.detach()

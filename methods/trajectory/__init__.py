@@ -1,6 +1,7 @@
 """Trajectory matching: `mtt`, `tesla` and `tesla-exact`, one condenser with three gradients.
 
-The gradients alone, for a program of one's own: :func:`matching_gradient` and :func:`stream_matching_gradient`.
+The gradients can be used alone, in a program of one's own: :func:`matching_gradient` takes the batches of all steps at
+once, :func:`stream_matching_gradient` asks for them step by step.
 """
 
 from typing import TYPE_CHECKING, Any

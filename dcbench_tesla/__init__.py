@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dcbench_tesla.interface import DistilledSet as DistilledSet
     from dcbench_tesla.interface import Evaluator as Evaluator
 
+    __version__: str
+
 _PUBLIC = {
     "Condenser": "dcbench_tesla.interface",
     "DistilledSet": "dcbench_tesla.interface",
@@ -30,6 +32,10 @@ __all__ = ["Condenser", "DistilledSet", "Evaluator", "load_dataset", "run"]
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are asked for: listing plugins and printing help need no torch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dcbench-tesla")
     if name in _PUBLIC:
         import importlib
 

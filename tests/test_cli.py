@@ -533,7 +533,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(cifar10: Path, 
     words += [word for text in small for word in ("--set", text)]
 
     def epochs() -> list[Path]:
-        return sorted(tmp_path.glob("results/experts/*/*/epoch_*.safetensors"))
+        return sorted(tmp_path.glob("runs/experts/*/*/epoch_*.safetensors"))
 
     first = Running(tmp_path / "log1", cifar10, *words)
     started = first.wait_for(lambda: len(epochs()) > 2, 300)
@@ -556,10 +556,10 @@ def test_ctrl_c_in_the_condensation_keeps_the_iterations_that_are_done(tmp_path:
     words = ["run", "--method", "tesla", "--preset", "smoke", "--no-baseline", "--set", "iterations=20000"]
     words += ["--set", "evaluation.every=0", "--set", "experts.count=1", "--set", "network.width=4"]
     running = Running(tmp_path / "log", tmp_path, *words)
-    assert running.wait_for(lambda: any(tmp_path.glob("results/cells/*/metrics.jsonl")), 60), running.log.read_text()
+    assert running.wait_for(lambda: any(tmp_path.glob("runs/cells/*/metrics.jsonl")), 60), running.log.read_text()
     time.sleep(1.5)  # some iterations, and far from the half minute of the next checkpoint
     assert running.interrupt() == 130
-    (checkpoint,) = tmp_path.glob("results/cells/*/checkpoint.safetensors")
+    (checkpoint,) = tmp_path.glob("runs/cells/*/checkpoint.safetensors")
     done = read_meta(checkpoint)["iteration"]
     assert 0 < done < 20000
     assert len(checkpoint.with_name("metrics.jsonl").read_text().splitlines()) == done

@@ -10,7 +10,7 @@ import pandas as pd
 from dcbench_tesla.compare.files import keys, save_figure
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.records.store import write_text
-from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.records.workspace import MARK, Workspace
 from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import Declaration, Part
 from dcbench_tesla.reports.failed import failures
@@ -32,6 +32,7 @@ def lost_runs(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
     baseline moves to the protocol it stands beside.
     """
     before, now = (table[table["status"] == RUN] for table in (old, new))
+    before = before[~before["protocol"].str.contains(MARK, regex=False)]  # what the repository ships is not lost
     known = [name for name in (*_KEY, "protocol", "command") if name in before and name in now]
     named, commanded = ([name for name in known if name != other] for other in ("command", "protocol"))
     kept, made = set(keys(now, named)), set(keys(now, commanded))

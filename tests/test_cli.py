@@ -64,13 +64,22 @@ COMMAND_LINE = {
         *("targets", "--evaluator", "--dataset", "--seed", "--preset", "--set", "--device", "--data-dir"),
         *("--out", "--force"),
     ],
-    "list": ["what", "--data-dir", "--out"],
+    "list": ["what", "--data-dir", "--out", "--shipped"],
     "info": ["name", "--data-dir"],
     "env": ["--data-dir"],
     "check-method": ["name"],
     "check-evaluator": ["name"],
     "compare": [],
-    "compare accuracy": ["--dataset", "--method", "--ipc", "--evaluator", "--preset", "--statistic", "--out"],
+    "compare accuracy": [
+        "--dataset",
+        "--method",
+        "--ipc",
+        "--evaluator",
+        "--preset",
+        "--statistic",
+        "--out",
+        "--shipped",
+    ],
     "compare memory": [
         *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--ipc", "--against", "--meter"),
         *("--device", "--out"),
@@ -83,15 +92,15 @@ COMMAND_LINE = {
         *("--method", "--dataset", "--ipc", "--steps", "--student-lr", "--repetitions", "--preset", "--set"),
         *("--device", "--data-dir", "--out"),
     ],
-    "plan": ["table", "--dataset", "--ipc", "--method", "--preset", "--device", "--data-dir", "--out"],
-    "report": ["--out", "--output"],
+    "plan": ["table", "--dataset", "--ipc", "--method", "--preset", "--device", "--data-dir", "--out", "--shipped"],
+    "report": ["--out", "--shipped", "--output"],
     "merge": ["sources", "--out", "--no-tensors", "--experts"],
     "reproduce": [],
-    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out", "--force"],
+    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out", "--shipped", "--force"],
     **{
         f"reproduce {what}": [
             *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out"),
-            *("--backend", "--jobs", "--timeout", "--backend-option", "--log", "--compile", "--force"),
+            *("--shipped", "--backend", "--jobs", "--timeout", "--backend-option", "--log", "--compile", "--force"),
         ]
         for what in ("table1", "table2", "table3", "figure2", "all")
     },
@@ -104,7 +113,7 @@ COMMAND_LINE = {
         *("files", "--dataset", "--zca", "--preprocessing", "--width", "--depth", "--train-images", "--validation"),
         *("--name", "--data-dir", "--out"),
     ],
-    "export": ["source", "--format", "--output", "--force"],
+    "export": ["source", "--format", "--output", "--force", "--out"],
 }
 SMALL = ["--preset", "smoke", "--device", "cpu", "--set", "data.train_images=100"]
 SMALL += ["--set", "convnet.epochs=2", "--set", "convnet.width=4", "--set", "evaluation.networks=1"]
@@ -171,6 +180,28 @@ def test_help_has_examples(words: list[str]) -> None:
         result = dcbench(*words, option)
         assert result.exit_code == 0
         assert re.search(r"Examples?:\n +dcbench ", result.stdout)
+
+
+@pytest.mark.parametrize("width", [80, 50])
+@pytest.mark.parametrize("words", [[], *(name.split() for name, c in every_command() if isinstance(c, click.Group))])
+def test_help_shows_whole_summaries_of_commands(words: list[str], width: int) -> None:
+    """In a line each where the terminal has 80 columns, and never cut off by dots."""
+    result = CliRunner().invoke(main, [*words, "--help"], terminal_width=width)
+    lines = result.stdout.partition("\nCommands:\n")[2].splitlines()
+    group: click.Group = main
+    for word in words:
+        found = group.commands[word]
+        assert isinstance(found, click.Group)
+        group = found
+    assert lines
+    assert not any(line.endswith("...") for line in lines)
+    told = re.split(r"\n {2}(?=\S)", "\n" + "\n".join(lines))[1:]
+    assert len(told) == len(group.commands)
+    for text, name in zip(told, sorted(group.commands), strict=True):
+        summary = " ".join(text.split()[1:])
+        assert (group.commands[name].help or "").replace("\n", " ").startswith(summary)
+        assert summary.endswith(".")
+    assert width < 80 or len(lines) == len(told)
 
 
 def test_every_option_is_explained() -> None:

@@ -73,9 +73,9 @@ def add_shipped(own: pd.DataFrame, workspace: Workspace, name: str, key: Sequenc
     shipped = read_csv(workspace.shipped / "figures" / name, key)
     shared = [name for name in key if name in own]
     taken = set(keys(own, shared))
-    others = shipped[[k not in taken for k in keys(shipped, shared)]]
+    others = shipped.loc[[k not in taken for k in keys(shipped, shared)]]
     others = others.assign(hardware=others["hardware"] + MARK)
-    return pd.concat([t for t in (own, others) if len(t)], ignore_index=True) if len(others) else own
+    return pd.concat([own, others], ignore_index=True) if len(own) and len(others) else max(own, others, key=len)
 
 
 def keys(table: pd.DataFrame, key: Sequence[str]) -> list[tuple[str, ...]]:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -478,6 +479,20 @@ def test_list_of_data_sets(no_data: Path) -> None:
     assert {*registry.names("datasets"), "npz:PATH", "folder:PATH"} <= lines.keys()
     assert "here" in lines["digits"]
     assert "not here" in lines["cifar10"]
+
+
+def test_a_cell_is_found_by_its_name_under_out(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = (results / "cells").iterdir()
+    shutil.copytree(results, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    for words in (["evaluate", cell.name], ["export", cell.name, "--output", "exported"]):
+        result = dcbench(*words)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "exported" / "distilled.safetensors").is_file()
+    assert dcbench("export", cell.name, "--output", "again", "--out", results).exit_code == 0
+    told = "--out names another folder"
+    refused(dcbench("evaluate", cell.name, "--out", "elsewhere"), 2, "no cell of that name under elsewhere", told)
+    refused(dcbench("export", cell.name, "--output", "x", "--out", "elsewhere"), 2, "under elsewhere", told)
 
 
 def test_list_of_cells(results: Path, tmp_path: Path) -> None:

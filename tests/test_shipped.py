@@ -16,8 +16,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from dcbench_tesla.api import Session, run
+from dcbench_tesla.api import run
 from dcbench_tesla.cells.saved import evaluate_saved
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare import memory, timing
 from dcbench_tesla.compare.accuracy import Wanted, accuracies
@@ -329,7 +330,7 @@ def test_shipped_cells_are_done_where_they_count(shipped: Path, out: Path) -> No
     config = resolve("random", "digits", 1, preset="smoke")
     made = Session(out, device="cpu", quiet=True).cell(config)
     content = fixtures_evaluation(shipped)
-    Workspace(shipped).write_row("evaluate", made.evaluation_key("convnet"), content)
+    Workspace(shipped).write_row("evaluate", made.identity.evaluation_key("convnet"), content)
     words = ["--dataset", "digits", "--ipc", 1, "--preset", "smoke", "--method", "random", "--out", out]
     own = dcbench("plan", "table1", *words, "--device", "cpu")
     assert "1 of 1 cells to do" in own.stdout

@@ -168,7 +168,7 @@ def without_shipped(cells: Iterable[Cell], workspace: Workspace) -> tuple[list[C
     shipped = {row["key"] for row in stage_rows(workspace, "evaluate") if mark(row)}
     others, done = [], []
     for cell in cells:
-        if {cell.evaluation_key(name) for name in cell.config.evaluators} <= shipped:
+        if {cell.identity.evaluation_key(name) for name in cell.config.evaluators} <= shipped:
             done.append(PlannedCell(config=cell.config, name=cell.name, stages=(), shipped=True))
         else:
             others.append(cell)

@@ -13,6 +13,7 @@ from dcbench_tesla.config import overrides_from, resolve
 from dcbench_tesla.errors import unknown_name
 from dcbench_tesla.profilers.memory import PredictedMeter
 from dcbench_tesla.records.live import check_logs
+from dcbench_tesla.records.workspace import DEFAULT_OUT
 
 
 def run(
@@ -24,7 +25,7 @@ def run(
     preset: str = "paper",
     evaluators: Sequence[str] = ("convnet",),
     settings: Mapping[str, Any] | None = None,
-    out: Path | str = "results",
+    out: Path | str = DEFAULT_OUT,
     data_dir: Path | None = None,
     device: str = "auto",
     memory_budget: str | int | None = None,

@@ -149,5 +149,6 @@ def gradient() -> list[dict[str, Any]]:
                 found = {"cosine": 1 - drift * t / 50, "norm_ratio": 1.0, "relative_error": drift * t}
                 at = {"matching_steps": t, "student_lr": 0.01, "iteration": iteration, "expert": 0, "start_epoch": 0}
                 how = {"reference": "mtt", "dtype": "float64", "of": "images", "protocol": "quick", "batch_size": 20}
+                how |= {"dataset_fingerprint": "f1", "seed": 0, "experts": "e1"}
                 rows.append({"method": method, **SHAPES, **WHERE, "meter": "", **how, **at, **found})
     return rows

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,13 +65,22 @@ COMMAND_LINE = {
         *("targets", "--evaluator", "--dataset", "--seed", "--preset", "--set", "--device", "--data-dir"),
         *("--out", "--force"),
     ],
-    "list": ["what", "--data-dir", "--out"],
+    "list": ["what", "--data-dir", "--out", "--shipped"],
     "info": ["name", "--data-dir"],
     "env": ["--data-dir"],
     "check-method": ["name"],
     "check-evaluator": ["name"],
     "compare": [],
-    "compare accuracy": ["--dataset", "--method", "--ipc", "--evaluator", "--preset", "--statistic", "--out"],
+    "compare accuracy": [
+        "--dataset",
+        "--method",
+        "--ipc",
+        "--evaluator",
+        "--preset",
+        "--statistic",
+        "--out",
+        "--shipped",
+    ],
     "compare memory": [
         *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--ipc", "--against", "--meter"),
         *("--device", "--out"),
@@ -83,15 +93,15 @@ COMMAND_LINE = {
         *("--method", "--dataset", "--ipc", "--steps", "--student-lr", "--repetitions", "--preset", "--set"),
         *("--device", "--data-dir", "--out"),
     ],
-    "plan": ["table", "--dataset", "--ipc", "--method", "--preset", "--device", "--data-dir", "--out"],
-    "report": ["--out", "--output"],
+    "plan": ["table", "--dataset", "--ipc", "--method", "--preset", "--device", "--data-dir", "--out", "--shipped"],
+    "report": ["--out", "--shipped", "--output"],
     "merge": ["sources", "--out", "--no-tensors", "--experts"],
     "reproduce": [],
-    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out", "--force"],
+    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out", "--shipped", "--force"],
     **{
         f"reproduce {what}": [
             *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out"),
-            *("--backend", "--jobs", "--timeout", "--backend-option", "--log", "--compile", "--force"),
+            *("--shipped", "--backend", "--jobs", "--timeout", "--backend-option", "--log", "--compile", "--force"),
         ]
         for what in ("table1", "table2", "table3", "figure2", "all")
     },
@@ -104,7 +114,7 @@ COMMAND_LINE = {
         *("files", "--dataset", "--zca", "--preprocessing", "--width", "--depth", "--train-images", "--validation"),
         *("--name", "--data-dir", "--out"),
     ],
-    "export": ["source", "--format", "--output", "--force"],
+    "export": ["source", "--format", "--output", "--force", "--out"],
 }
 SMALL = ["--preset", "smoke", "--device", "cpu", "--set", "data.train_images=100"]
 SMALL += ["--set", "convnet.epochs=2", "--set", "convnet.width=4", "--set", "evaluation.networks=1"]
@@ -171,6 +181,28 @@ def test_help_has_examples(words: list[str]) -> None:
         result = dcbench(*words, option)
         assert result.exit_code == 0
         assert re.search(r"Examples?:\n +dcbench ", result.stdout)
+
+
+@pytest.mark.parametrize("width", [80, 50])
+@pytest.mark.parametrize("words", [[], *(name.split() for name, c in every_command() if isinstance(c, click.Group))])
+def test_help_shows_whole_summaries_of_commands(words: list[str], width: int) -> None:
+    """In a line each where the terminal has 80 columns, and never cut off by dots."""
+    result = CliRunner().invoke(main, [*words, "--help"], terminal_width=width)
+    lines = result.stdout.partition("\nCommands:\n")[2].splitlines()
+    group: click.Group = main
+    for word in words:
+        found = group.commands[word]
+        assert isinstance(found, click.Group)
+        group = found
+    assert lines
+    assert not any(line.endswith("...") for line in lines)
+    told = re.split(r"\n {2}(?=\S)", "\n" + "\n".join(lines))[1:]
+    assert len(told) == len(group.commands)
+    for text, name in zip(told, sorted(group.commands), strict=True):
+        summary = " ".join(text.split()[1:])
+        assert (group.commands[name].help or "").replace("\n", " ").startswith(summary)
+        assert summary.endswith(".")
+    assert width < 80 or len(lines) == len(told)
 
 
 def test_every_option_is_explained() -> None:
@@ -449,6 +481,20 @@ def test_list_of_data_sets(no_data: Path) -> None:
     assert "not here" in lines["cifar10"]
 
 
+def test_a_cell_is_found_by_its_name_under_out(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = (results / "cells").iterdir()
+    shutil.copytree(results, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    for words in (["evaluate", cell.name], ["export", cell.name, "--output", "exported"]):
+        result = dcbench(*words)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "exported" / "distilled.safetensors").is_file()
+    assert dcbench("export", cell.name, "--output", "again", "--out", results).exit_code == 0
+    told = "--out names another folder"
+    refused(dcbench("evaluate", cell.name, "--out", "elsewhere"), 2, "no cell of that name under elsewhere", told)
+    refused(dcbench("export", cell.name, "--output", "x", "--out", "elsewhere"), 2, "under elsewhere", told)
+
+
 def test_list_of_cells(results: Path, tmp_path: Path) -> None:
     _, line = dcbench("list", "cells", "--out", results).stdout.splitlines()
     assert line.split()[:5] == ["random", "digits", "1", "0", "convnet"]
@@ -533,7 +579,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(cifar10: Path, 
     words += [word for text in small for word in ("--set", text)]
 
     def epochs() -> list[Path]:
-        return sorted(tmp_path.glob("results/experts/*/*/epoch_*.safetensors"))
+        return sorted(tmp_path.glob("runs/experts/*/*/epoch_*.safetensors"))
 
     first = Running(tmp_path / "log1", cifar10, *words)
     started = first.wait_for(lambda: len(epochs()) > 2, 300)
@@ -556,10 +602,10 @@ def test_ctrl_c_in_the_condensation_keeps_the_iterations_that_are_done(tmp_path:
     words = ["run", "--method", "tesla", "--preset", "smoke", "--no-baseline", "--set", "iterations=20000"]
     words += ["--set", "evaluation.every=0", "--set", "experts.count=1", "--set", "network.width=4"]
     running = Running(tmp_path / "log", tmp_path, *words)
-    assert running.wait_for(lambda: any(tmp_path.glob("results/cells/*/metrics.jsonl")), 60), running.log.read_text()
+    assert running.wait_for(lambda: any(tmp_path.glob("runs/cells/*/metrics.jsonl")), 60), running.log.read_text()
     time.sleep(1.5)  # some iterations, and far from the half minute of the next checkpoint
     assert running.interrupt() == 130
-    (checkpoint,) = tmp_path.glob("results/cells/*/checkpoint.safetensors")
+    (checkpoint,) = tmp_path.glob("runs/cells/*/checkpoint.safetensors")
     done = read_meta(checkpoint)["iteration"]
     assert 0 < done < 20000
     assert len(checkpoint.with_name("metrics.jsonl").read_text().splitlines()) == done

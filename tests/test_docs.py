@@ -97,7 +97,7 @@ def test_the_method_of_the_page_runs(installed: Path, tmp_path: Path) -> None:
     assert run[:3] == ["run", "--method", "k-means"]
     shown = call(tmp_path, "-m", "dcbench_tesla", *run, path=installed)
     assert "k-means" in shown
-    (cell,) = (tmp_path / "results" / "cells").glob("k-means-digits-ipc2-seed0-*")
+    (cell,) = (tmp_path / "runs" / "cells").glob("k-means-digits-ipc2-seed0-*")
 
     # the file can be read without dcbench, as protocols.md says
     (reader,) = blocks("protocols.md", "python")
@@ -118,7 +118,7 @@ def test_the_evaluator_of_the_page_is_listed_keeps_the_contract_and_runs(install
     assert run[-4:] == ["--evaluator", "linear", "--set", "linear.steps=50"]
     shown = call(tmp_path, "-m", "dcbench_tesla", *run, path=installed)
     assert "evaluator linear" in shown
-    (row,) = (json.loads(path.read_text()) for path in (tmp_path / "results" / "rows").glob("evaluate-*.json"))
+    (row,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "rows").glob("evaluate-*.json"))
     assert (row["evaluator"], row["recipe"]) == ("linear", "adam, 50 steps, lr 0.01")
     assert row["accuracy"]["last"]["mean"] > 0.3  # ten images teach it something
 

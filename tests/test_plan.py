@@ -166,7 +166,7 @@ def test_a_damaged_file_stops_its_own_cell_alone(tmp_path: Path) -> None:
     assert [(cell.config.method, "execution.json is not valid JSON" in cell.reason) for cell in failed] == [
         (begun.config.method, True)
     ]
-    todo, count = _pending(cells(declared, part), session)
+    todo, count = _pending(cells(declared, part), session, session.workspace)
     assert [cell.config.method for cell in todo] == [sound.config.method]
     assert count == 2
 

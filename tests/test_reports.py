@@ -714,7 +714,7 @@ def test_one_strategy_is_no_comparison(write: Written) -> None:
 
 
 def test_an_empty_folder_gives_the_published_table_and_says_how_to_fill_it(tmp_path: Path) -> None:
-    result = dcbench("reproduce", "table1", "--out", tmp_path)
+    result = dcbench("reproduce", "table1", "--no-shipped", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     (head, *lines) = lines_of(result.stdout, "`imagenet1k-64`", "1")
     assert lines[0][head.index("`tesla`")] == "7.7 ± 0.2"
@@ -802,7 +802,7 @@ def test_force_does_not_replace_what_is_no_table_of_ours(tmp_path: Path) -> None
 def test_all_of_them_and_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "table2.csv").write_text("my,own\n1,2\n")
-    result = dcbench("reproduce", "all", "--dataset", "digits", "--out", tmp_path)
+    result = dcbench("reproduce", "all", "--no-shipped", "--dataset", "digits", "--out", tmp_path)
     assert result.exit_code == 1
     assert "figure1 has nothing of digits" in result.stderr
     assert "table2.csv is another table: it has no column status. Move it away." in result.stderr

@@ -26,6 +26,7 @@ from dcbench_tesla.errors import CorruptFileError, DataMissingError, UsageError
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.progress import bar, say
 from dcbench_tesla.records.store import content_key, read_json
+from dcbench_tesla.records.workspace import DEFAULT_OUT
 
 
 def evaluate_saved(
@@ -36,7 +37,7 @@ def evaluate_saved(
     preset: str | None = None,
     seed: int | None = None,
     dataset: str | None = None,
-    out: Path | str = "results",
+    out: Path | str = DEFAULT_OUT,
     data_dir: Path | None = None,
     device: str = "auto",
     force: bool = False,
@@ -62,7 +63,10 @@ def evaluate_saved(
         session = Session(folder.parent.parent, data_dir=data_dir, device=device, quiet=quiet)
         return _evaluate_cell(session, folder, evaluators, overrides, dataset, force=force)
     if not path.is_file():
-        raise UsageError(f"there is no file {path}, and no cell of that name under {out} (dcbench list cells).")
+        raise UsageError(
+            f"there is no file {path}, and no cell of that name under {out}: dcbench list cells shows those "
+            "that are there, --out names another folder."
+        )
     session = Session(out, data_dir=data_dir, device=device, quiet=quiet)
     evaluators = tuple(evaluators) or ("convnet",)
     _check_overrides(overrides, evaluators)

@@ -13,7 +13,7 @@ from dcbench_tesla.config import BASELINE, CellConfig, baseline_of
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
 from dcbench_tesla.datasets import load_dataset
-from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace
 
 
 class Session:
@@ -32,7 +32,7 @@ class Session:
 
     def __init__(
         self,
-        out: Path | str = "results",
+        out: Path | str = DEFAULT_OUT,
         *,
         data_dir: Path | None = None,
         device: str = "auto",

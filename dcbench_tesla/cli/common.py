@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dcbench_tesla.errors import UsageError, explained
+from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace, with_shipped
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -29,19 +30,23 @@ def failure(error: BaseException) -> Failure | None:
 
 
 @contextmanager
-def damaged_rows_told(out: Path, stages: Sequence[str]) -> Iterator[None]:
+def damaged_rows_told(workspace: Workspace, stages: Sequence[str]) -> Iterator[None]:
     """Tell which files among the rows of ``stages`` are none; fail for them when all is made of the others."""
     from dcbench_tesla.records.progress import say
     from dcbench_tesla.records.rows import damaged_rows
-    from dcbench_tesla.records.workspace import Workspace
 
-    damaged = damaged_rows(Workspace(out), stages)
+    damaged = damaged_rows(workspace, stages)
     for text in damaged:
         say(f"Error: {text}")
     yield
     if damaged:
         what = "a file among the rows is" if len(damaged) == 1 else f"{len(damaged)} files among the rows are"
         raise Failure(f"{what} left out, see above.", 1)
+
+
+def workspace_of(out: Path, *, shipped: bool) -> Workspace:
+    """Return the workspace at ``--out``, with the repository's results beside its own if ``--shipped`` is given."""
+    return with_shipped(out) if shipped else Workspace(out)
 
 
 class Group(click.Group):
@@ -60,6 +65,12 @@ class Group(click.Group):
             if shown is None:
                 raise
             raise shown from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, each with its whole summary: click cuts them to a line."""
+        shown = [(name, command.get_short_help_str(limit=200)) for name, command in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(shown)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command; an unknown one gets the nearest name."""
@@ -82,7 +93,10 @@ def options(*wanted: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go."
+    "--out", type=click.Path(path_type=Path), default=Path(DEFAULT_OUT), show_default=True, help="Where results go."
+)
+shipped_option = click.option(
+    "--shipped", is_flag=True, help="Add the repository's committed results, marked (shipped); own ones count first."
 )
 data_dir_option = click.option(
     "--data-dir",

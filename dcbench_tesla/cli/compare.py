@@ -15,6 +15,8 @@ from dcbench_tesla.cli.common import (
     options,
     out_option,
     set_option,
+    shipped_option,
+    workspace_of,
 )
 from dcbench_tesla.errors import UsageError
 
@@ -54,6 +56,7 @@ def compare() -> None:
         help="Which test accuracy the table shows; the CSV has all.",
     ),
     out_option,
+    shipped_option,
 )
 def accuracy(
     datasets: tuple[str, ...],
@@ -63,26 +66,27 @@ def accuracy(
     presets: tuple[str, ...],
     statistic: str,
     out: Path,
+    shipped: bool,
 ) -> None:
-    """Compare test accuracies, method by evaluator, from what was run under --out.
+    """Compare test accuracies, method by evaluator.
 
-    Spreads over networks and over seeds stand apart; seconds and peak memory of the condensation stand beside. Prints
-    Markdown, and writes it with all columns to OUT/tables/accuracy.md and accuracy.csv.
+    From what was run under --out; with --shipped the committed results of the repository stand beside it. Spreads over
+    networks and over seeds stand apart; seconds and peak memory of the condensation stand beside. Prints Markdown, and
+    writes it with all columns to OUT/tables/accuracy.md and accuracy.csv.
 
     \b
     Examples:
       dcbench compare accuracy
-      dcbench compare accuracy --dataset fashion-mnist --ipc 10 --preset quick
+      dcbench compare accuracy --shipped --dataset fashion-mnist --ipc 10 --preset quick
       dcbench compare accuracy --evaluator convnet --evaluator vit --statistic best_on_test
     """
     from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
     from dcbench_tesla.records.progress import say
     from dcbench_tesla.records.store import write_text
-    from dcbench_tesla.records.workspace import Workspace
 
-    workspace = Workspace(out)
+    workspace = workspace_of(out, shipped=shipped)
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
-    with damaged_rows_told(out, ("condense", "evaluate")):
+    with damaged_rows_told(workspace, ("condense", "evaluate")):
         table = accuracies(workspace, wanted)
         shown = markdown(table, statistic)
         click.echo(shown)
@@ -186,10 +190,11 @@ def memory(
     device: str,
     out: Path,
 ) -> None:
-    """Compare the peak memory of one iteration against matching steps T, or against IPC.
+    """Compare the peak memory of one iteration.
 
-    Shapes suffice: no data files are read, and with the meter `predicted` nothing is computed, so that any size can be
-    asked on any machine. Rows go to OUT/figures/memory.csv, where equal ones are replaced; the plot stands beside.
+    Against matching steps T, or against IPC. Shapes suffice: no data files are read, and with the meter `predicted`
+    nothing is computed, so that any size can be asked on any machine. Rows go to OUT/figures/memory.csv, where equal
+    ones are replaced; the plot stands beside.
 
     \b
     Examples:
@@ -278,11 +283,11 @@ def time_(
     device: str,
     out: Path,
 ) -> None:
-    """Compare the seconds of one iteration against matching steps T, or the batch, and of its two passes.
+    """Compare the seconds of one iteration, and of its two passes.
 
-    Shapes suffice: no data files are read. Methods take turns, so that noise of the machine hits all of them alike;
-    what does not fit in memory is told and not run. Rows go to OUT/figures/time.csv, where equal ones are replaced; the
-    plot stands beside.
+    Against matching steps T, or against the batch. Shapes suffice: no data files are read. Methods take turns, so that
+    noise of the machine hits all of them alike; what does not fit in memory is told and not run. Rows go to
+    OUT/figures/time.csv, where equal ones are replaced; the plot stands beside.
 
     \b
     Examples:
@@ -367,11 +372,11 @@ def gradient(
     data_dir: Path | None,
     out: Path,
 ) -> None:
-    """Compare the gradients of trajectory matching with the exact one: mtt's, unrolled, in float64.
+    """Compare the gradients of trajectory matching with the exact one.
 
-    Takes real experts (trains those that are missing) and real images, and shows cosine, ratio of norms and relative
-    error against matching steps T and the student's rate b, for the images and for b. Rows go to
-    OUT/figures/gradient.csv, where equal ones are replaced; the plot stands beside.
+    That is mtt's, unrolled, in float64. Takes real experts (trains those that are missing) and real images, and shows
+    cosine, ratio of norms and relative error against matching steps T and the student's rate b, for the images and for
+    b. Rows go to OUT/figures/gradient.csv, where equal ones are replaced; the plot stands beside.
 
     \b
     Examples:

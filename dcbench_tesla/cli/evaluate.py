@@ -47,15 +47,15 @@ def evaluate(
     out: Path,
     force: bool,
 ) -> None:
-    """Train networks on finished cells or on files of distilled sets, and print their test accuracy.
+    """Train networks on finished cells or distilled sets.
 
-    A cell (its folder, or its name under --out) keeps its preset, seed and schedule; its images are not condensed
-    again, and its rows stand beside it. A file is tested with the settings of --preset, and its rows go to --out. What
-    is on record is not done again.
+    Prints their test accuracy. A cell (its folder, or its name under --out) keeps its preset, seed and schedule; its
+    images are not condensed again, and its rows stand beside it. A file is tested with the settings of --preset, and
+    its rows go to --out. What is on record is not done again.
 
     \b
     Examples:
-      dcbench evaluate results/cells/* --evaluator resnet18 --evaluator vit
+      dcbench evaluate runs/cells/* --evaluator resnet18 --evaluator vit
       dcbench evaluate tesla-digits-ipc1-seed0-0123456789 --evaluator timm:resnet26d
       dcbench evaluate distilled.safetensors --dataset npz:my_images.npz --set evaluation.networks=3
     """

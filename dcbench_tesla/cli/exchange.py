@@ -6,6 +6,7 @@ import click
 
 from dcbench_tesla.cli.common import Group, data_dir_option, options, out_option
 from dcbench_tesla.errors import UsageError
+from dcbench_tesla.records.workspace import DEFAULT_OUT
 
 _PATH = click.Path(path_type=Path)
 
@@ -56,7 +57,7 @@ def set_(
     force: bool,
     data_dir: Path | None,
 ) -> None:
-    """Make a complete distilled set of FILE, which `dcbench evaluate` takes.
+    """Make a distilled set of FILE, for `dcbench evaluate`.
 
     FILE: images_*.pt of MTT or TESLA, res_*.pt of DC, DSA or DM, or a file or folder of `dcbench export`.
     No code in these files is run.
@@ -133,9 +134,10 @@ def experts_(
     data_dir: Path | None,
     out: Path,
 ) -> None:
-    """Put expert buffers of MTT or TESLA (replay_buffer_*.pt) into the expert store, and say how to use them.
+    """Put expert buffers of MTT or TESLA into the expert store.
 
-    They are used by runs on the data they were trained on, and never trained further. No code in these files is run.
+    FILES are replay_buffer_*.pt; the command says how to use them. They are used by runs on the data they were trained
+    on, and never trained further. No code in these files is run.
 
     \b
     Examples:
@@ -163,7 +165,7 @@ def experts_(
     epochs = f"{least}" if least == most else f"{least} to {most}"
     click.echo(f"{len(done.epochs)} experts of {epochs} epochs{'' if done.new else ', there already'}: {done.folder}")
     words = " ".join(f"--set {text}" for text in done.settings)
-    place = "" if out == Path("results") else f" --out {out}"
+    place = "" if out == Path(DEFAULT_OUT) else f" --out {out}"
     click.echo(f"Next: dcbench run --method mtt --dataset {dataset} {words}{place}")
 
 
@@ -173,16 +175,24 @@ def experts_(
     click.option("--format", "layout", default="tensors", show_default=True, help="tensors, png or authors."),
     click.option("--output", type=_PATH, required=True, help="The folder to write."),
     click.option("--force", is_flag=True, help="Replace an earlier export there."),
+    click.option(
+        "--out",
+        type=_PATH,
+        default=Path(DEFAULT_OUT),
+        show_default=True,
+        help="Where results are, for a cell given by its name.",
+    ),
 )
-def export(source: Path, layout: str, output: Path, force: bool) -> None:
-    """Write a distilled set for others: SET_OR_CELL is a distilled.safetensors or a cell's folder.
+def export(source: Path, layout: str, output: Path, force: bool, out: Path) -> None:
+    """Write a distilled set in files that others can read.
 
-    tensors: one complete file. png: an image a file, with a dataset card. authors: images_best.pt and labels_best.pt as
-    MTT and TESLA write them. `dcbench import set` reads each of them back without loss.
+    SET_OR_CELL is a distilled.safetensors, a cell's folder, or a cell's name under --out. tensors: one complete file.
+    png: an image a file, with a dataset card. authors: images_best.pt and labels_best.pt as MTT and TESLA write them.
+    `dcbench import set` reads each of them back without loss.
 
     \b
     Examples:
-      dcbench export results/cells/NAME --format png --output for_people
+      dcbench export runs/cells/NAME --format png --output for_people
       dcbench export distilled.safetensors --format authors --output for_their_code
     """
     from dcbench_tesla.exchange import FORMATS, export_set, find_set
@@ -193,7 +203,7 @@ def export(source: Path, layout: str, output: Path, force: bool) -> None:
         raise unknown_name("format", layout, FORMATS)
     from dcbench_tesla.distilled import DistilledSet
 
-    distilled = DistilledSet.load(find_set(source))
+    distilled = DistilledSet.load(find_set(source, out))
     export_set(distilled, layout, output, force=force)
     click.echo(f"{len(distilled)} images as {layout}: {output}")
     if not distilled.provenance.get("redistributable"):

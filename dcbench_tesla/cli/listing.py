@@ -11,7 +11,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.config import SECTIONS
 from dcbench_tesla.datasets import default_data_dir
 from dcbench_tesla.errors import unknown_name
-from dcbench_tesla.records.rows import stage_rows
+from dcbench_tesla.records.rows import mark, stage_rows
 from dcbench_tesla.records.workspace import Workspace
 
 Row = tuple[str, ...]
@@ -48,16 +48,20 @@ def datasets(data_dir: Path | None) -> list[Row]:
     return [*rows, ("npz:PATH", "", "", "", "", "your own arrays"), ("folder:PATH", "", "", "", "", "your own images")]
 
 
-def cells(out: Path) -> list[Row]:
-    """Return the finished evaluations on record under ``out``, then the cells that failed, with their reasons."""
+def cells(workspace: Workspace) -> list[Row]:
+    """Return the finished evaluations on record, then the cells that failed, with their reasons.
+
+    Shipped ones have ``(shipped)`` behind their cell's name.
+    """
     rows: list[Row] = [("method", "data set", "IPC", "seed", "evaluator", "test accuracy (last)", "protocol", "cell")]
-    for row in stage_rows(Workspace(out), "evaluate"):
+    for row in stage_rows(workspace, "evaluate"):
         last = row["accuracy"]["last"]
         accuracy = f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} %"
-        rows.append((*_head(row), row["evaluator"], accuracy, row["protocol"], row["cell"]))
-    failed = stage_rows(Workspace(out), "failed")
-    rows += [(*_head(r), "", r["status"], r["protocol"], f"{r['cell']}: {r['reason']}") for r in failed]
-    return rows if len(rows) > 1 else [(f"no finished cells under {out}",)]
+        rows.append((*_head(row), row["evaluator"], accuracy, row["protocol"], row["cell"] + mark(row)))
+    failed = stage_rows(workspace, "failed")
+    rows += [(*_head(r), "", r["status"], r["protocol"], f"{r['cell']}{mark(r)}: {r['reason']}") for r in failed]
+    nothing = f"no finished cells under {workspace.root}; in a checkout, --shipped lists the committed ones"
+    return rows if len(rows) > 1 else [(nothing,)]
 
 
 def _head(row: dict[str, Any]) -> Row:

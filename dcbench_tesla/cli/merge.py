@@ -24,9 +24,9 @@ def merge(sources: tuple[Path, ...], out: Path, no_tensors: bool, experts: bool)
 
     \b
     Examples:
-      dcbench merge from-laptop/results from-cluster/results
-      dcbench merge from-cluster/results --out results --no-tensors
-      dcbench merge from-cluster/results --experts
+      dcbench merge from-laptop/runs from-cluster/runs
+      dcbench merge from-cluster/runs --out all --no-tensors
+      dcbench merge from-cluster/runs --experts
     """
     from dcbench_tesla.exchange.merge import check_source
     from dcbench_tesla.exchange.merge import merge as merge_results

@@ -6,18 +6,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcbench_tesla.cli.common import data_dir_option, device_option, options, out_option, part_options
+from dcbench_tesla.cli.common import (
+    data_dir_option,
+    device_option,
+    options,
+    out_option,
+    part_options,
+    shipped_option,
+    workspace_of,
+)
 from dcbench_tesla.cli.reproduce import checked_cells
+from dcbench_tesla.records.workspace import MARK
 
 if TYPE_CHECKING:
     from dcbench_tesla.cells.session import Session
     from dcbench_tesla.config import CellConfig
+    from dcbench_tesla.records.workspace import Workspace
     from dcbench_tesla.reports.plan import PlannedCell
 
 
 @click.command()
 @click.argument("table")
-@options(*part_options, device_option, data_dir_option, out_option)
+@options(*part_options, device_option, data_dir_option, out_option, shipped_option)
 def plan(
     table: str,
     datasets: tuple[str, ...],
@@ -27,12 +37,14 @@ def plan(
     device: str,
     data_dir: Path | None,
     out: Path,
+    shipped: bool,
 ) -> None:
-    """Show the cells of a table: which are done, and the time and memory of the others. Nothing is run.
+    """Show what a table still takes: time and memory.
 
-    TABLE is table1, table2, table3 or figure2. Times are measured on this machine, by a few steps of every stage, and
-    extrapolated; experts are counted with the first cell that uses them. Memory is the predicted peak of the tensors of
-    condensation and expert training. Done is what lies under --out.
+    Nothing is run. TABLE is table1, table2, table3 or figure2; every cell of it stands in a line. Times are measured on
+    this machine, by a few steps of every stage, and extrapolated; experts are counted with the first cell that uses
+    them. Memory is the predicted peak of the tensors of condensation and expert training. Done is what lies under
+    --out; with --shipped also what the repository has.
 
     \b
     Examples:
@@ -56,21 +68,24 @@ def plan(
     for text in beyond_the_paper(declaration, part):
         say(text)
     session = Session(out, data_dir=data_dir, device=device)
-    planned = _measured(configs, session)
+    planned = _measured(configs, session, workspace_of(out, shipped=shipped))
     head = ("cell", "to do", "time", "peak memory")
     click.echo("\n".join(aligned(head, [_row(cell) for cell in planned], left=2)))
     click.echo(f"\n{_totals(planned, machine(session.execution))}")
 
 
-def _measured(configs: "list[CellConfig]", session: "Session") -> "list[PlannedCell]":
-    """Plan all cells, those last that there cannot be; say why figures are missing, a reason once."""
+def _measured(configs: "list[CellConfig]", session: "Session", workspace: "Workspace") -> "list[PlannedCell]":
+    """Plan all cells, those last that there cannot be; say why figures are missing, a reason once.
+
+    Those that ``workspace`` has shipped results of stand first, and are done.
+    """
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.profilers.memory import PredictedMeter
     from dcbench_tesla.records.progress import bar, say
-    from dcbench_tesla.reports.plan import open_cells, plan, reasons
+    from dcbench_tesla.reports.plan import open_cells, plan, reasons, without_shipped
 
-    cells, absent = open_cells(configs, session)
-    planned = []
+    opened, absent = open_cells(configs, session)
+    cells, planned = without_shipped(opened, workspace)
     say("measuring a few steps of what is to be done ...")
     with bar("plan", len(cells), unit="cell") as shown:
         for found in plan(map(Job, cells), meter=PredictedMeter(), begin=lambda cell, _: shown.advance(0, cell.name)):
@@ -85,7 +100,8 @@ def _measured(configs: "list[CellConfig]", session: "Session") -> "list[PlannedC
 def _row(cell: "PlannedCell") -> tuple[str, ...]:
     from dcbench_tesla.records.progress import duration, size
 
-    todo = "" if cell.stages is None else ", ".join(cell.stages) or "done"
+    done = "done" + MARK * cell.shipped
+    todo = "" if cell.stages is None else ", ".join(cell.stages) or done
     time = duration(cell.estimate.total) if cell.estimate else ""
     return cell.label, todo, time, "" if cell.peak_bytes is None else size(cell.peak_bytes)
 

@@ -4,34 +4,35 @@ from pathlib import Path
 
 import click
 
-from dcbench_tesla.cli.common import damaged_rows_told, options, out_option
+from dcbench_tesla.cli.common import damaged_rows_told, options, out_option, shipped_option, workspace_of
 
 
 @click.command()
 @options(
     out_option,
+    shipped_option,
     click.option(
         "--output", type=click.Path(path_type=Path, dir_okay=False), help="The page.  [default: OUT/report.html]"
     ),
 )
-def report(out: Path, output: Path | None) -> None:
-    """Write one HTML page from what was run and compared under --out.
+def report(out: Path, shipped: bool, output: Path | None) -> None:
+    """Write one HTML page with all results.
 
-    Tables that sort, plots, the distilled images, and for each the command, hardware and configuration that made it.
-    One file with everything in it: it opens in any browser, on a telephone too, without a network.
+    It shows what was run and compared under --out; with --shipped the committed results of the repository too. Tables
+    that sort, plots, the distilled images, and for each the command, hardware and configuration that made it. One file
+    with everything in it: it opens in any browser, on a telephone too, without a network.
 
     \b
     Examples:
       dcbench report
-      dcbench report --out results --output report.html
+      dcbench report --shipped --output report.html
     """
     from dcbench_tesla.records.progress import size
     from dcbench_tesla.records.rows import STAGES
     from dcbench_tesla.records.store import write_text
-    from dcbench_tesla.records.workspace import Workspace
     from dcbench_tesla.reports.html import page
 
-    path = output or out / "report.html"
-    with damaged_rows_told(out, STAGES):
-        write_text(path, page(Workspace(out)))
+    path, workspace = output or out / "report.html", workspace_of(out, shipped=shipped)
+    with damaged_rows_told(workspace, STAGES):
+        write_text(path, page(workspace))
         click.echo(f"{path} ({size(path.stat().st_size)})")

@@ -22,9 +22,11 @@ from dcbench_tesla.cli.common import (
     options,
     out_option,
     part_options,
+    workspace_of,
 )
 from dcbench_tesla.cli.run import backend_of, run_jobs
 from dcbench_tesla.errors import UsageError
+from dcbench_tesla.records.workspace import Workspace, shipped_folder, with_shipped
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def reproduce() -> None:
-    """Make the paper's tables and figures, from what was run under --out, beside what was published.
+    """Make the paper's tables and figures from your results.
+
+    Published numbers stand beside what was run under --out. Where nothing was, a checkout shows its committed results.
 
     \b
     Examples:
@@ -47,6 +51,11 @@ def reproduce() -> None:
     """
 
 
+_shipped_option = click.option(
+    "--shipped/--no-shipped",
+    default=None,
+    help="Add the repository's committed results, marked (shipped).  [default: where --out has none, in a checkout]",
+)
 _HOW_TO_RUN = ("device", "data_dir", "backend", "at_once", "timeout", "backend_settings", "logs", "compile")
 _part_options = options(
     *part_options,
@@ -54,6 +63,7 @@ _part_options = options(
     device_option,
     data_dir_option,
     out_option,
+    _shipped_option,
     *backend_options,
     log_option,
     compile_option,
@@ -64,11 +74,12 @@ _part_options = options(
 @reproduce.command()
 @_part_options
 def table1(**given: Any) -> None:
-    """Table 1: test accuracy by method, with shares of the whole set's accuracy and of the images.
+    """Table 1: test accuracy by method.
 
-    Prints the table, or the part that is asked for; writes the whole to OUT/tables/table1 (CSV, Markdown, LaTeX, PNG
-    and SVG). What was not run stays empty. Data sets that are not the paper's are rows of their own, as is every
-    protocol; differences compare `best_on_test`, as published.
+    Beside it stand shares of the whole set's accuracy and of the images. Prints the table, or the part that is asked
+    for; writes the whole to OUT/tables/table1 (CSV, Markdown, LaTeX, PNG and SVG). What was not run stays empty. Data
+    sets that are not the paper's are rows of their own, as is every protocol; differences compare `best_on_test`, as
+    published.
 
     \b
     Examples:
@@ -82,7 +93,7 @@ def table1(**given: Any) -> None:
 @reproduce.command()
 @_part_options
 def table2(**given: Any) -> None:
-    """Table 2: TESLA with hard labels and with labels of the target step.
+    """Table 2: TESLA with hard labels and with the teacher's.
 
     Writes OUT/tables/table2 (CSV, Markdown, LaTeX, PNG and SVG).
 
@@ -97,7 +108,7 @@ def table2(**given: Any) -> None:
 @reproduce.command()
 @_part_options
 def table3(**given: Any) -> None:
-    """Table 3: test accuracy of other networks than the one that was condensed with.
+    """Table 3: test accuracy of networks not condensed with.
 
     Writes OUT/tables/table3 (CSV, Markdown, LaTeX, PNG and SVG).
 
@@ -118,17 +129,25 @@ def table3(**given: Any) -> None:
     click.option("--run", "run_missing", is_flag=True, help="Time what was not timed on this machine first."),
     device_option,
     out_option,
+    _shipped_option,
     click.option("--force", is_flag=True, help="Replace a figure that shows what is not on record any more."),
 )
 def figure1(
-    datasets: tuple[str, ...], methods: tuple[str, ...], run_missing: bool, device: str, out: Path, force: bool
+    datasets: tuple[str, ...],
+    methods: tuple[str, ...],
+    run_missing: bool,
+    device: str,
+    out: Path,
+    shipped: bool | None,
+    force: bool,
 ) -> None:
-    """Figure 1: memory against matching steps, and memory and runtime at 50 of them, with the table of Section 3.3.
+    """Figure 1: memory against matching steps, and runtime.
 
-    Memory is measured by CUDA's allocator where there is a GPU, else predicted, which computes nothing. Of every point
-    the best on record in OUT/figures/memory.csv is shown, measured before predicted; runtimes are those in
-    OUT/figures/time.csv, and what was not timed stays empty. Writes OUT/figures/memory.csv, figure1a and figure1b (PNG,
-    SVG, and figure1b.csv) and OUT/tables/figure1.md and growth.csv.
+    Memory and runtime are shown at 50 steps too, with the table of Section 3.3. Memory is measured by CUDA's allocator
+    where there is a GPU, else predicted, which computes nothing. Of every point the best on record in
+    OUT/figures/memory.csv is shown, measured before predicted; runtimes are those in OUT/figures/time.csv, and what was
+    not timed stays empty. Writes OUT/figures/memory.csv, figure1a and figure1b (PNG, SVG, and figure1b.csv) and
+    OUT/tables/figure1.md and growth.csv.
 
     \b
     Examples:
@@ -139,10 +158,9 @@ def figure1(
     from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import memory as memories
     from dcbench_tesla.compare import timing
-    from dcbench_tesla.compare.files import merge_csv, read_csv
+    from dcbench_tesla.compare.files import add_shipped, merge_csv, read_csv
     from dcbench_tesla.compare.plots import memory_figure
     from dcbench_tesla.records.progress import bar, say
-    from dcbench_tesla.records.workspace import Workspace
     from dcbench_tesla.reports import figure1 as declared
     from dcbench_tesla.reports import growth
     from dcbench_tesla.reports.declarations import NotInTableError, Part
@@ -156,7 +174,7 @@ def figure1(
         raise NotInTableError(
             f"figure1 has nothing of {' and '.join([*datasets, *methods])}: it has {', '.join(known)}."
         )
-    workspace = Workspace(out)
+    workspace = _workspace(out, shipped=shipped, run_missing=run_missing)
     workspace.check_writable()
     figures, tables = workspace.figures, workspace.tables
     if run_missing:
@@ -165,8 +183,10 @@ def figure1(
     with bar("memory", len(wanted) + growth.count(), unit="point") as shown:
         memory = memories.measure(wanted, "auto", on, done=shown.advance)
         grown = growth.predict(done=shown.advance)
-    memory = declared.best(merge_csv(figures / "memory.csv", memory, memories.KEY))
-    table = declared.figure_b(memory, read_csv(figures / "time.csv", timing.KEY))
+    memory = merge_csv(figures / "memory.csv", memory, memories.KEY)
+    memory = declared.best(add_shipped(memory, workspace, "memory.csv", memories.KEY))
+    time = add_shipped(read_csv(figures / "time.csv", timing.KEY), workspace, "time.csv", timing.KEY)
+    table = declared.figure_b(memory, time)
     text = "\n".join([declared.markdown_a(memory), declared.markdown_b(table), growth.markdown(grown)])
     made = Report(
         text=text,
@@ -187,10 +207,10 @@ def figure1(
 @reproduce.command()
 @_part_options
 def figure2(**given: Any) -> None:
-    """Figure 2: label strategies of TESLA by iteration, and labels alone by the teacher's epoch.
+    """Figure 2: label strategies of TESLA by iteration.
 
-    Writes OUT/figures/figure2a and figure2b (CSV, PNG and SVG) and OUT/tables/figure2.md. Curves need accuracies on the
-    way: evaluation.every.
+    Beside it labels alone, by the teacher's epoch. Writes OUT/figures/figure2a and figure2b (CSV, PNG and SVG) and
+    OUT/tables/figure2.md. Curves need accuracies on the way: evaluation.every.
 
     \b
     Examples:
@@ -204,7 +224,9 @@ def figure2(**given: Any) -> None:
 @_part_options
 @click.pass_context
 def all_(ctx: click.Context, /, **given: Any) -> None:
-    """Make all tables and figures; one that fails does not stop the others.
+    """Make all tables and figures.
+
+    One that fails does not stop the others.
 
     \b
     Examples:
@@ -212,9 +234,11 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
       dcbench reproduce all --preset quick --dataset fashion-mnist --run
     """
     from dcbench_tesla.records.progress import say
-    from dcbench_tesla.reports.declarations import NotInTableError
+    from dcbench_tesla.reports.declarations import NotInTableError, Part
 
     _check_effect(ctx, run_missing=given["run_missing"], has_effect=("device",))  # of figure1's meter
+    check_part(Part(**{n: given[n] for n in ("datasets", "ipcs", "methods")}, preset=given["preset"] or ""))
+    given["shipped"] = _workspace(**{n: given[n] for n in ("out", "shipped", "run_missing")}).shipped is not None
     failures: list[Failure] = []
     lacking: list[UsageError] = []
     commands = [command for command in reproduce.commands.values() if command is not all_]
@@ -250,6 +274,7 @@ def _reproduce(
     device: str,
     data_dir: Path | None,
     out: Path,
+    shipped: bool | None,
     force: bool,
     logs: tuple[str, ...],
     compile: str,
@@ -259,14 +284,13 @@ def _reproduce(
     from dcbench_tesla.cells.session import Session
     from dcbench_tesla.records.live import check_logs
     from dcbench_tesla.records.progress import say
-    from dcbench_tesla.records.workspace import Workspace
     from dcbench_tesla.reports.declarations import Part, beyond_the_paper
     from dcbench_tesla.reports.files import report
 
     _check_effect(click.get_current_context(), run_missing=run_missing)
     part = Part(datasets=datasets, ipcs=ipcs, methods=methods, preset=preset or "")
     declaration, configs = checked_cells(name, part, to_run=run_missing)
-    workspace = Workspace(out)
+    workspace = _workspace(out, shipped=shipped, run_missing=run_missing)
     wanted_logs = check_logs(logs)
     where = backend_of(device=device, out=out, **backend) if run_missing else None
     workspace.check_writable()
@@ -276,13 +300,25 @@ def _reproduce(
     if where:
         execution = replace(where.execution, logs=wanted_logs, compile=compile)
         session = Session(out, data_dir=data_dir, execution=execution)
-        failed = _run_missing(configs, where, session, data_dir)
-    with damaged_rows_told(out, ("condense", "evaluate")):
+        failed = _run_missing(configs, where, session, data_dir, workspace)
+    with damaged_rows_told(workspace, ("condense", "evaluate")):
         made = report(declaration, workspace, part)
         click.echo(made.text)
         say(f"written: {', '.join(str(path) for path in made.write(force=force))}")
     if failed:
         raise failed
+
+
+def _workspace(out: Path, *, shipped: bool | None, run_missing: bool) -> Workspace:
+    """Return what is read: own rows, and shipped ones where they are asked for, or where there is nothing else."""
+    from dcbench_tesla.records.progress import say
+
+    if shipped is not None:
+        return workspace_of(out, shipped=shipped)
+    if run_missing or shipped_folder() is None or any(Workspace(out).rows.glob("*.json")):
+        return Workspace(out)
+    say(f"no results under {out} yet: shown are the repository's, marked (shipped); --no-shipped leaves them out")
+    return with_shipped(out)
 
 
 def _check_effect(ctx: click.Context, *, run_missing: bool, has_effect: Collection[str] = ()) -> None:
@@ -333,13 +369,16 @@ def check_part(part: "Part") -> None:
 
 
 def _run_missing(
-    configs: "list[CellConfig]", backend: "Backend", session: "Session", data_dir: Path | None
+    configs: "list[CellConfig]", backend: "Backend", session: "Session", data_dir: Path | None, workspace: Workspace
 ) -> Failure | None:
-    """Run the cells that are not done; return what failed, so that the table can be made of the others."""
+    """Run the cells that are not done; return what failed, so that the table can be made of the others.
+
+    ``workspace``: cells that it has shipped results of are done.
+    """
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.records.progress import say
 
-    todo, failed = _pending(configs, session)
+    todo, failed = _pending(configs, session, workspace)
     try:
         if todo:
             baselines = _baselines(session, todo)
@@ -366,13 +405,14 @@ def _baselines(session: "Session", cells: "Sequence[Cell]") -> "dict[str, Cell]"
     return found
 
 
-def _pending(configs: "list[CellConfig]", session: "Session") -> "tuple[list[Cell], int]":
+def _pending(configs: "list[CellConfig]", session: "Session", workspace: Workspace) -> "tuple[list[Cell], int]":
     """Return the cells that are not done, and how many there cannot be; why is told, a reason once."""
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.records.progress import say
-    from dcbench_tesla.reports.plan import open_cells, plan, reasons
+    from dcbench_tesla.reports.plan import open_cells, plan, reasons, without_shipped
 
-    cells, absent = open_cells(configs, session)
+    opened, absent = open_cells(configs, session)
+    cells, _ = without_shipped(opened, workspace)
     planned = list(plan(map(Job, cells), measure=False))
     for text in reasons([*planned, *absent]):
         say(f"Error: {text}")

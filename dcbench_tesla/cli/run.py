@@ -80,7 +80,9 @@ def run(
     no_baseline: bool,
     dry_run: bool,
 ) -> None:
-    """Train experts, condense, evaluate; resume what was interrupted, skip what is done, retry what failed.
+    """Train experts, condense, evaluate.
+
+    Goes on with what was interrupted, skips what is done, and tries again what failed.
 
     \b
     Examples:
@@ -91,7 +93,7 @@ def run(
       dcbench run --config experiment.toml
       dcbench run --method dm --method tesla --ipc 1 --ipc 10 --seed 0 --seed 1 --backend local --jobs 4 --timeout 2h
       dcbench run --method tesla --dataset cifar10 --backend slurm --device cuda --backend-option partition=gpu
-      dcbench run --method tesla --dataset digits --log tensorboard    (tensorboard --logdir results/cells shows it)
+      dcbench run --method tesla --dataset digits --log tensorboard    (tensorboard --logdir runs/cells shows it)
 
     \b
     A configuration file (the command line goes over it):
@@ -425,11 +427,11 @@ def experts(
     out: Path,
     compile: str,
 ) -> None:
-    """Train expert trajectories: networks on the real images, a snapshot an epoch.
+    """Train expert trajectories, for `dcbench run` to use.
 
-    They are shared by all methods and seeds; `dcbench run` trains what it lacks by itself. On a CPU several experts are
-    trained at once where it takes long. Several processes (or machines on one disk) may run this at the same time and
-    share the work.
+    Experts are networks trained on the real images, kept as a snapshot an epoch. They are shared by all methods and
+    seeds; `dcbench run` trains what it lacks by itself. On a CPU several experts are trained at once where it takes
+    long. Several processes (or machines on one disk) may run this at the same time and share the work.
 
     \b
     Examples:

@@ -6,34 +6,46 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcbench_tesla.cli.common import Failure, damaged_rows_told, data_dir_option, options, out_option
+from dcbench_tesla.cli.common import (
+    Failure,
+    damaged_rows_told,
+    data_dir_option,
+    options,
+    out_option,
+    shipped_option,
+    workspace_of,
+)
 
 if TYPE_CHECKING:
     from dcbench_tesla.conformance import Outcome
 
 
 @click.command(name="list")
-@options(click.argument("what", metavar="[methods|evaluators|datasets|cells]"), data_dir_option, out_option)
-def list_(what: str, data_dir: Path | None, out: Path) -> None:
+@options(
+    click.argument("what", metavar="[methods|evaluators|datasets|cells]"), data_dir_option, out_option, shipped_option
+)
+def list_(what: str, data_dir: Path | None, out: Path, shipped: bool) -> None:
     """List methods, evaluators, datasets or finished cells.
 
     \b
     Examples:
       dcbench list methods
-      dcbench list cells --out results
+      dcbench list cells
+      dcbench list cells --shipped
     """
     from dcbench_tesla.cli import listing
     from dcbench_tesla.errors import unknown_name
 
+    workspace = workspace_of(out, shipped=shipped)
     listings: dict[str, Callable[[], list[tuple[str, ...]]]] = {
         "methods": lambda: listing.plugins("methods"),
         "evaluators": lambda: listing.plugins("evaluators"),
         "datasets": lambda: listing.datasets(data_dir),
-        "cells": lambda: listing.cells(out),
+        "cells": lambda: listing.cells(workspace),
     }
     if what not in listings:
         raise unknown_name("listing", what, listings)
-    with damaged_rows_told(out, ("evaluate", "failed") if what == "cells" else ()):
+    with damaged_rows_told(workspace, ("evaluate", "failed") if what == "cells" else ()):
         for line in listing.columns(listings[what]()):
             click.echo(line)
 
@@ -41,7 +53,9 @@ def list_(what: str, data_dir: Path | None, out: Path) -> None:
 @click.command()
 @options(click.argument("name"), data_dir_option)
 def info(name: str, data_dir: Path | None) -> None:
-    """Describe a method, an evaluator or a data set: what it is, its settings, its files.
+    """Describe a method, an evaluator or a data set.
+
+    Shows what it is, its settings and its files.
 
     \b
     Examples:
@@ -59,7 +73,7 @@ def info(name: str, data_dir: Path | None) -> None:
 @click.command()
 @data_dir_option
 def env(data_dir: Path | None) -> None:
-    """Show hardware, versions and folders: what to put into a bug report.
+    """Show hardware, versions and folders, for a bug report.
 
     \b
     Example:
@@ -74,7 +88,9 @@ def env(data_dir: Path | None) -> None:
 @click.command(name="check-method")
 @click.argument("name")
 def check_method(name: str) -> None:
-    """Check that a method keeps the contract of the Condenser interface, on a tiny problem made on the spot.
+    """Check that a method keeps the interface's contract.
+
+    The contract of Condenser is checked point by point, on a tiny problem made on the spot.
 
     \b
     Example:
@@ -88,7 +104,9 @@ def check_method(name: str) -> None:
 @click.command(name="check-evaluator")
 @click.argument("name")
 def check_evaluator(name: str) -> None:
-    """Check that an evaluator keeps the contract of the Evaluator interface, on tiny sets made on the spot.
+    """Check that an evaluator keeps the interface's contract.
+
+    The contract of Evaluator is checked point by point, on tiny sets made on the spot.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.records.progress import duration, size
 from dcbench_tesla.records.rows import stage_rows
 from dcbench_tesla.records.store import content_key
-from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
 _SECTION = ["dataset", "ipc", "preset", "data"]
 
@@ -54,7 +54,7 @@ def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     ``<statistic>_std_networks`` the spread over the networks of one seed (root mean square over seeds of population
     standard deviations; empty for one network) and ``<statistic>_std_seeds`` the population standard deviation of the
     seeds' means, empty for one seed. ``condense_seconds`` and ``peak_bytes`` are means over seeds, empty where they
-    were not measured.
+    were not measured. Where shipped rows are read too, ``origin`` says which a row is.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
@@ -84,7 +84,7 @@ def _found(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any]]]:
     if not groups:
         raise DcbenchError(
             f"no finished evaluation under {workspace.root} matches: dcbench list cells shows what is there, "
-            "dcbench run and dcbench evaluate add to it."
+            "dcbench run and dcbench evaluate add to it; in a checkout, --shipped adds the committed ones."
         )
     return groups
 
@@ -92,7 +92,8 @@ def _found(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any]]]:
 def evaluations(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any]]]:
     """Return the rows of the wanted evaluations, those that differ by their seed only together.
 
-    Each has the row of its condensation under ``made``: ``None`` for a set that came as a file.
+    Own and shipped ones are apart. Each has the row of its condensation under ``made``: ``None`` for a set that came as
+    a file.
     """
     condensed = {row["key"]: row for row in stage_rows(workspace, "condense")}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
@@ -107,7 +108,7 @@ def _group_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What must be equal for two rows to differ by their seed only."""
     schedule = [(e["iteration"], len(e["test"])) for e in row["evaluated"]]
     how = [row["recipe"], row["settings"], row.get("evaluator_version", 1), row["dataset_fingerprint"], schedule]
-    return (_condensation(row), row["evaluator"], content_key(how))
+    return (row.get("origin"), _condensation(row), row["evaluator"], content_key(how))
 
 
 def _condensation(row: Mapping[str, Any]) -> str:
@@ -149,6 +150,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "hardware": _machines(made, rows),
         "commit": ", ".join(sorted({str(row["environment"]["commit"]) for row in rows})),
         "command": first["command"],
+        **({"origin": first["origin"]} if "origin" in first else {}),
     }
 
 
@@ -296,8 +298,10 @@ def _convnet_first(names: "pd.Series[str]") -> "pd.Series[str]":
 
 
 def _lines(group: pd.DataFrame) -> "pd.Series[str]":
-    """The line of every row: its method, and of its settings those in which the method's lines differ."""
+    """The line of every row: its method, of its settings those in which the method's lines differ, shipped or not."""
     found = _told_apart(group, "method", "settings", name="`{}`")
+    if "origin" in group:
+        found += group["origin"].map({SHIPPED: MARK}).fillna("")
     made = group["condensation"].groupby(found).transform("nunique")  # by another version of a preset, or of a method
     return found.where(made == 1, found + " (" + group["condensation"].str[:6] + ")")
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from dcbench_tesla.errors import CorruptFileError
 from dcbench_tesla.records.store import atomic_path, write_text
+from dcbench_tesla.records.workspace import MARK, Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +57,25 @@ def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
     if lacking := sorted(set(key) - set(table.columns)):
         raise CorruptFileError(f"{path} is another table: it has no column {lacking[0]}. Move it away.")
     return table
+
+
+def add_shipped(own: pd.DataFrame, workspace: Workspace, name: str, key: Sequence[str]) -> pd.DataFrame:
+    """Return a comparison of ``workspace`` with what the repository ships of it, if that is to be read.
+
+    Shipped rows have ``(shipped)`` behind their hardware, so that nothing takes them for the user's own machine. Of an
+    own and a shipped row with equal keys the own one counts.
+
+    Raises:
+        CorruptFileError: the shipped file is another table.
+    """
+    if workspace.shipped is None:
+        return own
+    shipped = read_csv(workspace.shipped / "figures" / name, key)
+    shared = [name for name in key if name in own]
+    taken = set(keys(own, shared))
+    others = shipped.loc[[k not in taken for k in keys(shipped, shared)]]
+    others = others.assign(hardware=others["hardware"] + MARK)
+    return pd.concat([own, others], ignore_index=True) if len(own) and len(others) else max(own, others, key=len)
 
 
 def keys(table: pd.DataFrame, key: Sequence[str]) -> list[tuple[str, ...]]:

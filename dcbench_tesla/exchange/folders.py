@@ -30,6 +30,7 @@ from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError, unknown_name
 from dcbench_tesla.exchange.files import load_torch, plain_tensor, tensor_digest
 from dcbench_tesla.records.store import load_tensors, save_tensors, write_text, writing
+from dcbench_tesla.records.workspace import Workspace
 
 SET, SIDE, IMAGES, LABELS = "distilled.safetensors", "dcbench.safetensors", "images_best.pt", "labels_best.pt"
 _TABLE, _CARD = "labels.csv", "README.md"
@@ -41,8 +42,8 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def find_set(path: Path) -> Path:
-    """Return the distilled set ``path`` names: a file, or a cell's folder.
+def find_set(path: Path, out: Path | None = None) -> Path:
+    """Return the distilled set ``path`` names: a file, a cell's folder, or with ``out`` a cell's name under it.
 
     Raises:
         UsageError: there is none.
@@ -51,11 +52,14 @@ def find_set(path: Path) -> Path:
         return path
     if (path / SET).is_file():
         return path / SET
+    if out is not None and (named := Workspace(out).cells / path / SET).is_file():
+        return named
     if path.is_dir():
         raise UsageError(
             f"there is no {SET} in {path}: name a distilled set, or the folder of a cell that is finished."
         )
-    raise UsageError(f"there is no file or folder {path}.")
+    cell = "" if out is None else f", and no finished cell of that name under {out} (--out names another folder)"
+    raise UsageError(f"there is no file or folder {path}{cell}.")
 
 
 def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: bool = False) -> None:

@@ -335,7 +335,7 @@ def _preprocessing(wanted: str, dataset: Dataset) -> Preprocessing:
 
 
 def _stored_preprocessing(path: Path) -> Preprocessing:
-    """Read a whitening of ``results/preprocessing``, or the preprocessing of a distilled set or a side file."""
+    """Read a whitening of ``OUT/preprocessing``, or the preprocessing of a distilled set or a side file."""
     if not path.is_file():
         raise UsageError(f"--preprocessing takes standardise, zca or a safetensors file; there is no file {path}.")
     tensors, facts = load_tensors(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dcbench_tesla.errors import CorruptFileError
-from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
 _SHARED = ("dataset", "hardware", "environment.commit")
 _OF_A_CELL = ("cell", "method", "ipc", "seed", "preset", "protocol", "command", *_SHARED)
@@ -32,9 +32,17 @@ STAGES = tuple(_NEEDED)
 def stage_rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
     """Return the whole rows of a stage, one of :data:`STAGES`, in order of files.
 
-    What is no row is left out; :func:`damaged_rows` tells of it.
+    Where shipped rows are read too, ``origin`` says which a row is. Of an own and a shipped row with one key the own
+    one counts, and a shipped failure is none where the cell is done. What is no row is left out; :func:`damaged_rows`
+    tells of it.
     """
-    return [row for row in _read(workspace, stage) if not isinstance(row, CorruptFileError)]
+    rows = [row for row in _read(workspace, stage) if not isinstance(row, CorruptFileError)]
+    return [row for row in rows if not (stage == "failed" and mark(row) and _is_done(workspace, row))]
+
+
+def mark(row: Mapping[str, Any]) -> str:
+    """Return what stands behind the name of a row's cell: :data:`~workspace.MARK` of a shipped one, else nothing."""
+    return MARK if row.get("origin") == SHIPPED else ""
 
 
 def damaged_rows(workspace: Workspace, stages: Sequence[str] = STAGES) -> list[str]:
@@ -47,6 +55,11 @@ def is_settled(workspace: Workspace, failure: Mapping[str, Any]) -> bool:
     return all((workspace.rows / f"evaluate-{key}.json").exists() for key in failure.get("evaluations", ()))
 
 
+def _is_done(workspace: Workspace, failure: Mapping[str, Any]) -> bool:
+    """Whether what a shipped failure is of was finished under ``workspace``."""
+    return (workspace.rows / f"condense-{failure.get('key')}.json").exists() and is_settled(workspace, failure)
+
+
 def drop_settled_failure(workspace: Workspace, key: str) -> None:
     """Drop the row of a condensation's failure, unless it names an evaluation that is not done."""
     found = [row for row in stage_rows(workspace, "failed") if row.get("key") == key]
@@ -55,9 +68,9 @@ def drop_settled_failure(workspace: Workspace, key: str) -> None:
 
 
 def _read(workspace: Workspace, stage: str) -> Iterator[dict[str, Any] | CorruptFileError]:
-    for path in sorted(workspace.rows.glob(f"{stage}-*.json")):
+    for path, origin in workspace.files("rows", f"{stage}-*.json"):
         try:
-            yield _row(path, _NEEDED[stage])
+            yield _row(path, _NEEDED[stage]) | ({"origin": origin} if origin else {})
         except CorruptFileError as error:
             yield error
 

@@ -1,19 +1,35 @@
-"""The folders under ``--out``: rows and sheets, small, to be committed; cells, experts, whitenings that are not."""
+"""The folders under ``--out``: rows and sheets, small, to be committed; cells, experts, whitenings that are not.
 
-from collections.abc import Mapping
+Beside a workspace's own rows those that the repository ships can be read. Nothing is ever written there.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.records.store import atomic_path, read_json, write_json
+
+DEFAULT_OUT = "runs"
+"""Where results go unless ``--out`` says otherwise; git ignores it."""
+
+OWN, SHIPPED = "own", "shipped"
+MARK = f" ({SHIPPED})"
+"""Stands behind the name of what the repository ships, wherever own results can stand beside it."""
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders under ``--out``: rows to be committed, and cells, experts, whitenings and jobs that are not."""
+    """The folders under ``--out``: rows to be committed, and cells, experts, whitenings and jobs that are not.
+
+    ``shipped``: a folder whose rows, sheets and comparisons are read beside those under ``root``.
+    """
 
     root: Path
+    shipped: Path | None = None
 
     @property
     def rows(self) -> Path:
@@ -55,6 +71,17 @@ class Workspace:
         """Tidy CSV of comparisons and their plots, to be committed."""
         return self.root / "figures"
 
+    def files(self, folder: str, pattern: str) -> Iterator[tuple[Path, str]]:
+        """Yield what matches ``pattern`` in a folder, by name, own files before shipped ones, each with its origin.
+
+        Of an own and a shipped file of one name, the own one counts. The origin is empty where only own files are read.
+        """
+        own = {path.name: path for path in (self.root / folder).glob(pattern)}
+        yield from ((own[name], OWN if self.shipped else "") for name in sorted(own))
+        if self.shipped:
+            others = sorted((self.shipped / folder).glob(pattern))
+            yield from ((path, SHIPPED) for path in others if path.name not in own)
+
     def check_writable(self) -> None:
         """Find out now, not after hours, whether results can be written.
 
@@ -86,3 +113,24 @@ class Workspace:
     def drop_row(self, stage: str, key: str) -> None:
         """Forget that a stage was finished."""
         (self.rows / f"{stage}-{key}.json").unlink(missing_ok=True)
+
+
+def with_shipped(out: Path) -> Workspace:
+    """Return the workspace at ``out`` that reads what the repository ships too; ``out`` may be that very folder.
+
+    Raises:
+        UsageError: the package does not run from a checkout of the repository.
+    """
+    shipped = shipped_folder()
+    if shipped is None:
+        raise UsageError(
+            "--shipped: the installed package has no committed results, a checkout of the repository has: "
+            "clone it and run dcbench there, or leave out --shipped."
+        )
+    return Workspace(out) if out.resolve() == shipped else Workspace(out, shipped)
+
+
+def shipped_folder() -> Path | None:
+    """Return the folder of committed results of the checkout this package runs from; ``None`` where there is none."""
+    folder = _CHECKOUT / "results"
+    return folder if (_CHECKOUT / "pyproject.toml").is_file() and (folder / "rows").is_dir() else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from dcbench_tesla.config import CellConfig, as_text, flags_given, resolve, settings_given, settled
 from dcbench_tesla.errors import DcbenchError, UsageError
-from dcbench_tesla.records.rows import stage_rows
+from dcbench_tesla.records.rows import mark, stage_rows
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import row_name
 
@@ -50,7 +50,8 @@ class Failed:
     def name(self, varied: Collection[str]) -> str:
         """Return the protocol as tables name it, see :meth:`dcbench_tesla.reports.finished.Finished.name`."""
         told = " ".join(f"{label}={value}" for label, value in sorted(self.changes.items()) if label not in varied)
-        return f"{self.row['preset']}, changed: {told}" if told else str(self.row["preset"])
+        preset = f"{self.row['preset']}{mark(self.row)}"
+        return f"{preset}, changed: {told}" if told else preset
 
     def is_in(self, dataset: str, ipc: int, method: str, evaluator: str) -> bool:
         """Whether it is of a place in a table, by whatever protocol."""

@@ -19,6 +19,7 @@ from dcbench_tesla.compare.plots import colour
 from dcbench_tesla.compare.points import COLUMNS, Point, points
 from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.records.progress import size
+from dcbench_tesla.records.workspace import MARK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,6 +113,7 @@ def _measured(table: pd.DataFrame) -> list[tuple[str, ...]]:
         (name, *key)
         for name, (rows, machine) in about.items()
         for key in dict.fromkeys(keys(rows, ["dataset", "method", *machine]))
+        if not any(text.endswith(MARK) for text in key)  # what the repository ships is not lost
     ]
 
 

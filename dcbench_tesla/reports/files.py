@@ -10,7 +10,7 @@ import pandas as pd
 from dcbench_tesla.compare.files import keys, save_figure
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.records.store import write_text
-from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.records.workspace import MARK, Workspace
 from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import Declaration, Part
 from dcbench_tesla.reports.failed import failures
@@ -29,14 +29,18 @@ def lost_runs(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
     """Return what was run by the rows of ``old`` and not by those of ``new``.
 
     A row is known by its command too: its protocol has another name where a second version was run beside it, and a
-    baseline moves to the protocol it stands beside.
+    baseline moves to the protocol it stands beside. What the repository ships is not lost.
     """
-    before, now = (table[table["status"] == RUN] for table in (old, new))
+    before, now = (_own_runs(table) for table in (old, new))
     known = [name for name in (*_KEY, "protocol", "command") if name in before and name in now]
     named, commanded = ([name for name in known if name != other] for other in ("command", "protocol"))
     kept, made = set(keys(now, named)), set(keys(now, commanded))
     rows = zip(keys(before, named), keys(before, commanded), strict=True)
     return [", ".join(filter(None, name)) for name, command in rows if name not in kept and command not in made]
+
+
+def _own_runs(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table["status"] == RUN) & ~table["protocol"].astype(str).str.contains(MARK, regex=False)]
 
 
 @dataclass(frozen=True, kw_only=True)

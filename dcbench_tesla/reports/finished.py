@@ -10,6 +10,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.compare.accuracy import Wanted, evaluations, summary
 from dcbench_tesla.config import as_text, settings_given, settled
 from dcbench_tesla.presets import PRESETS
+from dcbench_tesla.records.rows import mark
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import preset_of
 
@@ -69,6 +70,11 @@ class Finished:
         return str(self.rows[0]["preset"])
 
     @property
+    def is_shipped(self) -> bool:
+        """Whether it is one of the repository's results, read beside own ones."""
+        return bool(mark(self.rows[0]))
+
+    @property
     def protocol(self) -> str:
         """The protocol's name without what was changed: ``paper, settings of MTT``."""
         return str(self.rows[0]["protocol"]).partition(", changed: ")[0]
@@ -101,10 +107,14 @@ class Finished:
         return label.rpartition(".")[0] in ("data", self.evaluator) or label == "evaluation.networks"
 
     def name(self, varied: Collection[str] = ()) -> str:
-        """Return the protocol as tables name it: the preset, and what was changed but the ``varied`` settings."""
+        """Return the protocol as tables name it: the preset, and what was changed but the ``varied`` settings.
+
+        That of shipped results has ``(shipped)`` behind the preset: a line of a table is own or shipped, never both.
+        """
         changes = self.shared_changes if self.is_baseline else self.changes
         told = " ".join(f"{label}={value}" for label, value in sorted(changes.items()) if label not in varied)
-        return f"{self.preset}, changed: {told}" if told else self.preset
+        preset = f"{self.preset}{mark(self.rows[0])}"
+        return f"{preset}, changed: {told}" if told else preset
 
     @property
     def training_images(self) -> int | None:
@@ -144,7 +154,8 @@ def by_protocol(ran: Iterable[Finished], varied: Collection[str] = ()) -> dict[s
 
 
 def _is_beside(baseline: Finished, cell: Finished) -> bool:
-    return (baseline.preset, baseline.shared_changes) == (cell.preset, cell.shared_changes)
+    own, others = ((c.preset, c.is_shipped, c.shared_changes) for c in (baseline, cell))
+    return own == others
 
 
 def _told_apart(cell: Finished, ran: Iterable[Finished], varied: Collection[str]) -> str:

@@ -16,6 +16,8 @@ from dcbench_tesla.cells.session import Session
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.profilers.memory import MemoryMeter
 from dcbench_tesla.records.environment import hardware
+from dcbench_tesla.records.rows import mark, stage_rows
+from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import row_name
 
 _T = TypeVar("_T")
@@ -30,7 +32,7 @@ class PlannedCell:
     ``name``: of its folder; empty where its data set is not here. ``stages``: those to be done, none of a finished
     cell, ``None`` where that cannot be told. ``estimate``: seconds by stage. ``peak_bytes``: the largest predicted peak
     of those stages, evaluations apart, which are not predicted. A figure that is missing was not asked for, or is of
-    nothing, or could not be had; ``reason`` says why.
+    nothing, or could not be had; ``reason`` says why. ``shipped``: it is done by what the repository ships.
     """
 
     config: CellConfig
@@ -39,6 +41,7 @@ class PlannedCell:
     estimate: Estimate | None = None
     peak_bytes: int | None = None
     reason: str = ""
+    shipped: bool = False
 
     @property
     def done(self) -> bool:
@@ -155,6 +158,21 @@ def _cell_by_id(session: Session, config: CellConfig) -> tuple[str, Cell]:
 def _opened(session: Session, work: Callable[[], _T]) -> tuple[_T | None, str]:
     """Return what ``work`` opens, or why it failed; there is no cell yet whose folder could take a traceback."""
     return _tried(session.workspace.jobs / "error.txt", work)
+
+
+def without_shipped(cells: Iterable[Cell], workspace: Workspace) -> tuple[list[Cell], list[PlannedCell]]:
+    """Return the cells that are not shipped, and those whose evaluations all are, which are done.
+
+    None is shipped where ``workspace`` reads no shipped rows; a cell of which a part is own is not.
+    """
+    shipped = {row["key"] for row in stage_rows(workspace, "evaluate") if mark(row)}
+    others, done = [], []
+    for cell in cells:
+        if {cell.identity.evaluation_key(name) for name in cell.config.evaluators} <= shipped:
+            done.append(PlannedCell(config=cell.config, name=cell.name, stages=(), shipped=True))
+        else:
+            others.append(cell)
+    return others, done
 
 
 def reasons(planned: Iterable[PlannedCell]) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from dcbench_tesla import registry
 from dcbench_tesla.cells.evaluation import STATISTICS
 from dcbench_tesla.config import CellConfig
-from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.records.workspace import MARK, Workspace
 from dcbench_tesla.reports.declarations import Declaration, import_problem, row_name
 from dcbench_tesla.reports.failed import Failed
 from dcbench_tesla.reports.finished import Finished, by_protocol, chosen, finished, training_images
@@ -193,7 +193,7 @@ def missing(
     declaration: Declaration, wanted: Iterable[CellConfig], ran: Iterable[Finished]
 ) -> list[tuple[CellConfig, str]]:
     """Return the cells, each with a network, of ``wanted`` that were not run by the very preset they are wanted by."""
-    ran = [cell for cell in ran if cell.name(declaration.varied) == cell.preset]
+    ran = [cell for cell in ran if cell.name(declaration.varied) == cell.preset + MARK * cell.is_shipped]
     return [(c, e) for c in wanted for e in c.evaluators if not any(_is_it(declaration, c, e, cell) for cell in ran)]
 
 

@@ -281,7 +281,7 @@ def _ipcs(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(str(row["ipc"]) for row in rows))
 
 
-def lacking(declaration: Declaration, part: Part, ran: Iterable[Finished], failed: Sequence[Failed] = ()) -> list[str]:
+def lacking(declaration: Declaration, part: Part, ran: Sequence[Finished], failed: Sequence[Failed] = ()) -> list[str]:
     """Say which cells of a part were not run, with the reason of those that failed, and what runs them.
 
     Nothing where none is missing.
@@ -292,6 +292,7 @@ def lacking(declaration: Declaration, part: Part, ran: Iterable[Finished], faile
         return []
     words = [*(f" --dataset {d}" for d in part.datasets), *(f" --ipc {ipc}" for ipc in part.ipcs)]
     words += [*(f" --method {m}" for m in part.methods), *([f" --preset {part.preset}"] if part.preset else [])]
+    words += [" --shipped"] * any(cell.is_shipped for cell in ran)
     what = declaration.name + "".join(words)
     head = (
         f"{len(absent)} of {sum(len(cell.evaluators) for cell in wanted)} cells by preset `{wanted[0].preset}` are "

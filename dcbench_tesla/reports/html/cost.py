@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dcbench_tesla.compare.files import read_csv
+from dcbench_tesla.compare import memory, timing
+from dcbench_tesla.compare.files import add_shipped, read_csv
 from dcbench_tesla.compare.timing import COMPILED, named
 from dcbench_tesla.records.progress import size
-from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.records.workspace import MARK, Workspace
 from dcbench_tesla.reports.html.parts import (
     Column,
     Figure,
@@ -20,6 +20,7 @@ from dcbench_tesla.reports.html.parts import (
     Point,
     as_records,
     made_by,
+    shipped_mark,
     table_of,
     told,
 )
@@ -128,7 +129,7 @@ def memory_part(workspace: Workspace) -> Part:
         about="What one iteration, an update of the images, holds at its peak. The meter `cuda` asks the GPU's "
         "allocator, `allocated` follows the tensors that are alive, `predicted` does so without computing anything.",
         make="dcbench compare memory",
-        figures=_figures(_MEMORY, workspace.figures / "memory.csv"),
+        figures=_figures(_MEMORY, workspace, "memory.csv", memory.KEY),
     )
 
 
@@ -144,14 +145,15 @@ def time_part(workspace: Workspace) -> Part:
         about="How long one iteration, an update of the images, takes. Only what one machine measured is drawn "
         "together.",
         make="dcbench compare time",
-        figures=_figures(_TIME, workspace.figures / "time.csv"),
+        figures=_figures(_TIME, workspace, "time.csv", timing.KEY),
     )
 
 
-def _figures(cost: _Cost, path: Path) -> list[Figure]:
-    if not path.exists():
+def _figures(cost: _Cost, workspace: Workspace, name: str, key: Sequence[str]) -> list[Figure]:
+    own = read_csv(workspace.figures / name, [*_NEEDED, cost.column])
+    table = add_shipped(own, workspace, name, key)
+    if table.empty:
         return []
-    table = read_csv(path, [*_NEEDED, cost.column])
     table["line"] = named(table)["method"] if "compiled" in table else table["method"]
     return [*_against(cost, table, "matching_steps"), *_against(cost, table, "ipc")]
 
@@ -179,8 +181,9 @@ def _figure(cost: _Cost, rows: pd.DataFrame, x: str) -> Figure:
     setting = f" ConvNet of width {told(rows, 'width')}" + (f", batch {batch}" if batch else "")
     meter, hardware = told(rows, "meter"), told(rows, "hardware")
     measured = f" Meter `{meter}`" + ("." if hardware.startswith("none") else f", hardware {hardware}.")
+    apart = told(rows, cost.apart).removesuffix(MARK) + shipped_mark(rows)
     return Figure(
-        title=f"{cost.title} against {against}: {told(rows, 'dataset')}, {told(rows, cost.apart)}",
+        title=f"{cost.title} against {against}: {told(rows, 'dataset')}, {apart}",
         caption=f"{cost.caption}{at}{setting}.{measured}{_lost(cost, rows)}",
         made=made_by(rows[rows[cost.column].notna()], cost.command + option, cost.options),
         plot=Plot(x=axis, y=cost.y, lines=_lines(cost, rows, x), from_zero=True),

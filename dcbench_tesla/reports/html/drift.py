@@ -3,9 +3,22 @@
 import numpy as np
 import pandas as pd
 
-from dcbench_tesla.compare.files import read_csv
+from dcbench_tesla.compare import gradient
+from dcbench_tesla.compare.files import add_shipped, read_csv
 from dcbench_tesla.records.workspace import Workspace
-from dcbench_tesla.reports.html.parts import Column, Figure, Line, Part, Plot, Point, made_by, table_of, told, values
+from dcbench_tesla.reports.html.parts import (
+    Column,
+    Figure,
+    Line,
+    Part,
+    Plot,
+    Point,
+    made_by,
+    shipped_mark,
+    table_of,
+    told,
+    values,
+)
 
 _PLACE = ("dataset", "protocol", "ipc", "batch_size", "width", "depth", "reference", "meter", "hardware")
 _NEEDED = (
@@ -49,9 +62,10 @@ def gradient_part(workspace: Workspace) -> Part:
     Raises:
         CorruptFileError: the file there is another table.
     """
-    path, figures = workspace.figures / "gradient.csv", []
-    if path.exists():
-        table = read_csv(path, _NEEDED)
+    figures: list[Figure] = []
+    own = read_csv(workspace.figures / "gradient.csv", _NEEDED)
+    table = add_shipped(own, workspace, "gradient.csv", gradient.KEY)
+    if not table.empty:
         preset = table["protocol"].str.split(",").str[0]  # what was changed of it stands behind
         table = table.assign(angle=1 - table["cosine"], preset=preset)
         for _, place in table.groupby(list(_PLACE), dropna=False, sort=True):
@@ -76,7 +90,7 @@ def _figure(rows: pd.DataFrame, column: str, y: str, title: str) -> Figure:
     reference, dtype = told(rows, "reference"), told(rows, "dtype")
     least = float(np.finfo(dtype).eps)
     return Figure(
-        title=f"{title}, {dtype}: {told(rows, 'dataset')}, IPC {told(rows, 'ipc')}",
+        title=f"{title}, {dtype}: {told(rows, 'dataset')}, IPC {told(rows, 'ipc')}{shipped_mark(rows)}",
         caption=f"{y.capitalize()} to the gradient of `{reference}`: median over repetitions, the bar from the least "
         f"to the largest. What is below the rounding of {dtype}, {least:.1e}, is drawn at it. ConvNet of width "
         f"{told(rows, 'width')}, protocol {told(rows, 'protocol')}, hardware {told(rows, 'hardware')}.",

@@ -14,6 +14,7 @@ _COLUMNS = (
     Column("seed", "seed"),
     Column("status", "status"),
     Column("reason", "reason"),
+    Column("origin", "origin"),
     Column("attempts", "attempts"),
     Column("protocol", "protocol"),
     Column("command", "command"),

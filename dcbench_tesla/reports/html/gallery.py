@@ -1,4 +1,4 @@
-"""The distilled images: the sheets of ``results/sheets``, by data set and IPC, each with what made it."""
+"""The distilled images: the sheets of ``OUT/sheets``, by data set and IPC, each with what made it."""
 
 import base64
 from collections import defaultdict
@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from dcbench_tesla.errors import CorruptFileError
 from dcbench_tesla.records.progress import duration, size
 from dcbench_tesla.records.rows import stage_rows
-from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 from dcbench_tesla.reports.html.parts import Figure, Made, Part, Picture
 
 _Row = Mapping[str, Any]
@@ -38,9 +38,10 @@ def gallery_part(workspace: Workspace) -> Part:
     for row in stage_rows(workspace, "evaluate"):
         tested[row.get("cell", "")].append(row)
     groups: dict[tuple[str, int, str], list[Picture]] = defaultdict(list)
-    for path in sorted(workspace.sheets.glob("*.png"), key=lambda path: _order(cells.get(path.stem), path)):
+    found = sorted(workspace.files("sheets", "*.png"), key=lambda sheet: _order(cells.get(sheet[0].stem), sheet[0]))
+    for path, origin in found:
         made = cells.get(path.stem)
-        groups[_group(made)].append(_picture(path, made, tested[path.stem]))
+        groups[_group(made)].append(_picture(path, made, tested[path.stem], MARK if origin == SHIPPED else ""))
     return Part(
         id="images",
         title="Distilled images",
@@ -64,7 +65,7 @@ def _figure(dataset: str, ipc: int, preset: str, pictures: Sequence[Picture]) ->
     return Figure(title=title, caption="", pictures=pictures)
 
 
-def _picture(path: Path, made: _Row | None, tested: Iterable[_Row]) -> Picture:
+def _picture(path: Path, made: _Row | None, tested: Iterable[_Row], mark: str) -> Picture:
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -73,6 +74,7 @@ def _picture(path: Path, made: _Row | None, tested: Iterable[_Row]) -> Picture:
     title = path.stem
     if made:
         title = made["method"] + (f", seed {made['seed']}" if made["seed"] else "")
+    title += mark
     return Picture(
         title=title,
         text=", ".join(sorted(map(_accuracy, tested), key=lambda text: (not text.startswith("convnet"), text))),

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, curves
 from dcbench_tesla.compare.plots import colours
 from dcbench_tesla.errors import DcbenchError
-from dcbench_tesla.records.rows import STAGES, stage_rows
+from dcbench_tesla.records.rows import STAGES, mark, stage_rows
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.html.accuracy import curves_part, ipc_part, tables_part
 from dcbench_tesla.reports.html.cost import memory_part, time_part
@@ -41,7 +41,10 @@ def page(workspace: Workspace) -> str:
     rows = [row for stage in STAGES for row in stage_rows(workspace, stage)]
     parts = _parts(workspace)
     if not any(part.figures for part in parts):
-        raise DcbenchError(f"there are no results under {workspace.root}: dcbench run and dcbench compare make them.")
+        raise DcbenchError(
+            f"there are no results under {workspace.root}: dcbench run and dcbench compare make them; "
+            "in a checkout, --shipped shows the committed ones."
+        )
     return (
         _environment()
         .get_template("page.html.j2")
@@ -86,6 +89,7 @@ def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "evaluations": _count(rows, "evaluate"),
         "sets of experts": _count(rows, "experts"),
         "failed cells": _count(rows, "failed"),
+        "rows shipped by the repository": str(sum(bool(mark(row)) for row in rows) or ""),
         "data sets": _different(row.get("dataset") for row in rows),
         "methods": _different(row.get("method") for row in rows),
         "hardware": _different(row.get("hardware") for row in rows),

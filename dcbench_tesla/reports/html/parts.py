@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from dcbench_tesla.compare.accuracy import Cell
+from dcbench_tesla.records.workspace import MARK
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,11 @@ def values(rows: pd.DataFrame, name: str) -> list[Any]:
     return sorted(rows[name].dropna().unique()) if name in rows else []
 
 
+def shipped_mark(rows: pd.DataFrame) -> str:
+    """Return what stands behind the title of a comparison that the repository ships; nothing for own ones."""
+    return MARK if told(rows, "hardware").endswith(MARK) else ""
+
+
 _FACTS = {
     "dataset": "data set",
     "preset": "preset",
@@ -184,6 +190,7 @@ _FACTS = {
     "start_epoch": "start epochs",
     "repetitions": "repetitions",
     "meter": "meter",
+    "origin": "origin",
     "hardware": "hardware",
     "threads": "threads",
     "dataset_fingerprint": "data fingerprint",

@@ -81,6 +81,16 @@ def test_a_second_run_replaces_equal_rows_and_keeps_the_others(tmp_path: Path) -
     assert path.read_text().splitlines()[0].startswith("method,dataset,matching_steps,ipc,batch_size")
 
 
+def test_a_row_that_says_the_same_again_changes_nothing(tmp_path: Path) -> None:
+    path, row = tmp_path / "memory.csv", {**dict.fromkeys(KEY, "x"), "torch": "2.9.0", "note": None}
+    merge_csv(path, pd.DataFrame([{**row, "peak_bytes": 1, "commit": "aaaa"}]), KEY)
+    before = path.read_bytes()
+    merge_csv(path, pd.DataFrame([{**row, "peak_bytes": 1, "commit": "bbbb"}]), KEY)
+    assert path.read_bytes() == before
+    merge_csv(path, pd.DataFrame([{**row, "peak_bytes": 2, "commit": "bbbb"}]), KEY)
+    assert list(pd.read_csv(path)["commit"]) == ["bbbb"]
+
+
 def test_a_foreign_table_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "memory.csv"
     path.write_text("a,b\n1,2\n")

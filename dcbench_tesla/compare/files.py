@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 # twelve digits of a commit can look like a number: 350885915961, or 12345e678901
 _HEXADECIMAL = {"commit": "string", "dataset_fingerprint": "string"}
+_OF_THE_CODE = ("commit", "torch")  # by what a row was found, not what it says
 
 
 def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     """Write ``new`` into the CSV at ``path`` and return all it holds then: equal keys are replaced, others kept.
 
-    A row whose ``status`` is not ``ok`` replaces none whose is: a busy machine takes nothing away.
+    A row whose ``status`` is not ``ok`` replaces none whose is: a busy machine takes nothing away. A row that says
+    again what is there, as a prediction does, leaves the old one with the commit that first found it.
 
     Raises:
         CorruptFileError: the file there is another table.
@@ -32,6 +34,9 @@ def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame
         if "status" in old and "status" in new:
             measured = set(keys(old[old["status"] == "ok"], key))
             new = new[[s == "ok" or k not in measured for s, k in zip(new["status"], keys(new, key), strict=True)]]
+        found = [name for name in new.columns if name in old.columns and name not in _OF_THE_CODE]
+        said = set(keys(old, found)) if set(new.columns) <= set(old.columns) else set()
+        new = new[[k not in said for k in keys(new, found)]]
         taken = set(keys(new, key))
         kept = old[[k not in taken for k in keys(old, key)]]
         new = pd.concat([kept, new.convert_dtypes()], ignore_index=True)

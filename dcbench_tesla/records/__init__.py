@@ -1,1 +1,1 @@
-"""What a run leaves on disk: complete files, the results folder, rows, the environment; and progress on the terminal."""
+"""What a run leaves on disk: complete files, the results folder, rows and environment; and progress on the terminal."""

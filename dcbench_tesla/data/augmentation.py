@@ -160,8 +160,8 @@ def _draw_color(count: int, side: int, generator: Generator) -> Parameters:
 def _color(images: Tensor, parameters: Parameters) -> Tensor:
     """Change brightness by b, then saturation by s, then contrast by c, in one affine map.
 
-    x1 = x + b; x2 = s (x1 - grey(x1)) + grey(x1), with grey the mean over channels;
-    x3 = c (x2 - mean x2) + mean x2, with mean the mean over the image. As grey(x1) = grey(x) + b and mean x2 = mean x + b:
+    x1 = x + b; x2 = s (x1 - grey(x1)) + grey(x1); x3 = c (x2 - mean x2) + mean x2. Here grey is the mean over channels
+    and mean the mean over the image. As grey(x1) = grey(x) + b and mean x2 = mean x + b:
     x3 = c s x + [c (1 - s) grey(x) + (1 - c) mean x + b].
     This takes one pass over the batch in place of six.
     """

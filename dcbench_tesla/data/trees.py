@@ -1,4 +1,5 @@
 """Read files by name from a folder or from a zip archive, without unpacking it."""
+
 from __future__ import annotations
 
 import os

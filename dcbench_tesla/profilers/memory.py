@@ -1,13 +1,12 @@
 """Three meters of a run's peak memory with one interface.
 
-==============  ============================================  =======================
-================================== meter           what it measures                              what it needs
-what it does not see ==============  ============================================  =======================
-================================== ``cuda``        peak of what PyTorch's allocator handed out   a GPU with enough
-memory  memory that CUDA itself takes ``allocated``   peak of the bytes of live tensors             a device with memory
-workspaces, fragmentation ``predicted``   the same, for tensors without memory          nothing                  the
-same, and effects of values ==============  ============================================  =======================
-==================================
+=============  ===========================================  ========================  ===============================
+meter          what it measures                             what it needs             what it does not see
+=============  ===========================================  ========================  ===============================
+``cuda``       peak of what PyTorch's allocator handed out  a GPU with enough memory  memory that CUDA itself takes
+``allocated``  peak of the bytes of live tensors            a device with memory      workspaces, fragmentation
+``predicted``  the same, for tensors without memory         nothing                   the same, and effects of values
+=============  ===========================================  ========================  ===============================
 
 ``allocated`` and ``predicted`` measure the eager program: they rest on a dispatch mode, under which functions compiled
 by ``torch.compile`` run eagerly. For a compiled program they give what it would need uncompiled.

@@ -125,7 +125,7 @@ class Slurm:
 
 
 def _threads(options: Mapping[str, Any]) -> int:
-    """Return the number of threads of a task. Of a list in ``OMP_NUM_THREADS`` the first number counts: the outer level.
+    """Return the number of threads of a task. A list in ``OMP_NUM_THREADS`` starts with the outer level, which counts.
 
     Raises:
         UsageError: the number is not a positive integer.

@@ -515,7 +515,7 @@ def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | No
     condenser = registry.load_method(method)
     request = condenser.expert_request(built["settings"])
     if request and request.count:
-        inert["experts.count"] = f"method {method} reads {request.count}"
+        inert["experts.count"] = f"method {method} always reads {request.count}"
     if request and built["experts"].imported:
         inert |= {f"experts.{name}": "imported experts are not trained here" for name in ("lr", "batch_size")}
     for section in built.keys() - SECTIONS.keys() - {"settings"}:

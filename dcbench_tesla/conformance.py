@@ -143,7 +143,7 @@ class _Suite:
             record = condenser.iterate(iteration)
             _require(math.isfinite(record.loss), f"the loss of iteration {iteration} is {record.loss}")
             wrong = [k for k, v in record.metrics.items() if not isinstance(v, (int, float))]
-            _require(not wrong, f"metrics that are no plain numbers: {', '.join(wrong)}")
+            _require(not wrong, f"metrics that are not plain numbers: {', '.join(wrong)}")
 
     def check_repeatable(self) -> None:
         """the same seed gives the same bytes, whatever the global generator's state"""
@@ -311,7 +311,7 @@ class _EvaluatorSuite:
         networks = self._train(distilled, 1, 2)
         _require(len(networks) == 2, f"{len(networks)} networks for 2 seeds")
         for network in networks:
-            _require(isinstance(network, nn.Module), f"a {type(network).__name__} is no network")
+            _require(isinstance(network, nn.Module), f"a {type(network).__name__} is not a network")
             _require(not any(m.training for m in network.modules()), "a network is not in evaluation mode")
             devices = {t.device.type for t in (*network.parameters(), *network.buffers())}
             _require(devices <= {"cpu"}, f"a network for the CPU is on {', '.join(sorted(devices))}")
@@ -384,7 +384,7 @@ def _require_class(plugin: type, base: type) -> None:
 
 def _require_settings(kind: Any) -> None:
     derives = inspect.isclass(kind) and issubclass(kind, Settings) and "__dataclass_params__" in kind.__dict__
-    _require(derives, "Settings is no dataclass that derives from dcbench's Settings")
+    _require(derives, "Settings is not a dataclass that derives from dcbench's Settings")
     _require(kind.__dataclass_params__.frozen, "Settings is not frozen")
     types = get_type_hints(kind)
     for f in dataclasses.fields(kind):

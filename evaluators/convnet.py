@@ -57,7 +57,7 @@ class ConvNetEvaluator(TrainedNetwork):
         """Return ``lr`` if the learned learning rate is used, and ``learned_lr`` if sets have none, with the reason."""
         if not learned_lr:
             return {"learned_lr": "the method learns no learning rate"}
-        return {"lr": "the learned rate is taken (convnet.learned_lr)"} if settings.learned_lr else {}
+        return {"lr": "the learned rate is used (convnet.learned_lr)"} if settings.learned_lr else {}
 
     @property
     def recipe(self) -> str:

@@ -103,7 +103,7 @@ class CrossArchitecture(TrainedNetwork):
     def without_effect(cls, settings: CrossSettings, *, learned_lr: bool) -> Mapping[str, str]:
         """Return ``lr`` if the recipe uses a learned learning rate and the method learns one, with the reason."""
         taken = settings.recipe == "learned-lr" and learned_lr
-        return {"lr": "recipe learned-lr takes the learned rate"} if taken else {}
+        return {"lr": "recipe learned-lr uses the learned rate"} if taken else {}
 
     def recipe_for(self, distilled: DistilledSet) -> Recipe:
         """Return the recipe; only ``learned-lr`` depends on the distilled set."""

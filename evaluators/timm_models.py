@@ -128,7 +128,7 @@ def problem_of(network: nn.Module, channels: int, classes: int, side: int, least
             return f"{where} its logits are not finite"
     positions = _positions(network, images)
     if positions < least**2:
-        return f"its last map has {positions} of at least {least} x {least} pixels"
+        return f"its last feature map has {positions} pixels, but needs {least} x {least}"
     if float((logits[0] - logits[1]).abs().max()) <= 1e-5 * float(logits.abs().max()):
         return "untrained, its logits are almost the same for all images"
     return ""
@@ -229,7 +229,7 @@ class TimmFamily:
         known = list_models()
         if name not in known:
             near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-            nearest = f" Near: {', '.join(near)}." if near else ""
+            nearest = f" Similar: {', '.join(near)}." if near else ""
             raise UsageError(f"timm {__version__} has no model {name!r}.{nearest} Write timm:<name>.")
         plan = plan_for(name, 3, 10, 32)
         doc = (

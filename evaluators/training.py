@@ -114,7 +114,7 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> n
     if not torch.isfinite(loss):
         raise DivergedError(
             f"a network trained on the distilled set diverged (loss {loss.item()}, lr {recipe.lr:g}): "
-            "lower the evaluator's learning rate, or the student's where it is learned."
+            "lower the evaluator's learning rate, or that of the student if it is learned."
         )
     return network.eval()
 

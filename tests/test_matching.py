@@ -415,7 +415,7 @@ def test_gradients_are_pulled_back_through_the_augmentation(problem: Problem) ->
         ({"steps": 0}, "steps must be at least 1"),
         ({"expert_epochs": 0}, "expert_epochs must be at least 1"),
         ({"max_start_epoch": 0}, "max_start_epoch must be at least 1"),
-        ({"lr_images": -1.0}, "lr_images must not be negative, but is -1"),
+        ({"lr_images": -1.0}, "lr_images must be finite and not negative, but is -1"),
         ({"lr_images": float("nan")}, "lr_images must not be negative"),
         ({"lr_images": float("inf")}, "lr_images must not be .* infinite"),
         ({"lr_student_lr": -1e-9}, "lr_student_lr must not be negative"),

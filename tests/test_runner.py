@@ -342,7 +342,7 @@ def test_killed_in_every_stage_and_resumed_to_the_same_bytes(whole: CellResult, 
 
     process = started(arguments, log)
     kill_when(lambda: any(folder.glob("evaluations/*/000040.json")), process, log)
-    assert f"going on after iteration {after} of 40" in log.read_text()
+    assert f"continuing after iteration {after} of 40" in log.read_text()
     assert not list((out / "rows").glob("evaluate-*"))
     tested = [path.stat().st_mtime_ns for path in folder.glob("evaluations/*/000020.json")]
 

@@ -171,7 +171,7 @@ def test_threads_are_a_number(commands: Path, tmp_path: Path, monkeypatch: pytes
     assert Slurm(tmp_path).execution.threads == 4
     assert Slurm(tmp_path, options={"cpus_per_task": 3}).execution.threads == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    with pytest.raises(UsageError, match="OMP_NUM_THREADS must be a whole number from 1, not 'many'"):
+    with pytest.raises(UsageError, match="OMP_NUM_THREADS must be a positive whole number, not 'many'"):
         Slurm(tmp_path)
 
 
@@ -210,7 +210,7 @@ def test_queue_that_does_not_answer_loses_nothing(
 def test_slurm_that_refuses(commands: Path, tmp_path: Path) -> None:
     (commands / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2; exit 1\n")
     backend, jobs = on_gpus(tmp_path, partition="x")
-    with pytest.raises(DcbenchError, match=r"Slurm does not take the jobs: .*invalid partition specified: x"):
+    with pytest.raises(DcbenchError, match=r"Slurm rejected the jobs: .*invalid partition specified: x"):
         sweep(jobs, backend)
 
 

@@ -100,7 +100,7 @@ class FrozenJob:
         try:
             return cls(**read_json(file))
         except TypeError as error:
-            raise CorruptFileError(f"{file} is no job of this version of dcbench ({error}).") from error
+            raise CorruptFileError(f"{file} is not a job of this version of dcbench ({error}).") from error
 
     def write(self) -> "FrozenJob":
         """Write the job to :attr:`file` and return it."""

@@ -83,9 +83,7 @@ class WorkerProcess:
             name = signal.Signals(-exit_code).name
             perhaps = "; perhaps out of memory" if name == "SIGKILL" else ""  # the signal of the system's OOM killer
             return Outcome("killed", f"killed ({name}{perhaps})", 1)
-        return Outcome(
-            "failed", f"its process ended with exit code {exit_code} and said nothing; see {self.job.log}", 1
-        )
+        return Outcome("failed", f"its process ended with exit code {exit_code} and no answer; see {self.job.log}", 1)
 
     @staticmethod
     def stop(workers: "Sequence[WorkerProcess]") -> None:
@@ -118,7 +116,7 @@ def run_job(file: str) -> Outcome:
     """
     worker = WorkerProcess(FrozenJob.read(Path(file)))
     before = signal.signal(
-        signal.SIGUSR2, lambda *_: worker.time_is_up("by Slurm: its time limit is near, or another job goes first")
+        signal.SIGUSR2, lambda *_: worker.time_is_up("by Slurm: its time limit is near, or the job is preempted")
     )
     try:
         while not worker.ended():

@@ -99,7 +99,7 @@ class Slurm:
             with self._executor.batch():
                 handles = [self._executor.submit(run_job, str(job.file)) for job in frozen]
         except (RuntimeError, subprocess.CalledProcessError) as error:
-            raise DcbenchError(f"Slurm does not take the jobs: {_in_one_line(error)}") from error
+            raise DcbenchError(f"Slurm rejected the jobs: {_in_one_line(error)}") from error
         ended = type(handles[0]).done if self._debug else _has_result
         return [_Task(job, frozen, handle, ended) for job, frozen, handle in zip(jobs, frozen, handles, strict=True)]
 
@@ -136,7 +136,7 @@ def _threads(options: Mapping[str, Any]) -> int:
     }
     name, value = next(((name, value) for name, value in given.items() if value), ("", "1"))
     if not (value.isdecimal() and int(value)):
-        raise UsageError(f"{name} must be a whole number from 1, not {value!r}.")
+        raise UsageError(f"{name} must be a positive whole number, not {value!r}.")
     return int(value)
 
 

@@ -43,8 +43,8 @@ def parse_size(text: str) -> int:
     found = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
     if found < 1:
         raise UsageError(
-            f"{text!r} is no memory size: give a number and KiB, MiB, GiB, TiB (of 1024) or KB, MB, GB, TB (of 1000), "
-            "for instance 40GiB, or plain bytes."
+            f"{text!r} is not a memory size: give a number and KiB, MiB, GiB, TiB (of 1024) or KB, MB, GB, TB (of "
+            "1000), for instance 40GiB, or plain bytes."
         )
     return found
 

@@ -117,7 +117,7 @@ class Cell:
             decided = stored.get("compile", "off") if wanted.compile == "auto" else wanted.compile
             return dataclasses.replace(wanted, compile=decided)
         if stored["device"] != wanted.device:
-            self.say(f"{self.name} was begun on {stored['device']} and goes on there (--force starts over)")
+            self.say(f"{self.name} was started on {stored['device']} and continues there (--force starts over)")
             Execution.resolve(stored["device"])
         began_with = {name: stored[name] for name in ("device", "threads", "compile") if name in stored}
         return dataclasses.replace(wanted, **{"compile": "off", **began_with})

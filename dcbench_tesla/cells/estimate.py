@@ -101,7 +101,7 @@ def compilation_decided(cell: Cell, stages: Collection[str], *, expert_epochs: i
     saved = _SAVED_SHARE * estimate(eager, steps, expert_epochs=epochs).total
     if saved < _COMPILING_S:
         return eager
-    cell.say(f"compiling steps: takes a minute or two, saves about {duration(saved)} (--compile off: not)")
+    cell.say(f"compiling the steps takes a minute or two and saves about {duration(saved)} (--compile off skips it)")
     return cell.with_compilation("on")
 
 

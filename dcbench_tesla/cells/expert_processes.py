@@ -144,8 +144,9 @@ def _stop(workers: "list[subprocess.Popen[str]]") -> None:
 def _error(worker: "subprocess.Popen[str]", log: Path) -> DcbenchError | UsageError:
     answer, _ = worker.communicate()
     if not answer:
-        why = "killed (perhaps out of memory)" if worker.returncode < 0 else f"ended with {worker.returncode}"
-        return DcbenchError(f"a process that trained experts was {why}, see {log}. What was done is kept: run again.")
+        code = worker.returncode
+        why = "was killed (perhaps out of memory)" if code < 0 else f"ended with exit code {code}"
+        return DcbenchError(f"a process that trained experts {why}, see {log}. What was done is kept: run again.")
     told = json.loads(answer)
     return _ERRORS.get(told["kind"], DcbenchError)(told["reason"])
 

@@ -163,7 +163,7 @@ class CondenseLoop:
         began = time.perf_counter()
         state = self._condenser.state_dict()
         if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-            raise DivergedError(self._divergence(f"iteration {done - 1} left NaN or infinity behind"))
+            raise DivergedError(self._divergence(f"iteration {done - 1} produced NaN or infinity"))
         log.flush()
         os.fsync(log.fileno())  # metrics reach the disk before the checkpoint that covers their iterations
         for other in self._logs:
@@ -194,5 +194,5 @@ class CondenseLoop:
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(self._metrics, "".join(lines[:done]))
         if not self._quiet:
-            say(f"{self._label}: going on after iteration {done} of {self._condenser.iterations}")
+            say(f"{self._label}: continuing after iteration {done} of {self._condenser.iterations}")
         return done

@@ -90,7 +90,7 @@ def _check_overrides(overrides: Sequence[Override], evaluators: Iterable[str]) -
         if override.section not in {"evaluation", *evaluators}:
             raise UsageError(
                 f"setting {override.label} has no effect here: only settings of the evaluation and of its evaluators "
-                "can be changed of a set that is there."
+                "can be changed for a set that exists."
             )
 
 
@@ -132,14 +132,14 @@ def _evaluate_cell(
     if cell.place.folder.resolve() != folder:
         raise UsageError(f"{folder.name} was made from the same images under another name than {cell.dataset.name}.")
     if not cell.place.condensed():
-        raise UsageError(f"{folder.name} is not finished: {stored['command']} goes on with it.")
+        raise UsageError(f"{folder.name} is not finished: {stored['command']} continues it.")
     return run_cell(cell, evaluate_again=force).rows
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
     stored = read_json(folder / "config.json")
     if not isinstance(stored, dict) or not {"key", "identity", "evaluators", "command", "method"} <= stored.keys():
-        raise CorruptFileError(f"{folder} is no cell of dcbench: its config.json is something else.")
+        raise CorruptFileError(f"{folder} is not a cell of dcbench: its config.json is something else.")
     return stored
 
 
@@ -265,7 +265,7 @@ def _test_images(distilled: DistilledSet, dataset: Dataset, device: torch.device
         raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set.")
     made_from = distilled.provenance.get("dataset_fingerprint")
     if made_from not in (None, dataset.fingerprint):
-        say(f"note: {dataset.name} here is not, byte for byte, what the set was made from ({made_from})")
+        say(f"note: {dataset.name} here is not byte for byte the data that the set was made from ({made_from})")
     return LabelledImages(
         torch.from_numpy(dataset.x_test),
         torch.from_numpy(dataset.y_test),

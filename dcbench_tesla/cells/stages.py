@@ -66,7 +66,9 @@ class CellResult:
             DcbenchError: its file is not on this machine; running with ``force`` makes it again.
         """
         if not self.cell.place.distilled.exists():
-            raise DcbenchError(f"{self.cell.name} was done elsewhere and its set is not here: --force makes it again.")
+            raise DcbenchError(
+                f"{self.cell.name} was run elsewhere and its set is not on this machine: --force makes it again."
+            )
         return DistilledSet.load(self.cell.place.distilled)
 
 

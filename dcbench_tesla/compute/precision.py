@@ -35,7 +35,7 @@ def check_precision(precision: str, device: torch.device | None = None) -> None:
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if precision == "tf32" and device is not None and device.type == "cpu":
-        raise UsageError("precision tf32 is one of GPUs: take bf16 or float32 on a CPU.")
+        raise UsageError("precision tf32 needs a GPU: use bf16 or float32 on a CPU.")
 
 
 def lowered(loss: Loss, precision: str, device: torch.device) -> Loss:

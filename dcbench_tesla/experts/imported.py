@@ -74,7 +74,7 @@ class ImportedStore(ExpertStore):
         self.bounded(count, epochs)
         gone = [i for i in range(count) if not self.complete_expert(i, epochs)]
         if gone:
-            raise CorruptFileError(f"{self.path(gone[0], 0).parent} is no longer whole. {self._remedy}")
+            raise CorruptFileError(f"{self.path(gone[0], 0).parent} is no longer complete. {self._remedy}")
         return 0.0
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
@@ -144,8 +144,8 @@ def _find_imported(root: Path, wanted: str) -> dict[str, Any]:
         return dict(matching[0])
     shown = ", ".join(f"{i['key']} ({i['name']})" if i["name"] else i["key"] for i in matching or found.values())
     if matching:
-        raise UsageError(f"experts.imported={wanted} could be each of {shown}: give more of the key.")
+        raise UsageError(f"experts.imported={wanted} matches several imports: {shown}. Give more of the key.")
     raise UsageError(
-        f"no imported experts {wanted!r} under {root}; there: {shown or 'none'}. dcbench import experts FILES "
+        f"no imported experts {wanted!r} under {root}; imported: {shown or 'none'}. dcbench import experts FILES "
         "--dataset NAME puts them there."
     )

@@ -105,7 +105,9 @@ class WandB:
                 project="dcbench", name=run_name, dir=str(folder), id=key, resume=resume, config=dict(config)
             )
         except wandb.Error as error:
-            raise DcbenchError(f"wandb cannot begin the run: {error}. WANDB_MODE=offline keeps it here.") from error
+            raise DcbenchError(
+                f"wandb cannot start the run: {error}. WANDB_MODE=offline keeps it on this machine."
+            ) from error
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics as one step."""

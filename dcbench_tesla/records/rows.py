@@ -78,17 +78,17 @@ def _read(workspace: Workspace, stage: str) -> Iterator[dict[str, Any] | Corrupt
 def _row(path: Path, needed: Sequence[str]) -> dict[str, Any]:
     """Read a row; raise ``CorruptFileError`` if the file does not hold one."""
     if path.is_dir():
-        raise CorruptFileError(f"{path} is a folder, and no row of dcbench. Move it away.")
+        raise CorruptFileError(f"{path} is a folder, not a row of dcbench. Move it away.")
     remedy = "Delete it: the command that made it, dcbench run or dcbench evaluate, makes it again."
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # also raised for text that is not UTF-8
         raise CorruptFileError(f"{path} is not valid JSON ({error}). {remedy}") from error
     if not isinstance(row, dict):
-        raise CorruptFileError(f"{path} is no row of dcbench. {remedy}")
+        raise CorruptFileError(f"{path} is not a row of dcbench. {remedy}")
     lacking = next((name for name in needed if not _has(row, name.split("."))), None)
     if lacking:
-        raise CorruptFileError(f"{path} is no row of dcbench: it has no {lacking}. {remedy}")
+        raise CorruptFileError(f"{path} is not a row of dcbench: it has no {lacking}. {remedy}")
     return row
 
 

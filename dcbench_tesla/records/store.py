@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _META = "dcbench"
-_REMEDY = "Delete it: dcbench run makes what is its own again, with --force where the cell is done already."
+_REMEDY = "Delete it: dcbench run makes its own files again, with --force if the cell is finished."
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise CorruptFileError(f"{path} is damaged or no safetensors file ({error}). {_REMEDY}") from error
+        raise CorruptFileError(f"{path} is damaged or not a safetensors file ({error}). {_REMEDY}") from error
 
 
 def _meta(path: Path, file: Any) -> dict[str, Any]:
@@ -154,5 +154,5 @@ def _meta(path: Path, file: Any) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads(head)
     except ValueError as error:
-        raise CorruptFileError(f"{path} is damaged: its metadata is no JSON ({error}). {_REMEDY}") from error
+        raise CorruptFileError(f"{path} is damaged: its metadata is not JSON ({error}). {_REMEDY}") from error
     return meta

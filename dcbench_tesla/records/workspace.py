@@ -106,7 +106,7 @@ class Workspace:
             return None
         row = read_json(path)
         if not isinstance(row, dict) or (row.get("stage"), row.get("key")) != (stage, key):
-            raise CorruptFileError(f"{path} is no row of dcbench. Delete it: the same command makes it again.")
+            raise CorruptFileError(f"{path} is not a row of dcbench. Delete it: the same command makes it again.")
         return row
 
     def write_row(self, stage: str, key: str, content: Mapping[str, Any]) -> None:

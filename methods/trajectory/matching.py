@@ -88,7 +88,7 @@ class MatchingSettings(Settings):
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
         for name in ("lr_images", "lr_student_lr", "lr_labels", "batch_size", "last_epoch"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}; nor infinite.")
+                raise UsageError(f"{name} must be finite and not negative, but is {getattr(self, name)}.")
         if not 0 < self.min_student_lr <= self.student_lr < math.inf:
             raise UsageError(
                 f"student_lr must be positive and at least min_student_lr = {self.min_student_lr:g}, "
@@ -125,7 +125,7 @@ class TwoPassSettings(MatchingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep_graphs < 0:
-            raise UsageError(f"keep_graphs must not be negative, but is {self.keep_graphs}; 0 keeps the least memory.")
+            raise UsageError(f"keep_graphs must not be negative, but is {self.keep_graphs}; 0 needs the least memory.")
 
 
 @dataclass(frozen=True, kw_only=True)

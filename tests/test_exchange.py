@@ -758,7 +758,7 @@ def test_imported_experts_are_chosen_by_key_beginning_or_name(tmp_path: Path) ->
     assert keys.isdisjoint({tesla(tmp_path).key, tesla(tmp_path, "experts.imported=two").key})
     with pytest.raises(UsageError, match=rf"no imported experts 'three' under .*{one} \(one\)"):
         tesla(tmp_path, "experts.imported=three")
-    with pytest.raises(UsageError, match=r"there: none\. dcbench import experts FILES"):
+    with pytest.raises(UsageError, match=r"imported: none\. dcbench import experts FILES"):
         tesla(tmp_path / "other", "experts.imported=one")
     imported(tmp_path, [trajectory(4, seed=7)], "one", 3)
     with pytest.raises(UsageError, match=r"experts\.imported=one matches several imports: "):

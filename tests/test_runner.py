@@ -212,7 +212,7 @@ def test_rows_of_another_machine_count_as_done(done: CellResult, tmp_path: Path)
     result = tiny(tmp_path)
     assert result.accuracy() == done.accuracy()
     assert not (tmp_path / "cells").exists()
-    with pytest.raises(DcbenchError, match="its set is not here: --force makes it again"):
+    with pytest.raises(DcbenchError, match="its set is not on this machine: --force makes it again"):
         _ = result.distilled
 
 

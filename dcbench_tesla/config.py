@@ -1,13 +1,13 @@
-"""Configuration: what a cell is, resolved from defaults, a preset, a file and the command line, in that order.
+"""The configuration of a cell: its settings from the defaults, a preset, a file and the command line, in that order.
 
-A *cell* is (method, data set, IPC, seed) with every setting resolved. Settings come in sections::
+A *cell* is (method, data set, IPC, seed) with a value for every setting. Settings are grouped in sections::
 
     steps=20                a setting of the method
-    data.validation=0.1     how the data set is split and preprocessed        (DataSettings)
-    network.width=64        the network of experts and matching               (NetworkSettings)
-    experts.count=10        the expert trajectories                           (ExpertSettings)
-    evaluation.networks=3   how often and with how many networks to evaluate  (EvaluationSettings)
-    convnet.epochs=300      a setting of the evaluator of that name
+    data.validation=0.1     how the data set is split and preprocessed            (DataSettings)
+    network.width=64        the network of the experts and of matching            (NetworkSettings)
+    experts.count=10        the expert trajectories                               (ExpertSettings)
+    evaluation.networks=3   when to evaluate, and with how many networks          (EvaluationSettings)
+    convnet.epochs=300      a setting of the evaluator ``convnet``
 """
 
 import dataclasses
@@ -26,13 +26,18 @@ from dcbench_tesla.presets import Rule, rules_of
 
 UNPUBLISHED = "defaults"
 BASELINE = "random"
-"""The method that every other one is compared with."""
+"""The method that all others are compared with."""
 _CHANGED = ", changed: "
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """The ConvNet of experts and matching: ``width`` filters, ``depth`` blocks (0: log2(side) - 2)."""
+    """The ConvNet of the experts and of matching.
+
+    Args:
+        width: filters per convolution.
+        depth: number of blocks; 0 stands for ``log2(side) - 2``.
+    """
 
     width: int = 128
     depth: int = 0
@@ -44,11 +49,17 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertSettings:
-    """The expert trajectories: ``count`` networks trained by plain SGD on the real images.
+    """The expert trajectories: networks trained by plain SGD on the real images.
 
-    No momentum, weight decay or schedule, as published; so an expert can be extended from its last snapshot.
-    ``imported``: take those that ``dcbench import experts`` put into the store under this key, beginning of a key or
-    name, and train none; ``count`` is then all there are, unless it is set.
+    As in the published recipe there is no momentum, weight decay or learning-rate schedule. An expert can therefore be
+    trained further from its last snapshot.
+
+    Args:
+        count: number of experts. With ``imported`` the default is all that were imported.
+        lr: learning rate.
+        batch_size: images per step.
+        imported: use the experts that ``dcbench import experts`` imported under this key, beginning of a key or name,
+            and train none.
     """
 
     count: int = 100
@@ -64,10 +75,13 @@ class ExpertSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How a distilled set is evaluated: with ``networks`` fresh networks, after the last iteration and on the way.
+    """When distilled sets are evaluated, and with how many freshly initialised networks.
 
-    ``every``: keep a snapshot of the distilled set every so many iterations and evaluate those too, with
-    ``networks_on_the_way`` networks each (0: the last set only).
+    Args:
+        networks: networks that are trained on the final distilled set.
+        every: iterations between snapshots of the distilled set, which are evaluated as well; 0 evaluates the final
+            set only.
+        networks_on_the_way: networks that are trained on each of these snapshots.
     """
 
     networks: int = 5
@@ -90,12 +104,12 @@ SECTIONS: Mapping[str, type] = {
 
 @dataclass(frozen=True, kw_only=True)
 class CellConfig:
-    """One cell, resolved: everything that defines its result, and the name of the protocol it follows.
+    """The resolved configuration of one cell: everything that defines its result, and the name of its protocol.
 
-    ``protocol`` is the preset's name; for ``paper`` it says whose settings they are where nobody published those of
-    this very cell (``paper, settings of MTT``), or that they are just the code's (``defaults``). What a file or the
-    command line changed stands behind it. ``condense_protocol``: the same for the distilled set alone, which changes
-    of the evaluation do not touch. They label rows and are no part of any key.
+    ``protocol`` starts with the name of the preset. Where the preset is ``paper`` but nobody published settings for
+    this cell, it says whose settings were taken (``paper, settings of MTT``), or ``defaults`` for those of the code.
+    The settings that a file or the command line changed follow. ``condense_protocol`` is the same without changes of
+    the evaluation, which do not affect the distilled set. Both label rows and are part of no key.
     """
 
     method: str
@@ -116,7 +130,7 @@ class CellConfig:
     changed: tuple[str, ...] = field(default=())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the configuration as plain JSON."""
+        """Return the configuration as values that JSON can hold."""
         return dataclasses.asdict(self)
 
     @property
@@ -132,10 +146,10 @@ class CellConfig:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "CellConfig":
-        """Return the configuration that :meth:`as_dict` wrote down, setting by setting: no preset is asked again.
+        """Return the configuration that :meth:`as_dict` wrote. All settings come from ``content``, none from a preset.
 
         Raises:
-            UsageError: a plugin is not here, or has other settings than where it was written.
+            UsageError: a plugin is not installed, or its settings are not those of ``content``.
         """
         kinds = _kinds(content["method"], content["evaluators"])
         try:
@@ -153,7 +167,10 @@ class CellConfig:
 
 @dataclass(frozen=True)
 class Override:
-    """One setting given by file or command line, as ``section.name = value`` (section ``settings``: the method's)."""
+    """One setting given in a file or on the command line: ``section.name = value``.
+
+    The section of the method's own settings is ``settings``.
+    """
 
     section: str
     name: str
@@ -161,12 +178,16 @@ class Override:
 
     @property
     def label(self) -> str:
-        """How the user writes it."""
+        """The name as users write it, without ``settings.`` for a setting of the method."""
         return self.name if self.section == "settings" else f"{self.section}.{self.name}"
 
 
 def parse_set(text: str) -> Override:
-    """Parse ``key=value`` of the command line's ``--set``; the value stays text until its field is known."""
+    """Parse the ``key=value`` of ``--set``. The value stays text until :func:`resolve` knows its type.
+
+    Raises:
+        UsageError: there is no ``=``, or no key before it.
+    """
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
@@ -185,10 +206,10 @@ def overrides_from(settings: Mapping[str, Any]) -> list[Override]:
 
 
 def read_config_file(path: Path) -> tuple[dict[str, Any], list[Override]]:
-    """Read a TOML file; return its top-level options (method, dataset, ipc, ...) and its settings by section.
+    """Read a TOML file; return its top-level options (method, dataset, ipc, ...) and its settings as overrides.
 
     Raises:
-        UsageError: the file is missing or is no TOML.
+        UsageError: the file cannot be read or is not TOML.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -202,14 +223,14 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], list[Override]]:
 
 
 def _from_file(section: str, name: str, value: Any) -> Override:
-    """Take ``"convnet.epochs" = 300`` under ``[settings]`` as the command line takes it."""
+    """Return the override for an entry of a file; ``"convnet.epochs" = 300`` under ``[settings]`` works as well."""
     if section == "settings" and "." in name:
         section, _, name = name.rpartition(".")
     return Override(section, name, value)
 
 
 def _coerce(override: Override, kind: type, known: Iterable[str]) -> Any:
-    """Turn an override's value into its field's type; text of the command line is parsed, TOML values are checked."""
+    """Return an override's value in the type of its field: parse text from the command line, check TOML values."""
     types = get_type_hints(kind)
     if override.name not in types:
         raise unknown_name("setting", override.label, known)
@@ -231,13 +252,13 @@ def _coerce(override: Override, kind: type, known: Iterable[str]) -> Any:
 
 
 def _kinds(method: str, evaluators: Iterable[str]) -> dict[str, type]:
-    """Every section a cell can be configured in, with the dataclass of its settings."""
+    """Return every section of a cell's settings with its dataclass."""
     kinds: dict[str, type] = {"settings": registry.load_method(method).Settings, **SECTIONS}
     return kinds | {name: registry.load_evaluator(name).Settings for name in evaluators}
 
 
 def setting_names(method: str, evaluators: Iterable[str]) -> list[str]:
-    """Return every name ``--set`` takes for a method and some evaluators."""
+    """Return every name that ``--set`` takes for ``method`` and ``evaluators``."""
     return [
         f.name if section == "settings" else f"{section}.{f.name}"
         for section, kind in _kinds(method, evaluators).items()
@@ -246,7 +267,7 @@ def setting_names(method: str, evaluators: Iterable[str]) -> list[str]:
 
 
 def _unused_sections(method: str, settings: Any) -> dict[str, str]:
-    """Return the sections that have no effect on ``method`` as its settings stand, with the reason."""
+    """Return the sections that have no effect on ``method`` with these settings, each with the reason."""
     condenser = registry.load_method(method)
     unused = {}
     if condenser.expert_request(settings) is None:
@@ -268,14 +289,23 @@ def resolve(
     leave_out: bool = False,
     learned_lr: bool | None = None,
 ) -> CellConfig:
-    """Resolve one cell's configuration: overrides over preset over the defaults of the code.
+    """Resolve one cell's configuration: overrides take precedence over the preset, and the preset over the defaults.
 
-    An override the method does not know, or that has no effect on it, is an error; with ``leave_out`` it is left out,
-    and ``changed`` of the result tells which ones were taken. ``learned_lr``: whether the set that is to be evaluated
-    carries a learned rate; by default what the method says.
+    Args:
+        method: name of the method.
+        dataset: name of the data set.
+        ipc: images per class.
+        seed: seed of the run.
+        preset: name of the preset.
+        evaluators: names of the evaluators.
+        overrides: settings that take precedence over the preset.
+        leave_out: ignore overrides that the method does not know or that have no effect on it, in place of raising.
+            ``changed`` of the result lists the overrides that were used.
+        learned_lr: whether the distilled set to be evaluated carries a learned learning rate; by default the method
+            says so.
 
     Raises:
-        UsageError: an unknown name, a value of the wrong type or out of range, or a setting that has no effect.
+        UsageError: a name is unknown, a value has the wrong type or is out of range, or a setting has no effect.
     """
     evaluators, overrides = tuple(evaluators), tuple(overrides)
     kinds = _kinds(method, evaluators)
@@ -351,16 +381,16 @@ def resolve_all(
         for dataset, ipc, seed, method in product(datasets, ipcs, seeds, methods)
     ]
     taken = {label for config in configs for label in config.changed}
-    for idle in (o for o in overrides if o.label not in taken):  # no method wants it: the first one says why not
+    for idle in (o for o in overrides if o.label not in taken):  # no method uses it: resolving it raises the reason
         resolve(methods[0], datasets[0], ipcs[0], preset=preset, evaluators=evaluators, overrides=[idle])
     return configs
 
 
 def baseline_of(config: CellConfig) -> CellConfig:
-    """Return the cell of ``random`` to compare a cell with: same data, preprocessing, IPC and seed.
+    """Return the ``random`` cell to compare ``config`` with: same data, preprocessing, IPC, seed and evaluators.
 
-    It is evaluated by the same networks. Their recipes are those that the preset gives for ``random``, with the user's
-    changes: a recipe that belongs to the sets of another method (DC's 300 epochs without augmentation) is not taken.
+    The evaluators follow the preset's recipe for ``random``, with the user's changes to evaluation and evaluators. A
+    recipe that belongs to another method's sets (DC's 300 epochs without augmentation) does not apply to the baseline.
     """
     c = config
     what: dict[str, Any] = {"seed": c.seed, "preset": c.preset, "evaluators": tuple(c.evaluators)}
@@ -391,13 +421,19 @@ def baseline_of(config: CellConfig) -> CellConfig:
 def restored(
     stored: Mapping[str, Any], evaluators: Iterable[str] = (), overrides: Iterable[Override] = ()
 ) -> CellConfig:
-    """Return the configuration of a cell that was condensed before, from its :meth:`CellConfig.as_dict`.
+    """Return the configuration of a cell that was condensed earlier.
 
-    What was stored stays as it is, whatever the presets say today; an evaluator that the cell was not run with comes
-    from its preset. ``evaluators`` (default: the stored ones) and ``overrides`` of the evaluation go over it.
+    Stored settings are kept, whatever the presets contain today. Only an evaluator that the cell was not run with
+    takes its settings from the preset.
+
+    Args:
+        stored: what :meth:`CellConfig.as_dict` returned.
+        evaluators: names of the evaluators; by default the stored ones.
+        overrides: settings of the evaluation and of the evaluators that replace the stored ones.
 
     Raises:
-        UsageError: the method is not here, it has other settings by now, or an override is wrong or without effect.
+        UsageError: the method is not installed, its settings have changed since, or an override is invalid or has no
+            effect.
     """
     evaluators, overrides = tuple(evaluators) or tuple(stored["evaluators"]), tuple(overrides)
     own, given = {"evaluation", *evaluators}, {o.label for o in overrides}
@@ -428,7 +464,7 @@ def restored(
 
 
 def _stored(stored: Mapping[str, Any], label: str) -> Override:
-    """Return a setting that was changed, with its stored value."""
+    """Return the override for a setting that was changed, with its stored value."""
     section, _, name = label.rpartition(".")
     section = section or "settings"
     values = stored["evaluators"] if section in stored["evaluators"] else stored
@@ -436,32 +472,32 @@ def _stored(stored: Mapping[str, Any], label: str) -> Override:
 
 
 def _changed(section: str, settings: Any, overrides: Iterable[Override]) -> Any:
-    """Return a section's settings with the overrides meant for them."""
+    """Return the settings of ``section`` with the overrides of that section."""
     given = [o for o in overrides if o.section == section]
     known = [f"{section}.{f.name}" for f in dataclasses.fields(settings)]
     return dataclasses.replace(settings, **{o.name: _coerce(o, type(settings), known) for o in given})
 
 
 def _with_changes(protocol: str, labels: Collection[str]) -> str:
-    """Return a protocol's name with further labels behind ``changed``."""
+    """Return the name of a protocol with ``labels`` added to its list of changed settings."""
     name, _, before = protocol.partition(_CHANGED)
     changed = sorted({*(label for label in before.split(", ") if label), *labels})
     return f"{name}{_CHANGED}{', '.join(changed)}" if changed else name
 
 
 def _family(dataset: str) -> str:
-    """The name presets go by: anyone's own set has no path in it."""
+    """Return the name that presets use: ``npz:`` or ``folder:`` for the user's own data, without the path."""
     return dataset.partition(":")[0] + ":" if ":" in dataset else dataset
 
 
 def _build(
     kinds: Mapping[str, type], rules: Iterable[Rule], overrides: Iterable[Override], known: Iterable[str]
 ) -> dict[str, Any]:
-    """Make every section's settings from the rules of the preset and the overrides."""
+    """Return the settings of every section, made from the rules of the preset and the overrides."""
     values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
     for rule in rules:
         for section, given in rule.values.items():
-            # a rule for several methods or evaluators: each takes what it knows
+            # a rule may be for several methods or evaluators: each takes the settings that it has
             fields = {f.name for f in dataclasses.fields(kinds[section])} if section in kinds else set()
             values.setdefault(section, {}).update({k: v for k, v in given.items() if k in fields})
     for override in overrides:
@@ -472,14 +508,14 @@ def _build(
 
 
 def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | None) -> dict[str, str]:
-    """Return the settings that have no effect as the others stand, as the user writes them, with the reason."""
+    """Return the settings that have no effect given the other settings, by the name users write, with the reason."""
     inert = dict(built["settings"].inert())
     for section, reason in _unused_sections(method, built["settings"]).items():
         inert |= {f"{section}.{f.name}": reason for f in dataclasses.fields(SECTIONS[section])}
     condenser = registry.load_method(method)
     request = condenser.expert_request(built["settings"])
     if request and request.count:
-        inert["experts.count"] = f"method {method} reads {request.count}"
+        inert["experts.count"] = f"method {method} always reads {request.count}"
     if request and built["experts"].imported:
         inert |= {f"experts.{name}": "imported experts are not trained here" for name in ("lr", "batch_size")}
     for section in built.keys() - SECTIONS.keys() - {"settings"}:
@@ -505,7 +541,7 @@ def _protocol(preset: str, method: str, rules: list[Rule], changed: tuple[str, .
 
 
 def shown_dataset(dataset: str) -> str:
-    """Return a data set's name without any folder of this machine."""
+    """Return a data set's name with only the last part of its path, so that no folder of this machine shows."""
     prefix, colon, path = dataset.partition(":")
     return f"{prefix}:{Path(path).name}" if colon else dataset
 
@@ -519,7 +555,7 @@ def _command(
     evaluators: tuple[str, ...],
     overrides: tuple[Override, ...],
 ) -> str:
-    """The command that makes the cell, without anything of this machine."""
+    """Return the command that makes the cell, without any path of this machine."""
     words = [
         "dcbench run",
         f"--method {method}",
@@ -534,28 +570,28 @@ def _command(
 
 
 def set_word(override: Override) -> str:
-    """Return an override as a shell takes it."""
+    """Return the ``--set`` option for an override, quoted for the shell."""
     return f"--set {shlex.quote(f'{override.label}={override.value}')}"
 
 
 def settings_given(command: str) -> dict[str, str]:
-    """Return what a stored command sets, ``{"steps": "20"}``, as it was written."""
+    """Return the settings of a stored command as the user wrote them: ``{"steps": "20"}``."""
     return dict(text.split("=", 1) for text in flags_given(command, "--set") if "=" in text)
 
 
 def flags_given(command: str, flag: str) -> tuple[str, ...]:
-    """Return the values that an option has in a stored command."""
+    """Return the values of the option ``flag`` in a stored command."""
     try:
         words = shlex.split(command)
-    except ValueError:  # of a time when values were not quoted
+    except ValueError:  # early versions of dcbench did not quote values
         words = command.split()
     return tuple(value for name, value in pairwise(words) if name == flag)
 
 
 def settled(label: str, text: str) -> str:
-    """Return one text for all ways to write a value of the settings that every run has: ``true`` of ``True`` and ``1``.
+    """Return one spelling for equal values of a setting in :data:`SECTIONS`: ``true`` for ``True``, ``yes`` and ``1``.
 
-    What is not such a setting stays as it was written.
+    Other settings, whose type is not known here, are returned unchanged.
     """
     section, _, name = label.rpartition(".")
     try:
@@ -565,5 +601,5 @@ def settled(label: str, text: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Return a setting's value as protocols show it."""
+    """Return a setting's value as protocols show it: ``true`` and ``false`` in lower case."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,7 +1,7 @@
-"""The contracts of methods and evaluators, checked on tiny problems made on the spot.
+"""The contracts of methods and evaluators as checks, run on tiny problems made in memory.
 
-``dcbench check-method NAME``, ``dcbench check-evaluator NAME``. The same checks run over every registered method and
-evaluator in this project's tests.
+``dcbench check-method NAME`` and ``dcbench check-evaluator NAME`` run them for the author of a plugin. The tests of
+this project run them for every registered method and evaluator.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ _CLASSES, _PER_CLASS, _IPC, _ITERATIONS = 3, 12, 2, 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """One checked point of the contract; ``problem`` is empty where it is kept."""
+    """The result of one check: the point of the contract, and the ``problem``, empty if the plugin fulfils it."""
 
     name: str
     problem: str = ""
 
 
 class _Experts:
-    """Two small experts that walk away from their initialisation."""
+    """Two small expert trajectories: random initialisations whose parameters grow with every epoch."""
 
     def __init__(self, build: Callable[[], torch.nn.Module]) -> None:
         self._build = build
@@ -55,7 +55,7 @@ class _Experts:
 
 
 def tiny_problem(request: bool, seed: int = 0) -> Problem:
-    """Return a problem of three classes of 8 x 8 noise, with experts where ``request`` says so."""
+    """Return a problem of three classes of random 8 x 8 images, with experts if ``request`` is true."""
     rng = torch.Generator().manual_seed(1)
     count = _CLASSES * _PER_CLASS
     pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=rng, dtype=torch.uint8)
@@ -95,7 +95,7 @@ def _task(dataset: Dataset, preprocessing: Preprocessing) -> Task:
 
 
 class _Suite:
-    """The checks; each method named ``check_...`` is one point, and its first docstring line the point's name."""
+    """The checks of a method. Every ``check_...`` is one point of the contract, named by its first docstring line."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -103,7 +103,7 @@ class _Suite:
 
     @cached_property
     def settings(self) -> Any:
-        """The method's settings under preset ``smoke``; resolved by the checks, which report what breaks here."""
+        """The method's settings under preset ``smoke``; resolved inside the checks, so that failures are reported."""
         return resolve(self.name, "digits", _IPC, preset="smoke").settings
 
     def _start(self, seed: int = 0, settings: Any = None) -> Condenser:
@@ -143,7 +143,7 @@ class _Suite:
             record = condenser.iterate(iteration)
             _require(math.isfinite(record.loss), f"the loss of iteration {iteration} is {record.loss}")
             wrong = [k for k, v in record.metrics.items() if not isinstance(v, (int, float))]
-            _require(not wrong, f"metrics that are no plain numbers: {', '.join(wrong)}")
+            _require(not wrong, f"metrics that are not plain numbers: {', '.join(wrong)}")
 
     def check_repeatable(self) -> None:
         """the same seed gives the same bytes, whatever the global generator's state"""
@@ -207,17 +207,20 @@ class _Suite:
 
 
 def _peak(condenser: Condenser) -> int:
-    """The peak of the first iteration, with the condenser's state."""
+    """Return the peak memory of the first iteration in bytes, the condenser's state included."""
     with LiveBytes(condenser.state_dict().values()) as meter:
         condenser.iterate(0)
     return meter.peak_bytes("cpu")
 
 
-_EVALUATED = 3  # seed of the networks that are looked at
+_EVALUATED = 3  # the seed of the networks that the checks look at
 
 
 def tiny_sets() -> dict[str, DistilledSet]:
-    """Return distilled sets of six images of three classes: both sizes and colours, both kinds of labels, real ones."""
+    """Return four distilled sets of six images and three classes, by description.
+
+    They differ in image size, colour, hard or soft labels and a learned rate; one holds real uint8 images.
+    """
     rng = torch.Generator().manual_seed(1)
     labels = torch.arange(_CLASSES).repeat_interleave(_IPC)
 
@@ -243,7 +246,7 @@ def tiny_sets() -> dict[str, DistilledSet]:
 
 
 class _EvaluatorSuite:
-    """The checks of an evaluator, as those of :class:`_Suite`."""
+    """The checks of an evaluator, with the conventions of :class:`_Suite`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -257,7 +260,7 @@ class _EvaluatorSuite:
 
     @cached_property
     def short(self) -> Evaluator:
-        """The evaluator as an estimate runs it, which takes few steps."""
+        """The evaluator with the settings of its probe, which take few steps."""
         return self.evaluator(self.evaluator.probe(self.settings))
 
     def _train(self, distilled: DistilledSet, *seeds: int) -> list[nn.Module]:
@@ -265,7 +268,7 @@ class _EvaluatorSuite:
 
     @cached_property
     def trained(self) -> dict[str, nn.Module]:
-        """A network for each of the sets."""
+        """One trained network for each of the distilled sets."""
         return {name: self._train(distilled, _EVALUATED)[0] for name, distilled in self.sets.items()}
 
     def check_class(self) -> None:
@@ -308,7 +311,7 @@ class _EvaluatorSuite:
         networks = self._train(distilled, 1, 2)
         _require(len(networks) == 2, f"{len(networks)} networks for 2 seeds")
         for network in networks:
-            _require(isinstance(network, nn.Module), f"a {type(network).__name__} is no network")
+            _require(isinstance(network, nn.Module), f"a {type(network).__name__} is not a network")
             _require(not any(m.training for m in network.modules()), "a network is not in evaluation mode")
             devices = {t.device.type for t in (*network.parameters(), *network.buffers())}
             _require(devices <= {"cpu"}, f"a network for the CPU is on {', '.join(sorted(devices))}")
@@ -345,7 +348,7 @@ class _EvaluatorSuite:
         """it leaves the global random numbers and the distilled set as they were"""
         for name, distilled in self.sets.items():
             images, labels = distilled.images.clone(), distilled.labels.clone()
-            torch.manual_seed(1)  # else setting the seed that was set before would not be seen
+            torch.manual_seed(1)  # otherwise setting the same seed again would go unnoticed
             np.random.seed(1)
             random.seed(1)
             before = _global_generators()
@@ -363,7 +366,7 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _global_generators() -> dict[str, bytes]:
-    """The states of the generators that everyone shares."""
+    """Return the states of the global random generators, by library."""
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
         "numpy": repr(np.random.get_state(legacy=False)).encode(),
@@ -381,7 +384,7 @@ def _require_class(plugin: type, base: type) -> None:
 
 def _require_settings(kind: Any) -> None:
     derives = inspect.isclass(kind) and issubclass(kind, Settings) and "__dataclass_params__" in kind.__dict__
-    _require(derives, "Settings is no dataclass that derives from dcbench's Settings")
+    _require(derives, "Settings is not a dataclass that derives from dcbench's Settings")
     _require(kind.__dataclass_params__.frozen, "Settings is not frozen")
     types = get_type_hints(kind)
     for f in dataclasses.fields(kind):
@@ -403,21 +406,21 @@ def _require_equal(a: DistilledSet, b: DistilledSet, problem: str) -> None:
 
 
 def check_method(name: str) -> Iterator[Outcome]:
-    """Check the method ``name`` against every point of the contract, yielding one outcome each.
+    """Check the method ``name`` against every point of the contract; yield one outcome for each.
 
     Raises:
         UsageError: there is no such method.
-        DcbenchError: it cannot be imported.
+        DcbenchError: the method cannot be imported.
     """
     return _outcomes(_Suite(name))
 
 
 def check_evaluator(name: str) -> Iterator[Outcome]:
-    """Check the evaluator ``name`` against every point of the contract, yielding one outcome each.
+    """Check the evaluator ``name`` against every point of the contract; yield one outcome for each.
 
     Raises:
         UsageError: there is no such evaluator.
-        DcbenchError: it cannot be imported.
+        DcbenchError: the evaluator cannot be imported.
     """
     return _outcomes(_EvaluatorSuite(name))
 

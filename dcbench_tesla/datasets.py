@@ -1,4 +1,4 @@
-"""Data sets by name: registered ones, and anyone's own as ``npz:PATH`` or ``folder:PATH``."""
+"""Data sets by name: registered ones, and the user's own as ``npz:PATH`` or ``folder:PATH``."""
 
 import os
 from pathlib import Path
@@ -22,24 +22,28 @@ def default_data_dir() -> Path:
 
 
 def check_dataset_name(name: str) -> None:
-    """Raise :class:`~dcbench_tesla.errors.UsageError` unless ``name`` is a registered or ``npz:``, ``folder:`` name."""
+    """Check that ``name`` is a registered data set, or starts with ``npz:`` or ``folder:``.
+
+    Raises:
+        UsageError: it is neither.
+    """
     if not name.startswith(PREFIXES) and name not in registry.names("datasets"):
         raise unknown_name("data set", name, [*registry.names("datasets"), "npz:PATH", "folder:PATH"])
 
 
 def load_dataset(name: str, data_dir: Path | None = None) -> "Dataset":
-    """Load a data set by its registered name, or anyone's own as ``npz:PATH`` or ``folder:PATH``.
+    """Load a data set by its registered name, or the user's own as ``npz:PATH`` or ``folder:PATH``.
 
     Args:
         name: ``digits``, ``fashion-mnist`` ... (``dcbench list datasets``), ``npz:PATH`` or ``folder:PATH``.
-        data_dir: the folder that holds the files of registered sets; default :func:`default_data_dir`.
+        data_dir: the folder with the files of registered data sets; by default :func:`default_data_dir`.
 
     Raises:
         UsageError: the name is unknown.
-        DataMissingError: its files are not here and could not be downloaded.
-        CorruptFileError: its files are damaged.
+        DataMissingError: the files are not here and could not be downloaded.
+        CorruptFileError: the files are damaged.
     """
-    from dcbench_tesla.data import files  # reads arrays; names alone need none of it
+    from dcbench_tesla.data import files  # imports numpy, which checking a name does not need
 
     check_dataset_name(name)
     if name.startswith("npz:"):

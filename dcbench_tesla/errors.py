@@ -1,31 +1,31 @@
-"""The errors a user can meet: each carries one message with the remedy, and the exit code it ends with."""
+"""The errors that users meet: each carries a message that ends with a remedy, and the exit code of the command line."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class DcbenchError(RuntimeError):
-    """Something failed while running; the command line prints the message and exits with code 1."""
+    """Something failed at run time. The command line prints the message and exits with code 1."""
 
     exit_code = 1
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be done as asked; the command line prints the message and exits with code 2."""
+    """The request is invalid. The command line prints the message and exits with code 2."""
 
     exit_code = 2
 
 
 class DataMissingError(DcbenchError):
-    """A data set's files are not on this machine; says where they were looked for and how to get them."""
+    """The files of a data set are not on this machine. The message says where dcbench looked and how to get them."""
 
 
 class CorruptFileError(DcbenchError):
-    """A file exists but does not hold what it should; says which file and what to do with it."""
+    """A file exists, but its content is damaged or unexpected. The message names the file and says what to do."""
 
 
 class DivergedError(DcbenchError):
-    """A computation produced NaN or infinity; says where, and which settings to lower."""
+    """A computation produced NaN or infinity. The message says where, and which settings to lower."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -35,31 +35,37 @@ def require(condition: bool, message: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out: Python's, PyTorch's on a GPU, or PyTorch's on a CPU."""
+    """Return whether ``error`` reports that memory ran out, in Python or in PyTorch on a GPU or a CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def explained(error: BaseException) -> str | None:
-    """Return what a user is told of ``error``; ``None`` for a defect of the program, which deserves its traceback."""
+    """Return the message for the user, or ``None`` if ``error`` is a bug, whose traceback should be shown."""
     if isinstance(error, (DcbenchError, UsageError)):
         return str(error)
     if is_out_of_memory(error):
         remedy = "Choose a smaller batch_size, fewer steps, a narrower network, or method tesla."
         return f"out of memory. {remedy} What was done is kept."
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # click ends quietly after `| head`
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # click handles `| head` by itself
         return f"{error.filename or 'a file'}: {error.strerror or error}."
     return None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
+    """Return ``" Did you mean 'x'?"`` for the known name most similar to ``name``, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """Build the error for an unknown ``name`` of a ``kind`` (method, data set, setting): nearest name, then all."""
+    """Build the error for a name that does not exist, with the most similar known name and all known names.
+
+    Args:
+        kind: what the name should be a name of, as the message says it: "method", "data set", "setting".
+        name: the unknown name.
+        known: the names that exist.
+    """
     names = sorted(known)
     return UsageError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}.")

@@ -1,15 +1,16 @@
-"""Plugins by entry point, found without importing them.
+"""The registry of plugins: methods, evaluators and data sets, found by their entry points.
 
-A method, evaluator or data set joins by an entry point in its package's ``pyproject.toml``::
+A package registers a plugin by an entry point in its ``pyproject.toml``::
 
     [project.entry-points."dcbench.methods"]
     mine = "my_package.mine:Mine"
 
-A *family* is an entry point whose name ends with a colon, ``"mine:" = "my_package.mine:MyFamily"``: the object it leads
-to makes the plugin ``mine:x`` when asked for its :meth:`~Family.member` ``x``. A family is listed as ``mine:<name>``.
+An entry point whose name ends with a colon registers a *family* of plugins, ``"mine:" = "my_package.mine:MyFamily"``.
+The plugin ``mine:x`` is then the result of the family's :meth:`~Family.member` for ``x``. Lists show a family as
+``mine:<name>``.
 
-Listing reads names and the first line of the source file's docstrings, and imports nothing heavy. A plugin that
-cannot be imported is a status with its reason, and never stops the others.
+Listing plugins imports none of them: it reads the names of the entry points and the first docstring line in the source
+file. A plugin that cannot be imported is listed with the reason, and does not stop the others.
 """
 
 import ast
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
 
 Kind = Literal["methods", "evaluators", "datasets"]
 _SINGULAR = {"methods": "method", "evaluators": "evaluator", "datasets": "data set"}
-_ANY = "<name>"  # how a family's members are listed
+_ANY = "<name>"  # stands for the members of a family in a list
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A registered plugin as far as it is known without importing it; ``problem`` is empty where it can be found."""
+    """What is known of a plugin without importing it; ``problem`` says why it cannot be used, or is empty."""
 
     name: str
     package: str
@@ -44,16 +45,19 @@ class Plugin:
 
 
 class Family(Protocol):
-    """Plugins made by name; its docstring says which there are, and ``Settings`` what all of them can be told."""
+    """A family of plugins, made by name.
+
+    Its docstring says which members there are; ``Settings`` are the settings that all members have.
+    """
 
     version: ClassVar[int]
     Settings: "ClassVar[type[Settings]]"
 
     def member(self, name: str) -> Any:
-        """Return the plugin ``name`` (what stands behind the colon): always the same class for the same name.
+        """Return the plugin ``name`` (the part after the colon). The same name always gives the same class.
 
         Raises:
-            UsageError: there is none; says which names are near.
+            UsageError: the family has no such plugin; the message names similar ones.
         """
         ...
 
@@ -67,7 +71,7 @@ def _points(kind: Kind) -> dict[str, EntryPoint]:
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the registered names of one kind, sorted; a family is ``mine:<name>``."""
+    """Return the registered names of one kind, sorted. A family is listed as ``mine:<name>``."""
     return sorted(_shown(name) for name in _points(kind))
 
 
@@ -96,7 +100,7 @@ def _describe(point: EntryPoint) -> Plugin:
 
 
 def _lacking(tree: ast.Module) -> str:
-    """Return the first package a module imports at its top that is not installed: the commonest breakage."""
+    """Return the first package that the module imports at its top and that is not installed, or an empty string."""
     for node in tree.body:
         named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -109,7 +113,7 @@ def _lacking(tree: ast.Module) -> str:
 
 
 def _summary(tree: ast.Module, attribute: str) -> str:
-    """First line of the class's docstring, or the ``summary=`` of the call that makes the object."""
+    """Return the first line of the class's docstring, or the ``summary=`` of the call that makes the object."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == attribute:
             return (ast.get_docstring(node) or "").partition("\n")[0]
@@ -122,16 +126,19 @@ def _summary(tree: ast.Module, attribute: str) -> str:
 
 
 def has(kind: Kind, name: str) -> bool:
-    """Whether ``name`` is registered, or is one that a registered family may make; imports nothing."""
+    """Return whether ``name`` is registered, or belongs to a registered family. Imports nothing.
+
+    The family is not asked, so it may still have no such member.
+    """
     head, colon, member = name.partition(":")
     return head + colon in _points(kind) and (not colon or member not in ("", _ANY))
 
 
 def family(kind: Kind, name: str) -> Family | None:
-    """Import the family that ``name`` (``mine``, ``mine:`` or ``mine:<name>``) names; ``None`` where it names none.
+    """Import the family called ``name`` (``mine``, ``mine:`` or ``mine:<name>``); ``None`` if there is no such family.
 
     Raises:
-        DcbenchError: it cannot be imported; says why.
+        DcbenchError: the family cannot be imported; the message says why.
     """
     registered = f"{name.removesuffix(_ANY).removesuffix(':')}:"
     if has(kind, name) or registered not in _points(kind):
@@ -170,29 +177,32 @@ def load_method(name: str) -> "type[Condenser]":
     """Import the method ``name``.
 
     Raises:
-        UsageError: the name is unknown, or its family makes none of that name; says which is near.
-        DcbenchError: it cannot be imported; says why.
+        UsageError: the name is unknown, also to its family; the message names a similar one.
+        DcbenchError: the method cannot be imported; the message says why.
     """
     method: type[Condenser] = _load("methods", name)
     return method
 
 
 def load_evaluator(name: str) -> "type[Evaluator]":
-    """Import the evaluator ``name``; raises as :func:`load_method`."""
+    """Import the evaluator ``name``; raises the errors of :func:`load_method`."""
     evaluator: type[Evaluator] = _load("evaluators", name)
     return evaluator
 
 
 def load_source(name: str) -> "DatasetSource":
-    """Import the data set source ``name``; raises as :func:`load_method`."""
+    """Import the source of the data set ``name``; raises the errors of :func:`load_method`."""
     source: DatasetSource = _load("datasets", name)
     return source
 
 
 def check_names(kind: Kind, wanted: Iterable[str]) -> None:
-    """Raise :class:`~dcbench_tesla.errors.UsageError` for the first name that is not registered, or in no family.
+    """Check that every name is registered, or a member of a registered family.
 
-    A family is asked, and so imported; the others are not.
+    Only families are imported, because only they know their members.
+
+    Raises:
+        UsageError: a name is unknown; the message is about the first one.
     """
     for name in wanted:
         if ":" in name or not has(kind, name):

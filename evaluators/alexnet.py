@@ -1,4 +1,4 @@
-"""AlexNet as the field trains it on small images."""
+"""AlexNet in the papers' variant for small images."""
 
 from torch import nn
 
@@ -6,13 +6,13 @@ from .cross_architecture import CrossArchitecture
 
 
 class AlexNet(CrossArchitecture):
-    """The field's AlexNet for small images: five convolutions, three max-poolings, one Linear.
+    """The papers' AlexNet for small images: five convolutions, three max-poolings, one Linear.
 
     1,872,202 parameters for ten classes at 3 x 32 x 32. After Krizhevsky et al., NeurIPS 2012.
     """
 
     def build_for(self, channels: int, classes: int, side: int) -> nn.Module:
-        """Return a fresh AlexNet."""
+        """Return a freshly initialised AlexNet."""
         return nn.Sequential(
             *(nn.Conv2d(channels, 128, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),

@@ -1,4 +1,4 @@
-"""The evaluator of the papers' tables: ConvNet, trained by the published recipe."""
+"""The evaluator of the papers' tables: a ConvNet trained by the published recipe."""
 
 import math
 from collections.abc import Mapping
@@ -14,10 +14,17 @@ from .training import Recipe, TrainedNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class ConvNetSettings(Settings):
-    """The published recipe: 1000 epochs with DSA (300 without: set it so), SGD 0.01 or the learned rate.
+    """The published recipe: SGD with learning rate 0.01 or the learned one, 1000 epochs with DSA (set 300 without DSA).
 
-    ``width`` and ``depth``: of the ConvNet (depth 0: log2(side) - 2). ``learned_lr``: train with the distilled set's
-    learned learning rate where it has one, as published for MTT and TESLA.
+    Args:
+        epochs: passes over the distilled set.
+        lr: learning rate.
+        learned_lr: use the learned learning rate of the distilled set if it has one, as published for MTT and TESLA.
+        batch_size: images per step.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
+        width: filters of the ConvNet.
+        depth: blocks of the ConvNet; 0: log2(side) - 2.
     """
 
     epochs: int = 1000
@@ -39,7 +46,7 @@ class ConvNetSettings(Settings):
 
 
 class ConvNetEvaluator(TrainedNetwork):
-    """ConvNet by the published recipe: SGD with momentum, 1000 epochs with DSA, the learned lr where there is one."""
+    """ConvNet by the published recipe: SGD with momentum, 1000 epochs with DSA, the set's learned lr if it has one."""
 
     compiles: ClassVar[bool] = True
     Settings = ConvNetSettings
@@ -47,21 +54,21 @@ class ConvNetEvaluator(TrainedNetwork):
 
     @classmethod
     def without_effect(cls, settings: ConvNetSettings, *, learned_lr: bool) -> Mapping[str, str]:
-        """``lr`` where the set's learned rate is taken, ``learned_lr`` where sets have none."""
+        """Return ``lr`` if the learned learning rate is used, and ``learned_lr`` if sets have none, with the reason."""
         if not learned_lr:
             return {"learned_lr": "the method learns no learning rate"}
-        return {"lr": "the learned rate is taken (convnet.learned_lr)"} if settings.learned_lr else {}
+        return {"lr": "the learned rate is used (convnet.learned_lr)"} if settings.learned_lr else {}
 
     @property
     def recipe(self) -> str:
-        """``published``, or what was changed of it (the number of epochs is free: it depends on the set)."""
+        """``published`` with its changed settings; the number of epochs is shown, but depends on the set."""
         published = ConvNetSettings(epochs=self.settings.epochs)
         changed = [n for n in vars(published) if getattr(published, n) != getattr(self.settings, n)]
         shown = "".join(f", {name} {getattr(self.settings, name)}" for name in changed)
         return f"published{shown}, {self.settings.epochs} epochs"
 
     def recipe_for(self, distilled: DistilledSet) -> Recipe:
-        """Return the published recipe, at the set's learned rate where it has one."""
+        """Return the published recipe, with the set's learned learning rate if there is one."""
         s = self.settings
         return Recipe(
             epochs=s.epochs,
@@ -72,5 +79,5 @@ class ConvNetEvaluator(TrainedNetwork):
         )
 
     def build(self, channels: int, classes: int, side: int) -> ConvNet:
-        """Return a fresh ConvNet."""
+        """Return a freshly initialised ConvNet."""
         return ConvNet(channels, classes, side, self.settings.width, self.settings.depth)

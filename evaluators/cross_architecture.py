@@ -1,4 +1,4 @@
-"""What the evaluators of the cross-architecture tables share: image sizes, and one recipe each for all rows."""
+"""Cross-architecture evaluation: image sizes for all networks, and one recipe per network for all rows of a table."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -20,11 +20,16 @@ _PUBLISHED = 32
 
 @dataclass(frozen=True, kw_only=True)
 class CrossSettings(Settings):
-    """The recipe of a network other than the one that was condensed with.
+    """The recipe for a network other than the one used for condensation.
 
-    ``recipe``: ``adam-cosine`` (Adam, its rate falling along a cosine; the same for every row, whatever the set) or
-    ``learned-lr`` (the condensing network's: SGD, momentum 0.9, at the set's learned rate, ``lr`` where it has none).
-    ``networks``: how many to train (0: as many as ``evaluation.networks`` says).
+    Args:
+        recipe: ``adam-cosine`` (Adam with a cosine schedule, the same for every distilled set) or ``learned-lr`` (as
+            for the ConvNet: SGD with momentum 0.9 at the set's learned learning rate, or at ``lr`` if it has none).
+        epochs: passes over the distilled set.
+        lr: learning rate.
+        batch_size: images per step.
+        weight_decay: weight decay.
+        networks: number of networks to train; 0: as ``evaluation.networks`` says.
     """
 
     recipe: str = "adam-cosine"
@@ -32,7 +37,7 @@ class CrossSettings(Settings):
     lr: float = 1e-3
     batch_size: int = 256
     weight_decay: float = 5e-4
-    networks: int = field(default=0, metadata={"execution": True})  # the schedule has it, and the key has the schedule
+    networks: int = field(default=0, metadata={"execution": True})  # part of the schedule, which the key contains
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
@@ -44,12 +49,12 @@ class CrossSettings(Settings):
 
 
 def network_side(side: int) -> int:
-    """Return the side a network sees for images of ``side`` pixels: 32 for all smaller ones, else a multiple of 4."""
+    """Return the side a network sees for images of ``side`` pixels: at least 32, and a multiple of 4."""
     return _PUBLISHED if side < _PUBLISHED else -(-side // 4) * 4
 
 
 def default_initialisation(network: nn.Module) -> nn.Module:
-    """Give every layer PyTorch's default initialisation, as the papers' networks have it and timm's do not."""
+    """Give every layer PyTorch's default initialisation, like the papers' networks and unlike timm's."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)):
             module.reset_parameters()
@@ -57,9 +62,9 @@ def default_initialisation(network: nn.Module) -> nn.Module:
 
 
 class Fitted(nn.Module):
-    """A network behind its image size: images below 28 pixels are upsampled to 32, others zero-padded.
+    """A network with its images made to fit: images below 28 pixels are upsampled to 32, others zero-padded.
 
-    An instance norm over one pixel makes a network constant, so small images are made larger, not the network smaller.
+    Instance norm over a single pixel makes a network's output constant, so small images are enlarged here.
     """
 
     def __init__(self, network: nn.Module, side: int) -> None:
@@ -80,9 +85,9 @@ class Fitted(nn.Module):
 
 
 class CrossArchitecture(TrainedNetwork):
-    """An evaluator with one recipe for all rows; a subclass builds the network for images of 32 pixels or more.
+    """An evaluator with one recipe for all rows; subclasses build the network for images of 32 pixels or more.
 
-    It tests the last distilled set only: its networks are large, and no paper follows a condensation with them.
+    Only the final distilled set is tested: the networks are large, and no paper tests earlier sets with them.
     """
 
     on_the_way: ClassVar[bool] = False
@@ -91,17 +96,17 @@ class CrossArchitecture(TrainedNetwork):
 
     @property
     def recipe(self) -> str:
-        """The recipe's name, with its epochs and rate."""
+        """The recipe's name with epochs and learning rate."""
         return f"{self.settings.recipe}, {self.settings.epochs} epochs, lr {self.settings.lr:g}"
 
     @classmethod
     def without_effect(cls, settings: CrossSettings, *, learned_lr: bool) -> Mapping[str, str]:
-        """``lr``, where the recipe takes a learned rate and the method learns one."""
+        """Return ``lr`` if the recipe uses a learned learning rate and the method learns one, with the reason."""
         taken = settings.recipe == "learned-lr" and learned_lr
-        return {"lr": "recipe learned-lr takes the learned rate"} if taken else {}
+        return {"lr": "recipe learned-lr uses the learned rate"} if taken else {}
 
     def recipe_for(self, distilled: DistilledSet) -> Recipe:
-        """Return the recipe; only ``learned-lr`` looks at the set."""
+        """Return the recipe; only ``learned-lr`` depends on the distilled set."""
         s = self.settings
         if s.recipe == "learned-lr":
             lr = s.lr if distilled.lr is None else distilled.lr
@@ -109,9 +114,9 @@ class CrossArchitecture(TrainedNetwork):
         return Recipe(epochs=s.epochs, lr=s.lr, batch_size=s.batch_size, weight_decay=s.weight_decay, optimiser="adam")
 
     def build(self, channels: int, classes: int, side: int) -> nn.Module:
-        """Return a fresh network for images of any size from 8 pixels on."""
+        """Return a freshly initialised network for images of any size from 8 pixels on."""
         return Fitted(self.build_for(channels, classes, network_side(side)), side)
 
     @abstractmethod
     def build_for(self, channels: int, classes: int, side: int) -> nn.Module:
-        """Return a fresh network for images of ``side`` >= 32 pixels, a multiple of 4."""
+        """Return a freshly initialised network for images of ``side`` >= 32 pixels, a multiple of 4."""

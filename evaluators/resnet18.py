@@ -1,4 +1,4 @@
-"""ResNet18 as the papers train it: a stem for small images, instance norm."""
+"""ResNet18 in the papers' variant: a stem for small images, and instance norm."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,13 @@ from .cross_architecture import CrossArchitecture, CrossSettings, default_initia
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet18Settings(CrossSettings):
-    """:class:`CrossSettings`; ``width``: channels of the first stage (published: 64, and twice as many each stage)."""
+    """:class:`CrossSettings`, and the width of the network.
+
+    Args:
+        epochs: passes over the distilled set.
+        lr: learning rate.
+        width: channels of the first stage; each further stage has twice as many (published: 64).
+    """
 
     epochs: int = 300
     lr: float = 1e-3
@@ -24,7 +30,7 @@ class ResNet18Settings(CrossSettings):
 
 
 def instance_norm(channels: int, **_: object) -> nn.GroupNorm:
-    """Return an instance norm with scale and shift, as the field writes it: a group a channel."""
+    """Return an instance norm with scale and shift: a group norm with one group per channel."""
     return nn.GroupNorm(channels, channels)
 
 
@@ -38,7 +44,7 @@ class ResNet18(CrossArchitecture):
     settings: ResNet18Settings
 
     def build_for(self, channels: int, classes: int, side: int) -> nn.Module:
-        """Return a fresh ResNet18; its average pool takes any size."""
+        """Return a freshly initialised ResNet18; its average pool accepts any size."""
         from timm.models.resnet import BasicBlock, ResNet
 
         width = self.settings.width
@@ -53,6 +59,6 @@ class ResNet18(CrossArchitecture):
         )
         network.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         network.bn1, network.maxpool = instance_norm(width), nn.Identity()
-        # timm's stem has 64 channels whatever the stages have; at the published width this block is the one it made
+        # timm's stem always has 64 channels; at the published width this block equals the one timm made
         network.layer1[0] = BasicBlock(width, width, norm_layer=instance_norm)
         return default_initialisation(network)

@@ -1,7 +1,7 @@
-"""timm's classification models as evaluators, ``timm:<name>``: adapted to small images, never pretrained.
+"""Classification models of timm as evaluators, ``timm:<name>``: adapted to small images, never pretrained.
 
-timm's models are made for 224 pixels and shrink an image 16 or 32 times. At 32 pixels one pixel would be left. So a
-model's stem keeps the resolution: as the field's ResNet18 has it, for every model.
+The models are made for 224 pixels and reduce the image's side by a factor of 16 or 32. At 32 pixels this would leave
+one pixel, so the stem of every model is changed to keep the resolution, like that of the papers' ResNet18.
 """
 
 import difflib
@@ -21,16 +21,16 @@ from .cross_architecture import CrossArchitecture, CrossSettings
 from .training import Recipe
 
 _LEAST_BATCH = 2
-_LEAST_TOKENS = 8  # a side, at the patches' own resolution
+_LEAST_TOKENS = 8  # per side, before later stages reduce their number
 _LARGEST_PATCH = 16
-_LEAST_MAP = {"stem": 2, "patches": 4}  # pixels a side of the last map
+_LEAST_MAP = {"stem": 2, "patches": 4}  # side of the last feature map in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimmSettings(CrossSettings):
-    """:class:`CrossSettings`; ``batch_size`` is at least 2, for batch norm.
+    """:class:`CrossSettings` with ``batch_size`` of at least 2, for batch norm.
 
-    A last batch of one image joins the batch before it.
+    If the last batch has one image, it joins the batch before.
     """
 
     def __post_init__(self) -> None:
@@ -41,9 +41,9 @@ class TimmSettings(CrossSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a model is made for small images: its ``arguments``, and whether its ``stem`` is changed afterwards.
+    """How to make a model for small images: timm's ``arguments``, and whether to change its ``stem`` afterwards.
 
-    ``parameters``: how many it then has, once it was tried.
+    ``parameters`` is the number of parameters of the result, known once the plan was tried.
     """
 
     stem: bool = False
@@ -56,7 +56,7 @@ class Plan:
         return ", ".join(f"{name} {value}" for name, value in self.arguments.items())
 
     def make(self, name: str, channels: int, classes: int) -> nn.Module:
-        """Return a fresh network of timm's ``name``, in timm's initialisation; nothing is downloaded."""
+        """Return a fresh network of timm's model ``name`` with timm's initialisation; nothing is downloaded."""
         import timm
 
         arguments: dict[str, Any] = dict(self.arguments)
@@ -67,10 +67,10 @@ class Plan:
 
 
 def keep_resolution(network: nn.Module) -> nn.Module:
-    """Take the shrinking out of a network's stem, in place; a network without strided convolutions stays as it is.
+    """Make a network's stem keep the resolution, in place; a network without strided convolutions stays unchanged.
 
-    The first strided convolution gets stride 1, and 3 x 3 where it has a larger kernel (ResNet's 7 x 7, ConvNeXt's
-    4 x 4 patches); the max-pool that follows in the same stem becomes the identity.
+    The first strided convolution gets stride 1, and a 3 x 3 kernel if it has a larger one (ResNet's 7 x 7, ConvNeXt's
+    4 x 4 patches). The max-pool that follows in the same stem becomes the identity.
     """
     modules = dict(network.named_modules())
     named = [name for name, m in modules.items() if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
@@ -81,13 +81,13 @@ def keep_resolution(network: nn.Module) -> nn.Module:
     assert isinstance(conv, nn.Conv2d)
     conv.stride = (1, 1)
     if max(conv.kernel_size) not in (1, 3):
-        # of its own class: some standardise their weights, some pad by themselves
+        # of the same class: some standardise their weights, some pad the input themselves
         bias, kind = conv.bias is not None, type(conv)
         made = kind(conv.in_channels, conv.out_channels, 3, stride=1, padding=1, groups=conv.groups, bias=bias)
         network.set_submodule(first, made)
     names = list(modules)
     for name in names[names.index(first) + 1 :]:
-        # within a block a max-pool has a branch beside it, of the same size: only a stem's, which holds the convolution
+        # only a max-pool of the stem, which holds the convolution: within a block, a parallel branch has the same size
         holds_conv = first.startswith(name.rpartition(".")[0])
         if "MaxPool" in type(modules[name]).__name__ and holds_conv:
             network.set_submodule(name, nn.Identity())
@@ -96,7 +96,7 @@ def keep_resolution(network: nn.Module) -> nn.Module:
 
 
 def _plans(name: str, side: int) -> Iterator[Plan]:
-    """Return what to try: the stem, or patches as large as leave enough tokens where the image size is built in."""
+    """Yield the plans to try: the stem; or, for a fixed image size, patches that leave enough tokens, largest first."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -110,15 +110,15 @@ def _plans(name: str, side: int) -> Iterator[Plan]:
 
 @torch.no_grad()
 def problem_of(network: nn.Module, channels: int, classes: int, side: int, least: int) -> str:
-    """Return what is wrong with ``network`` on ``side`` x ``side`` images, empty where it works; it is used up.
+    """Return what is wrong with ``network`` on ``side`` x ``side`` images, empty if it works; the network is changed.
 
-    It works if two random images have finite logits ``(2, classes)`` in training and in evaluation mode, different ones
-    in the latter, and a last map of at least ``least`` x ``least`` pixels.
+    It works if two random images have finite logits ``(2, classes)`` in training and in evaluation mode, which differ
+    in evaluation mode, and if the last feature map has at least ``least`` x ``least`` pixels.
     """
     images = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 1.0  # statistics as after training; those of a fresh network let signals fade in depth
+            module.momentum = 1.0  # statistics as after training; with initial ones signals fade with depth
     for mode in (True, False):
         logits = network.train(mode)(images)
         where = "in training mode" if mode else "in evaluation mode"
@@ -128,24 +128,24 @@ def problem_of(network: nn.Module, channels: int, classes: int, side: int, least
             return f"{where} its logits are not finite"
     positions = _positions(network, images)
     if positions < least**2:
-        return f"its last map has {positions} of at least {least} x {least} pixels"
+        return f"its last feature map has {positions} pixels, but needs {least} x {least}"
     if float((logits[0] - logits[1]).abs().max()) <= 1e-5 * float(logits.abs().max()):
         return "untrained, its logits are almost the same for all images"
     return ""
 
 
 def _positions(network: nn.Module, images: Tensor) -> int:
-    """Pixels (or tokens) of an image's last map, wherever it keeps its channels."""
+    """Return the number of pixels (or tokens) of an image's last feature map, in any layout."""
     maps: Any = network.forward_features(images)  # type: ignore[operator]
     return int(maps.numel()) // (len(images) * int(network.num_features))  # type: ignore[arg-type]
 
 
 @cache
 def plan_for(name: str, channels: int, classes: int, side: int) -> Plan:
-    """Return how timm's ``name`` is made for ``side`` x ``side`` images, found out on a network that is thrown away.
+    """Return the plan for timm's model ``name`` and ``side`` x ``side`` images, tried on a network that is discarded.
 
     Raises:
-        UsageError: it cannot be made for so small images; says what was tried and what came of it.
+        UsageError: the model cannot be adapted to such small images; the message says what was tried.
     """
     tried: dict[str, list[str]] = {}
     for plan in _plans(name, side):
@@ -156,7 +156,7 @@ def plan_for(name: str, channels: int, classes: int, side: int) -> Plan:
                 problem = problem_of(network, channels, classes, side, least)
         except MemoryError:
             raise
-        except Exception as error:  # 1,371 models, made for other sizes: whatever one raises is the finding
+        except Exception as error:  # 1,371 models, made for other sizes, can raise anything: it becomes the problem
             problem = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": .")
         if not problem:
             return replace(plan, parameters=sum(p.numel() for p in network.parameters()))
@@ -166,29 +166,29 @@ def plan_for(name: str, channels: int, classes: int, side: int) -> Plan:
 
 
 class TimmModel(CrossArchitecture):
-    """A model of timm, adapted to small images; a subclass says which."""
+    """A model of timm, adapted to small images; subclasses name the model."""
 
     Settings = TimmSettings
     settings: TimmSettings
     model: ClassVar[str]
 
     def recipe_for(self, distilled: DistilledSet) -> Recipe:
-        """Return the recipe; no batch has fewer than two images.
+        """Return the recipe, in which every batch has at least two images.
 
         Raises:
-            UsageError: the set has one image only.
+            UsageError: the distilled set has only one image.
         """
         if len(distilled) < _LEAST_BATCH:
             raise UsageError(f"timm:{self.model} cannot train on one image: batch norm needs two.")
         return replace(super().recipe_for(distilled), least_batch=_LEAST_BATCH)
 
     def cost(self, distilled: DistilledSet) -> int:
-        """Return the number of SGD steps of one training."""
+        """Return the number of training steps of one network."""
         whole, rest = divmod(len(distilled), self.settings.batch_size)
         return self.settings.epochs * max(1, whole + (rest >= _LEAST_BATCH))
 
     def build_for(self, channels: int, classes: int, side: int) -> nn.Module:
-        """Return a fresh network for images of ``side`` pixels, in timm's initialisation.
+        """Return a fresh network for images of ``side`` pixels, with timm's initialisation.
 
         Raises:
             UsageError: the model cannot be adapted to this size.
@@ -199,11 +199,12 @@ class TimmModel(CrossArchitecture):
 class TimmFamily:
     """Any classification model of timm, adapted to small images and trained from scratch, for instance timm:resnet26d.
 
-    A model with a convolutional stem: its first strided convolution gets stride 1 (a kernel larger than 3 x 3 becomes
-    3 x 3), the max-pool behind it goes. A model of patches: img_size is the images' side, patch_size the largest one of
-    at most 16 that divides it and leaves 8 x 8 tokens (4 x 4 after the last stage). Every model is tried on two random
-    images first; one that cannot be adapted is refused with the reason. timm's initialisation is kept. Models are
-    known by their architecture: a name with a tag would mean pretrained weights, and nothing is downloaded.
+    In a model with a convolutional stem, the first strided convolution gets stride 1 (and a 3 x 3 kernel if it has a
+    larger one), and the max-pool behind it is removed. In a model of patches, img_size is the images' side, and
+    patch_size the largest one of at most 16 that divides it and leaves 8 x 8 tokens (4 x 4 after the last stage). Every
+    model is first tried on two random images; a model that cannot be adapted is refused with the reason. timm's
+    initialisation is kept. Models are named by their architecture: a name with a tag would mean pretrained weights, and
+    nothing is downloaded.
     """
 
     version = 1
@@ -215,7 +216,7 @@ class TimmFamily:
         """Return the evaluator of timm's model ``name``.
 
         Raises:
-            UsageError: timm has no such model, the name has a tag, or the model does not take 32 x 32 images.
+            UsageError: timm has no such model, the name has a tag, or the model cannot be adapted to 32 x 32 images.
         """
         from timm import __version__, list_models
 
@@ -228,7 +229,7 @@ class TimmFamily:
         known = list_models()
         if name not in known:
             near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-            nearest = f" Near: {', '.join(near)}." if near else ""
+            nearest = f" Similar: {', '.join(near)}." if near else ""
             raise UsageError(f"timm {__version__} has no model {name!r}.{nearest} Write timm:<name>.")
         plan = plan_for(name, 3, 10, 32)
         doc = (

@@ -1,7 +1,7 @@
-"""What the evaluators share: the training loop, and an evaluator that trains one network a seed.
+"""The training loop of the evaluators, and the base of those that train one network per seed.
 
 The published protocol (DC, DSA, DM, MTT, TESLA): SGD with momentum 0.9 and weight decay 5e-4, batches of 256,
-cross-entropy, the learning rate times 0.1 once after half of the epochs, momentum at rest there again.
+cross-entropy; after half of the epochs the learning rate is multiplied by 0.1 and the momentum starts at zero again.
 """
 
 import math
@@ -24,10 +24,18 @@ from dcbench_tesla.interface import Evaluator
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one network is trained: ``epochs`` passes of ``sgd`` (a tenth of ``lr`` in the second half) or ``adam``.
+    """How one network is trained.
 
-    With ``adam``, ``lr`` falls to zero along a cosine, an epoch a step; ``momentum`` is SGD's. A last batch of fewer
-    than ``least_batch`` images joins the one before it: batch norm cannot train on one image.
+    Args:
+        epochs: passes over the distilled set.
+        lr: learning rate at the start.
+        batch_size: images per step.
+        weight_decay: weight decay.
+        momentum: momentum of SGD.
+        optimiser: ``sgd`` (a tenth of ``lr`` in the second half) or ``adam`` (``lr`` falls towards zero along a cosine,
+            changed every epoch).
+        least_batch: if the last batch of an epoch has fewer images, it joins the batch before. Batch norm cannot train
+            on one image.
     """
 
     epochs: int
@@ -39,7 +47,7 @@ class Recipe:
     least_batch: int = 1
 
     def start(self, network: nn.Module, epoch: int) -> torch.optim.Optimizer | None:
-        """Return a new optimiser for the epochs from ``epoch`` on, ``None`` where the one there was goes on."""
+        """Return a new optimiser for the epochs from ``epoch`` on, or ``None`` to continue with the present one."""
         if self.optimiser == "adam":
             if epoch:
                 return None
@@ -50,13 +58,13 @@ class Recipe:
         return torch.optim.SGD(network.parameters(), lr=lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def adjust(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
-        """Set the learning rate of an epoch where the schedule changes it every time."""
+        """Set the learning rate of an epoch, if the schedule changes it every epoch."""
         if self.optimiser == "adam":
             for group in optimiser.param_groups:
                 group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
 
     def batches(self, order: Tensor) -> tuple[Tensor, ...]:
-        """Split the indices of an epoch ``(N,)`` into batches."""
+        """Split the image indices ``(N,)`` of an epoch into batches."""
         parts: tuple[Tensor, ...] = order.split(self.batch_size)
         if len(parts) > 1 and len(parts[-1]) < self.least_batch:
             return (*parts[:-2], torch.cat(parts[-2:]))
@@ -64,7 +72,7 @@ class Recipe:
 
 
 class TrainingSet:
-    """A distilled set as augmented batches: images kept on the device, or made batch by batch from real pixels."""
+    """A distilled set as augmented batches. Synthetic images are on the device; real pixels are made into inputs."""
 
     def __init__(self, distilled: DistilledSet, device: torch.device) -> None:
         self._real = distilled.as_labelled(device) if distilled.images.dtype == torch.uint8 else None
@@ -78,7 +86,7 @@ class TrainingSet:
         return len(self._labels)
 
     def batch(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return augmented images and labels: one operation for the batch, parameters for every image."""
+        """Return augmented images and labels: one operation for the batch, with parameters for every image."""
         on_device = indices.to(self._device)
         images = self._images[on_device] if self._real is None else self._real.inputs(indices)
         images = self._augmentation(images, self._augmentation.draw(len(images), self._side, rng))
@@ -106,13 +114,13 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> n
     if not torch.isfinite(loss):
         raise DivergedError(
             f"a network trained on the distilled set diverged (loss {loss.item()}, lr {recipe.lr:g}): "
-            "lower the evaluator's learning rate, or the student's where it is learned."
+            "lower the evaluator's learning rate, or that of the student if it is learned."
         )
     return network.eval()
 
 
 class TrainedNetwork(Evaluator):
-    """An evaluator that trains one network a seed; a subclass builds it and says by what recipe."""
+    """An evaluator that trains one network per seed; subclasses build the network and choose the recipe."""
 
     @abstractmethod
     def build(self, channels: int, classes: int, side: int) -> nn.Module:
@@ -123,16 +131,16 @@ class TrainedNetwork(Evaluator):
         """Return the recipe to train on ``distilled``."""
 
     def cost(self, distilled: DistilledSet) -> int:
-        """Return the number of SGD steps of one training."""
+        """Return the number of training steps of one network."""
         return int(self.settings.epochs) * -(-len(distilled) // int(self.settings.batch_size))
 
     @classmethod
     def probe(cls, settings: Any) -> Any:
-        """Return settings of a few epochs."""
+        """Return the settings with at most two epochs."""
         return replace(settings, epochs=min(2, settings.epochs))
 
     def train(self, distilled: DistilledSet, seeds: Sequence[int], device: torch.device) -> list[nn.Module]:
-        """Train one network a seed; the seed also drives dropout."""
+        """Train one network per seed; the seed determines initialisation, batches, augmentation and dropout."""
         _, channels, side, _ = distilled.images.shape
         data, recipe = TrainingSet(distilled, device), self.recipe_for(distilled)
         networks = []

@@ -1,4 +1,4 @@
-"""VGG11 with instance norm as the field trains it on small images."""
+"""VGG11 with instance norm, in the papers' variant for small images."""
 
 from torch import nn
 
@@ -8,13 +8,13 @@ _LAYERS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
 
 class VGG11(CrossArchitecture):
-    """VGG11 with instance norm, averaged over what is left of the image, one Linear.
+    """VGG11 with instance norm, an average over the last feature map, and one Linear.
 
     9,231,114 parameters for ten classes at 3 x 32 x 32. After Simonyan, Zisserman, ICLR 2015.
     """
 
     def build_for(self, channels: int, classes: int, side: int) -> nn.Module:
-        """Return a fresh VGG11."""
+        """Return a freshly initialised VGG11."""
         layers: list[nn.Module] = []
         for layer in _LAYERS:
             if isinstance(layer, str):

@@ -14,7 +14,13 @@ _HEADS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ViTSettings(CrossSettings):
-    """:class:`CrossSettings`; ``width``: of the tokens and of the MLP (published: 512), a multiple of 8."""
+    """:class:`CrossSettings`, and the width of the network.
+
+    Args:
+        epochs: passes over the distilled set.
+        lr: learning rate.
+        width: width of the tokens and of the MLP (published: 512), a multiple of 8.
+    """
 
     epochs: int = 300
     lr: float = 5e-4
@@ -36,7 +42,7 @@ class ViT(CrossArchitecture):
     settings: ViTSettings
 
     def build_for(self, channels: int, classes: int, side: int) -> nn.Module:
-        """Return a fresh ViT for images of ``side`` pixels."""
+        """Return a freshly initialised ViT for images of ``side`` pixels."""
         from timm.models.vision_transformer import VisionTransformer
 
         network = VisionTransformer(

@@ -1,13 +1,13 @@
-"""The methods that come with the harness: families in folders, one file a method.
+"""The methods that come with the harness: one folder per family, one file per method.
 
-==============  ==================================================================================================
-``inner``       no method: the gradient of what a network becomes when it is trained, which ``trajectory`` is built on
-``trajectory``  ``mtt``, ``tesla``, ``tesla-exact``; in ``matching`` the condenser that they are settings of
-``classwise``   ``dc``, ``dsa``, ``dm``; in ``matching`` what they share, in ``gradient_matching`` what two of them do
-``subset``      ``random``, ``whole``, ``herding``, ``k-center``; in ``selection`` and ``coreset`` what they share
-==============  ==================================================================================================
+==============  ======================================================================================================
+``inner``       no method, but the gradient through the training of a network, which ``trajectory`` builds on
+``trajectory``  ``mtt``, ``tesla`` and ``tesla-exact``; ``matching`` holds the condenser that all three share
+``classwise``   ``dc``, ``dsa`` and ``dm``, with a common base in ``matching``, that of two in ``gradient_matching``
+``subset``      ``random``, ``whole``, ``herding`` and ``k-center``; ``selection`` and ``coreset`` hold what they share
+==============  ======================================================================================================
 """
 
 if __name__ != "dcbench_tesla.methods":
-    # two copies of a module make two copies of every class, and they are never equal
+    # imported under two names, every class would exist twice, and the two would not be equal
     raise ImportError(f"import this package as dcbench_tesla.methods, not as {__name__}")

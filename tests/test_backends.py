@@ -360,7 +360,7 @@ def test_a_row_that_is_none_is_told(tmp_path: Path) -> None:
     path.write_text("[]")
     result = command(*words)
     assert result.exit_code == 1
-    assert f"{path.name} is no row of dcbench. Delete it: the same command makes it again." in result.stderr
+    assert f"{path.name} is not a row of dcbench. Delete it: the same command makes it again." in result.stderr
     path.unlink()
     assert command(*words).exit_code == 0
 
@@ -424,9 +424,9 @@ def test_worker_refuses_data_that_changed(tmp_path: Path) -> None:
 
 def test_file_that_is_no_job(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"cell": 1}')
-    with pytest.raises(CorruptFileError, match=r"x\.json is no job of this version"):
+    with pytest.raises(CorruptFileError, match=r"x\.json is not a job of this version"):
         FrozenJob.read(tmp_path / "x.json")
-    for name, message in (("x.json", "is no job of this version"), ("y.json", "No such file")):
+    for name, message in (("x.json", "is not a job of this version"), ("y.json", "No such file")):
         done = worker(tmp_path / name)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr.splitlines()[-1]
@@ -563,4 +563,4 @@ def test_worker_process_that_says_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "executable", "/bin/false")
     (outcome,) = sweep([a_job(tmp_path)], Local("cpu", jobs=1))
     assert outcome.status == "failed"
-    assert "ended with exit code 1 and said nothing; see" in outcome.reason
+    assert "ended with exit code 1 and no answer; see" in outcome.reason

@@ -101,7 +101,7 @@ def test_sizes_are_read(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "40 bananas", "40G", "GiB", "-1GiB", "0", "0.1", "1e9", "4 0GiB", "1,5GiB"])
 def test_what_is_no_size_is_told(text: str) -> None:
-    with pytest.raises(UsageError, match="is no memory size: give a number and KiB, MiB, GiB"):
+    with pytest.raises(UsageError, match="is not a memory size: give a number and KiB, MiB, GiB"):
         parse_size(text)
 
 
@@ -481,7 +481,7 @@ def test_what_is_done_is_not_predicted(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_size_that_is_none_stops_before_anything(tmp_path: Path) -> None:
     result = dcbench(tmp_path / "out", "--method", "tesla", "--memory-budget", "40 bananas")
     assert result.exit_code == 2
-    assert "'40 bananas' is no memory size" in result.stderr
+    assert "'40 bananas' is not a memory size" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -489,5 +489,5 @@ def test_from_python(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="are needed for condensation"):
         finished("mtt", {}, tmp_path, memory_budget=2**20)
     assert files(tmp_path) == []
-    with pytest.raises(UsageError, match="is no memory size"):
+    with pytest.raises(UsageError, match="is not a memory size"):
         finished("mtt", {}, tmp_path, memory_budget="much")

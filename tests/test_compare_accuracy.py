@@ -199,9 +199,9 @@ def test_a_statistic_that_nobody_has_is_empty(tmp_path: Path) -> None:
         (b"", "is not valid JSON"),
         (b'{"stage": "eval', "is not valid JSON"),
         (b"\x89PNG\xff\xfe", "is not valid JSON"),
-        (b"[]", "is no row of dcbench. Delete it: the command that made it, dcbench run or"),
-        (b'{"stage": "evaluate"}', "is no row of dcbench: it has no condense_key. Delete it"),
-        (None, "is a folder, and no row of dcbench. Move it away."),
+        (b"[]", "is not a row of dcbench. Delete it: the command that made it, dcbench run or"),
+        (b'{"stage": "evaluate"}', "is not a row of dcbench: it has no condense_key. Delete it"),
+        (None, "is a folder, not a row of dcbench. Move it away."),
     ],
 )
 @pytest.mark.parametrize("words", [["compare", "accuracy"], ["reproduce", "table1"], ["report"], ["list", "cells"]])

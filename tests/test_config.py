@@ -215,7 +215,7 @@ def test_unknown_preset_method_and_evaluator() -> None:
         ("tesla", ["labels=last", "label_space=probabilities"]),
         ("random", ["evaluation.every=1"]),  # there is nothing on the way of a method without iterations
         ("tesla", ["evaluation.every=0", "evaluation.networks_on_the_way=2"]),
-        ("tesla", ["convnet.lr=0.1"]),  # the learned rate is taken
+        ("tesla", ["convnet.lr=0.1"]),  # the learned rate is used
         ("random", ["convnet.learned_lr=false"]),
     ],
 )

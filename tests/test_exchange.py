@@ -515,7 +515,7 @@ def test_preprocessing_from_a_file(tmp_path: Path, digits: Dataset) -> None:
     make().save(tmp_path / "toys.safetensors")
     with pytest.raises(UsageError, match=r"\(standardise\) of 3 numbers a mean, but digits needs 1"):
         import_set(path, dataclasses.replace(DIGITS, preprocessing=str(tmp_path / "toys.safetensors")))
-    with pytest.raises(CorruptFileError, match="damaged or no safetensors file"):
+    with pytest.raises(CorruptFileError, match="damaged or not a safetensors file"):
         import_set(path, dataclasses.replace(DIGITS, preprocessing=str(path)))
 
 
@@ -758,10 +758,10 @@ def test_imported_experts_are_chosen_by_key_beginning_or_name(tmp_path: Path) ->
     assert keys.isdisjoint({tesla(tmp_path).key, tesla(tmp_path, "experts.imported=two").key})
     with pytest.raises(UsageError, match=rf"no imported experts 'three' under .*{one} \(one\)"):
         tesla(tmp_path, "experts.imported=three")
-    with pytest.raises(UsageError, match=r"there: none\. dcbench import experts FILES"):
+    with pytest.raises(UsageError, match=r"imported: none\. dcbench import experts FILES"):
         tesla(tmp_path / "other", "experts.imported=one")
     imported(tmp_path, [trajectory(4, seed=7)], "one", 3)
-    with pytest.raises(UsageError, match=r"experts\.imported=one could be each of"):
+    with pytest.raises(UsageError, match=r"experts\.imported=one matches several imports: "):
         tesla(tmp_path, "experts.imported=one")
 
 

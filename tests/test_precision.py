@@ -86,11 +86,11 @@ def test_tf32_is_there_in_its_block_alone() -> None:
 def test_what_a_device_does_not_have_is_refused() -> None:
     check_precision("tf32", torch.device("cuda"))
     check_precision("tf32")
-    with pytest.raises(UsageError, match="tf32 is one of GPUs"):
+    with pytest.raises(UsageError, match="tf32 needs a GPU"):
         check_precision("tf32", CPU)
     with pytest.raises(UsageError, match="Did you mean 'bf16'"):
         check_precision("bf61")
-    with pytest.raises(UsageError, match="tf32 is one of GPUs"):
+    with pytest.raises(UsageError, match="tf32 needs a GPU"):
         workload("tesla", Shape.of("digits"), width=4, device="cpu", settings={"precision": "tf32"})()
 
 

@@ -212,7 +212,7 @@ def test_rows_of_another_machine_count_as_done(done: CellResult, tmp_path: Path)
     result = tiny(tmp_path)
     assert result.accuracy() == done.accuracy()
     assert not (tmp_path / "cells").exists()
-    with pytest.raises(DcbenchError, match="its set is not here: --force makes it again"):
+    with pytest.raises(DcbenchError, match="its set is not on this machine: --force makes it again"):
         _ = result.distilled
 
 
@@ -342,7 +342,7 @@ def test_killed_in_every_stage_and_resumed_to_the_same_bytes(whole: CellResult, 
 
     process = started(arguments, log)
     kill_when(lambda: any(folder.glob("evaluations/*/000040.json")), process, log)
-    assert f"going on after iteration {after} of 40" in log.read_text()
+    assert f"continuing after iteration {after} of 40" in log.read_text()
     assert not list((out / "rows").glob("evaluate-*"))
     tested = [path.stat().st_mtime_ns for path in folder.glob("evaluations/*/000020.json")]
 

@@ -167,11 +167,11 @@ def test_a_folder_that_is_no_cell_does_not_stop_the_others(cell: CellResult, tmp
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(CorruptFileError, match="is no cell of dcbench"):
+    with pytest.raises(CorruptFileError, match="is not a cell of dcbench"):
         evaluate(foreign)
     result = CliRunner().invoke(main, ["evaluate", str(foreign), str(cell.folder), "--device", "cpu"])
     assert result.exit_code == 1
-    assert "is no cell of dcbench" in result.stderr
+    assert "is not a cell of dcbench" in result.stderr
     assert "1 of 2 sets could not be evaluated, see above; the others are done" in result.stderr
     assert f"{cell.cell.name}: convnet: " in result.stdout
 
@@ -194,7 +194,7 @@ def test_moved_images_are_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lr", "override", "message"),
     [
-        (0.02, Override("convnet", "lr", 0.5), "the learned rate is taken"),
+        (0.02, Override("convnet", "lr", 0.5), "the learned rate is used"),
         (None, Override("convnet", "learned_lr", False), "learns no learning rate"),
         (None, Override("evaluation", "every", 2), "a file holds one set"),
     ],

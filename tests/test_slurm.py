@@ -165,13 +165,13 @@ def test_no_memory_is_asked_for_where_that_of_a_job_is_not_known(commands: Path,
 
 def test_threads_are_a_number(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("abc", "0", "-1", "1.5"):
-        with pytest.raises(UsageError, match=rf"--backend-option cpus_per_task must be a whole number .*'{value}'"):
+        with pytest.raises(UsageError, match=rf"--backend-option cpus_per_task must be a positive whole number, not '{value}'"):
             Slurm(tmp_path, options={"cpus_per_task": value})
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # a number a level of nested loops: the outer one's is meant
     assert Slurm(tmp_path).execution.threads == 4
     assert Slurm(tmp_path, options={"cpus_per_task": 3}).execution.threads == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    with pytest.raises(UsageError, match="OMP_NUM_THREADS must be a whole number from 1, not 'many'"):
+    with pytest.raises(UsageError, match="OMP_NUM_THREADS must be a positive whole number, not 'many'"):
         Slurm(tmp_path)
 
 
@@ -210,7 +210,7 @@ def test_queue_that_does_not_answer_loses_nothing(
 def test_slurm_that_refuses(commands: Path, tmp_path: Path) -> None:
     (commands / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2; exit 1\n")
     backend, jobs = on_gpus(tmp_path, partition="x")
-    with pytest.raises(DcbenchError, match=r"Slurm does not take the jobs: .*invalid partition specified: x"):
+    with pytest.raises(DcbenchError, match=r"Slurm rejected the jobs: .*invalid partition specified: x"):
         sweep(jobs, backend)
 
 

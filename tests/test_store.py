@@ -200,7 +200,7 @@ def test_file_of_somebody_else(tmp_path: Path) -> None:
         with pytest.raises(CorruptFileError, match=r"a\.safetensors was not written by dcbench"):
             load_tensors(path)
     path.write_text("not a tensor at all")
-    with pytest.raises(CorruptFileError, match="damaged or no safetensors file"):
+    with pytest.raises(CorruptFileError, match="damaged or not a safetensors file"):
         load_tensors(path)
 
 

@@ -1,4 +1,4 @@
-"""Where cells run: ``serial`` in this process, ``local`` in bounded subprocesses, ``slurm`` on a cluster."""
+"""Backends, which run cells: ``serial`` in this process, ``local`` in several processes, ``slurm`` on a cluster."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +20,18 @@ def make_backend(
     timeout_s: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Backend:
-    """Return the backend ``name``: ``jobs`` cells at a time, ``timeout_s`` for each; ``options`` are for Slurm.
+    """Return the backend ``name``.
+
+    Args:
+        name: ``serial``, ``local`` or ``slurm``.
+        device: PyTorch's name of the device, or ``auto``.
+        out: the results folder.
+        jobs: number of cells to run at a time.
+        timeout_s: seconds that each cell may take.
+        options: options for Slurm.
 
     Raises:
-        UsageError: the name is unknown, an option has no effect on this backend, or it cannot work here.
+        UsageError: the name is unknown, an option has no effect on this backend, or the backend cannot work here.
     """
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)

@@ -1,7 +1,7 @@
-"""What a backend is, what it is given, and how a cell ended.
+"""The interface of backends: what a backend is given, and how cells end.
 
-A cell is the same command everywhere: ``python -m dcbench_tesla.backends.worker JOB.json`` reads a frozen
-configuration, writes the cell's folder and rows, and prints one line of JSON.
+A cell is run by the same command everywhere: ``python -m dcbench_tesla.backends.worker JOB.json`` reads a job with the
+resolved configuration, writes the cell's folder and rows, and prints one line of JSON.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Status = Literal["ok", "diverged", "out of memory", "timed out", "killed", "fail
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: its status, and for all but ``ok`` the reason, as a user is told it, and an exit code."""
+    """How a cell ended: its status and, unless that is ``ok``, the reason as users see it, and an exit code."""
 
     status: Status = "ok"
     reason: str = ""
@@ -35,12 +35,12 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the cell is finished."""
+        """Whether the cell was finished."""
         return self.status == "ok"
 
     @classmethod
     def of(cls, error: BaseException, report: Path) -> "Outcome":
-        """Return how a cell that raised ``error`` ended; a defect of the program leaves its traceback in ``report``."""
+        """Return the outcome of a cell that raised ``error``; for a bug, write the traceback to ``report``."""
         reason = explained(error)
         if reason is None:
             reason = f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see {report}."
@@ -52,11 +52,25 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenJob:
-    """A cell as a file: the settings as they were resolved, where to compute, and what a failure's row says of it.
+    """A job as a file for a worker: one cell with its resolved settings, and where and how to compute it.
 
-    ``name``: of its files under ``jobs/``. ``evaluations``: the keys of those it is to do. ``facts``:
-    :func:`~dcbench_tesla.cells.stages.cell_facts`. ``memory_facts``: what its row is to say of a memory budget.
-    ``logs`` and ``compile``: as :class:`~dcbench_tesla.cells.execution.Execution` has them.
+    Args:
+        name: name of its files under ``jobs/``.
+        cell: name of the cell's folder.
+        key: key of the cell.
+        evaluations: keys of the evaluations to run.
+        out: the results folder.
+        data_dir: the folder of the data sets' files.
+        device: PyTorch's name of the device.
+        threads: number of PyTorch's threads.
+        backend: name of the backend.
+        logs: see :class:`~dcbench_tesla.cells.execution.Execution`.
+        compile: see :class:`~dcbench_tesla.cells.execution.Execution`.
+        force: start the cell over.
+        timeout_s: seconds that the cell may take.
+        config: the cell's configuration, as :meth:`~dcbench_tesla.config.CellConfig.as_dict` returns it.
+        facts: columns for the row of a failure, from :func:`~dcbench_tesla.cells.stages.cell_facts`.
+        memory_facts: columns about a memory budget for the row of the condensation.
     """
 
     name: str
@@ -78,7 +92,7 @@ class FrozenJob:
 
     @classmethod
     def read(cls, file: Path) -> "FrozenJob":
-        """Read what :meth:`write` wrote.
+        """Read a job from the file that :meth:`write` wrote.
 
         Raises:
             CorruptFileError: the file holds something else.
@@ -86,40 +100,43 @@ class FrozenJob:
         try:
             return cls(**read_json(file))
         except TypeError as error:
-            raise CorruptFileError(f"{file} is no job of this version of dcbench ({error}).") from error
+            raise CorruptFileError(f"{file} is not a job of this version of dcbench ({error}).") from error
 
     def write(self) -> "FrozenJob":
-        """Write it to :attr:`file`."""
+        """Write the job to :attr:`file` and return it."""
         write_json(self.file, dataclasses.asdict(self))
         return self
 
     @property
     def workspace(self) -> Workspace:
-        """Where the results go."""
+        """The results folder."""
         return Workspace(Path(self.out))
 
     @property
     def file(self) -> Path:
-        """Where the job lies, for the worker."""
+        """The job's file, which the worker reads."""
         return self.workspace.jobs / f"{self.name}.json"
 
     @property
     def log(self) -> Path:
-        """What its workers say, one attempt below the other."""
+        """The log of the job's workers; repeated attempts are appended."""
         return self.workspace.jobs / f"{self.name}.log"
 
     @property
     def report(self) -> Path:
-        """Where the traceback of a defect goes."""
+        """The file for the traceback of a bug."""
         return self.workspace.cells / self.cell / "error.txt"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell that a backend is to run, from scratch with ``force``.
+    """A cell for a backend to run.
 
-    ``data_dir``: where data sets lie. ``memory_bytes``: what to ask a cluster for; ``None`` where it is not known,
-    which leaves it to the cluster's defaults.
+    Args:
+        cell: the cell.
+        force: start the cell over.
+        data_dir: the folder of the data sets' files.
+        memory_bytes: memory to request from a cluster; ``None`` if unknown, which leaves it to the cluster's defaults.
     """
 
     cell: Cell
@@ -129,7 +146,7 @@ class Job:
 
     @cached_property
     def id(self) -> str:
-        """What the job does: two jobs of one condensation differ by their evaluations."""
+        """Key of the job's work: jobs of one condensation differ by their evaluations."""
         return content_key([self.cell.key, *self._evaluations])
 
     @property
@@ -137,7 +154,7 @@ class Job:
         return [self.cell.identity.evaluation_key(name) for name in sorted(self.cell.config.evaluators)]
 
     def freeze(self, timeout_s: float | None = None) -> FrozenJob:
-        """Return the job as a worker reads it; it may take ``timeout_s``."""
+        """Return the job as a worker reads it, with ``timeout_s`` as its time limit."""
         cell, execution = self.cell, self.cell.execution
         return FrozenJob(
             name=f"{cell.name}-{self.id[:6]}",
@@ -163,12 +180,12 @@ Ended = Generator[tuple[Job, Outcome], None, None]
 
 
 class Backend(Protocol):
-    """Where cells run.
+    """A way to run cells.
 
-    ``execution``: device, threads and name, which go into every cell's record. ``at_once``: how many cells compute at
-    a time, ``None`` where the cluster decides. ``running``: how many do now. ``in_process``: cells run in this process
-    and show their own progress. ``elsewhere``: not on this machine, so that nothing measured here says how long they
-    take.
+    ``execution`` holds device, threads and the backend's name, which every row records. ``at_once`` is the number of
+    cells that run at a time (``None`` if the cluster decides), and ``running`` the number that run now. ``in_process``
+    says whether cells run in this process and show their own progress. ``elsewhere`` says whether they run on other
+    machines, so that times measured here do not apply.
     """
 
     execution: Execution
@@ -178,19 +195,23 @@ class Backend(Protocol):
     elsewhere: bool
 
     def run(self, jobs: Sequence[Job]) -> Ended:
-        """Run all jobs, and yield each as it ends; a failure is an outcome, and leaves its row.
+        """Run all jobs and yield each when it ends. A failure is an outcome, and leaves a row.
 
-        Closing the generator stops what runs; the finished parts are kept.
+        Closing the generator stops the running cells; their finished parts are kept.
         """
         ...
 
 
 def record_failure(job: FrozenJob, outcome: Outcome, *, hardware: str | None = None) -> None:
-    """Write the row of a cell that failed: what, where, why, and for the how manieth time; a success drops it.
+    """Write the row of a cell that failed: what, where, why, and the number of attempts. A later success removes it.
 
-    It names the evaluations that are to be done before it falls, those of an earlier failure of the same set too.
-    ``hardware``: what it ran on, where that is not this machine. Folders of the machine are left out of the reason:
-    rows are committed.
+    The row names the evaluations that must finish before it is removed, including those of an earlier failure of the
+    same condensation. Folders of this machine are removed from the reason, because rows are committed.
+
+    Args:
+        job: the job that failed.
+        outcome: how it ended.
+        hardware: the hardware it ran on, if that is not this machine's.
     """
     here = environment("cpu" if hardware else job.device, job.threads, job.backend) | {"device": job.device}
     here |= {"hardware": hardware} if hardware else {}
@@ -201,7 +222,7 @@ def record_failure(job: FrozenJob, outcome: Outcome, *, hardware: str | None = N
         "status": outcome.status,
         "reason": re.sub(r"(?<![\w./])/(?:[^\s/'\"]+/)+", "", outcome.reason),
     }
-    with suppress(DcbenchError):  # where nothing can be written, the message on the terminal is all there is
+    with suppress(DcbenchError):  # if nothing can be written, the message on the terminal has to be enough
         before = job.workspace.row("failed", job.key) or {}
         evaluations = sorted({*before.get("evaluations", ()), *job.evaluations})
         attempts = before.get("attempts", 0) + 1

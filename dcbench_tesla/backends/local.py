@@ -14,10 +14,11 @@ from dcbench_tesla.records.progress import say
 
 
 class Local:
-    """Runs ``at_once`` cells at a time, each in a process of its own; a killed one loses only its own cell.
+    """Runs up to ``at_once`` cells at a time, each in its own process, so that a killed process loses only its cell.
 
-    Default: as many as there are GPUs, or cores divided by PyTorch's threads. Threads are shared out, unless
-    ``OMP_NUM_THREADS`` says how many each has; with ``cuda`` every process sees one GPU.
+    By default there are as many processes as GPUs, or as the cores divided by PyTorch's number of threads. The cores
+    are divided among the processes as threads, unless ``OMP_NUM_THREADS`` sets the threads of each. With ``cuda`` every
+    process sees one GPU.
     """
 
     in_process = False
@@ -37,7 +38,7 @@ class Local:
         self._places = [gpus[i % len(gpus)] if gpus else None for i in range(places)]
 
     def run(self, jobs: Sequence[Job]) -> Ended:
-        """Run the jobs in their order, and yield each as it ends."""
+        """Run the jobs in their order, and yield each when it ends."""
         waiting, free = deque(jobs), deque(self._places)
         busy: dict[WorkerProcess, tuple[Job, str | None]] = {}
         try:
@@ -58,12 +59,12 @@ class Local:
 
 
 def _gpus() -> list[str]:
-    """The GPUs this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """Return the GPUs that this process may use, by their names in ``CUDA_VISIBLE_DEVICES``."""
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     count = torch.cuda.device_count()
     return named[:count] or [str(i) for i in range(count)]
 
 
 def _cores() -> int:
-    """The cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

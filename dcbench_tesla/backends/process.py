@@ -1,4 +1,4 @@
-"""A worker as a process of its own, watched: its answer, its time, and what killed it."""
+"""A worker process under supervision: its answer, its time limit, and the signal that killed it."""
 
 import json
 import math
@@ -20,16 +20,19 @@ POLL_S = 0.1
 
 
 class WorkerProcess:
-    """``python -m dcbench_tesla.backends.worker`` at work on a job's file; what it says goes to the job's log.
+    """Runs ``python -m dcbench_tesla.backends.worker`` on a job's file; its output goes to the job's log.
 
-    It stops by itself when this process is gone, since its standard input then ends. ``gpu``: the one it sees as
-    ``cuda``.
+    The worker stops by itself when this process is gone, because its standard input then ends.
+
+    Args:
+        job: the job.
+        gpu: the only GPU that the worker sees, as ``cuda``.
     """
 
     def __init__(self, job: FrozenJob, gpu: str | None = None) -> None:
         self.job = job
         environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
-        if gpu is not None and job.device == "cuda":  # a cell that was begun on cuda:1 goes on there
+        if gpu is not None and job.device == "cuda":  # a cell that was started on cuda:1 continues on cuda:1
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         with job.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -38,18 +41,18 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for the parent, which tells its workers
+                start_new_session=True,  # Ctrl-C goes to the parent, which then stops its workers
             )
         self._deadline = time.monotonic() + (job.timeout_s or math.inf)
-        self._late = ""  # why it was stopped, once it was
+        self._late = ""  # the reason, once the worker was stopped for its time
         self._why = f"after {duration(job.timeout_s)} (--timeout)" if job.timeout_s else ""
 
     def time_is_up(self, why: str) -> None:
-        """Let it run no longer."""
+        """End the worker's time now, for the reason ``why``."""
         self._deadline, self._why = time.monotonic(), why
 
     def ended(self) -> bool:
-        """Whether it has ended; one whose time is up is stopped on the way."""
+        """Return whether the worker has ended; stop it if its time is up."""
         if self._process.poll() is not None:
             return True
         overtime = time.monotonic() - self._deadline
@@ -61,7 +64,7 @@ class WorkerProcess:
         return False
 
     def outcome(self) -> Outcome:
-        """Return how the ended worker ended; a failure leaves its row."""
+        """Return how the worker, which must have ended, ended. A failure leaves a row."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -78,15 +81,13 @@ class WorkerProcess:
             return Outcome("timed out", f"timed out {self._late}. What was done is kept.", 1)
         if exit_code < 0:
             name = signal.Signals(-exit_code).name
-            perhaps = "; perhaps out of memory" if name == "SIGKILL" else ""  # as the system's OOM killer does
+            perhaps = "; perhaps out of memory" if name == "SIGKILL" else ""  # the signal of the system's OOM killer
             return Outcome("killed", f"killed ({name}{perhaps})", 1)
-        return Outcome(
-            "failed", f"its process ended with exit code {exit_code} and said nothing; see {self.job.log}", 1
-        )
+        return Outcome("failed", f"its process ended with exit code {exit_code} and no answer; see {self.job.log}", 1)
 
     @staticmethod
     def stop(workers: "Sequence[WorkerProcess]") -> None:
-        """Stop all at once: each has the grace to write its checkpoint; a second interruption takes it away."""
+        """Stop all workers at once, with time to write their checkpoints; a second Ctrl-C kills them."""
         for worker in workers:
             worker._process.terminate()
         deadline = time.monotonic() + GRACE_S
@@ -100,7 +101,7 @@ class WorkerProcess:
 
 
 def _answer(stdout: IO[bytes]) -> Outcome | None:
-    """Read a worker's line of JSON; ``None`` if it had no time to write it."""
+    """Read a worker's line of JSON; ``None`` if the worker did not write it."""
     try:
         said = json.loads(stdout.read())
         return Outcome(said["status"], said["reason"], said["exit_code"])
@@ -109,13 +110,13 @@ def _answer(stdout: IO[bytes]) -> Outcome | None:
 
 
 def run_job(file: str) -> Outcome:
-    """Run the job in ``file`` by a worker, and wait for it: what a cluster's node does.
+    """Run the job in ``file`` by a worker and wait for its end. This is what a node of a cluster does.
 
-    Slurm sends SIGUSR2 when the time limit is near, or before it preempts the job.
+    Slurm sends SIGUSR2 when the time limit is near, and before it preempts the job.
     """
     worker = WorkerProcess(FrozenJob.read(Path(file)))
     before = signal.signal(
-        signal.SIGUSR2, lambda *_: worker.time_is_up("by Slurm: its time limit is near, or another job goes first")
+        signal.SIGUSR2, lambda *_: worker.time_is_up("by Slurm: its time limit is near, or the job is preempted")
     )
     try:
         while not worker.ended():

@@ -1,4 +1,4 @@
-"""Backend ``serial``: one cell after another, in this process."""
+"""Backend ``serial``: one cell after another in this process."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from dcbench_tesla.cells.stages import run_cell
 
 
 class Serial:
-    """Runs one cell after another in this process, with all its threads; what kills a cell ends the sweep."""
+    """Runs one cell after another in this process. A signal that kills a cell ends the whole sweep."""
 
     at_once: int | None = 1
     running = 0
@@ -19,7 +19,7 @@ class Serial:
         self.execution = Execution.resolve(device)
 
     def run(self, jobs: Sequence[Job]) -> Ended:
-        """Run one job after another."""
+        """Run the jobs one after another, and yield each when it ends."""
         for job in jobs:
             yield job, self._run(job)
 

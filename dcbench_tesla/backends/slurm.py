@@ -1,4 +1,4 @@
-"""Backend ``slurm``: a job array on a cluster, by submitit; every task runs the same command as anywhere."""
+"""Backend ``slurm``: a job array on a cluster, submitted by submitit; tasks run the same worker as everywhere."""
 
 import math
 import os
@@ -17,9 +17,9 @@ from dcbench_tesla.records.progress import say
 _CLUSTERS = ("slurm", "debug")
 _RESULTS_EVERY_S = 1.0
 _QUEUE_EVERY_S = 15.0
-_LOST_AFTER_S = 60.0  # a shared file system may show a result that much later than the queue shows the task's end
-_MARGIN_S = 300  # of Slurm's limit over --timeout, so that the cell is stopped by ours, which is exact
-_OVER: Mapping[str, Status] = {  # how a task that left no result ended, by its state in the queue
+_LOST_AFTER_S = 60.0  # a shared file system may show a result that long after the queue has shown the end of its task
+_MARGIN_S = 300  # by which Slurm's limit exceeds --timeout, so that ours, which is exact, stops the cell
+_OVER: Mapping[str, Status] = {  # states in the queue of a task that has ended, and what they mean if it left no result
     "OUT_OF_MEMORY": "out of memory",
     "TIMEOUT": "timed out",
     "DEADLINE": "timed out",
@@ -28,15 +28,22 @@ _OVER: Mapping[str, Status] = {  # how a task that left no result ended, by its 
 
 
 class Slurm:
-    """Runs cells as one job array on a Slurm cluster with a shared file system; ``folder`` is for submitit's files.
+    """Runs cells as one job array on a Slurm cluster with a shared file system.
 
-    ``jobs``: how many tasks at a time. ``options``: what ``submitit.SlurmExecutor.update_parameters`` takes, which are
-    sbatch's (``partition``, ``account``, ``mem``, ``time`` in minutes ...); they go over what is asked for here.
-    ``cluster="debug"`` runs the tasks here instead, one after another. Every task gets ``cpus_per_task`` threads (else
-    ``OMP_NUM_THREADS``, else one), with ``cuda`` one GPU, and the most memory that any of the jobs asks for.
+    Every task gets ``cpus_per_task`` threads (else ``OMP_NUM_THREADS``, else one), one GPU with ``cuda``, and the
+    largest memory that any of the jobs requests.
+
+    Args:
+        folder: for submitit's files.
+        device: ``auto``, ``cpu`` or ``cuda``; ``auto`` is ``cpu``.
+        jobs: number of tasks that run at a time.
+        timeout_s: seconds that each cell may take.
+        options: parameters of ``submitit.SlurmExecutor.update_parameters``, which are those of sbatch (``partition``,
+            ``account``, ``mem``, ``time`` in minutes ...). They take precedence over those set here.
+            ``cluster="debug"`` runs the tasks on this machine, one after another.
 
     Raises:
-        UsageError: submitit or Slurm is not here, an option is unknown, or a number of threads is none.
+        UsageError: submitit or Slurm is not installed, an option is unknown, or a number of threads is invalid.
     """
 
     in_process = False
@@ -64,7 +71,7 @@ class Slurm:
         self._ask_for({})
 
     def run(self, jobs: Sequence[Job]) -> Ended:
-        """Submit the jobs as an array, and yield each as it ends; closing the generator cancels the others."""
+        """Submit the jobs as an array and yield each when it ends. Closing the generator cancels the others."""
         if not jobs:
             return
         waiting = self._submit(jobs)
@@ -92,12 +99,12 @@ class Slurm:
             with self._executor.batch():
                 handles = [self._executor.submit(run_job, str(job.file)) for job in frozen]
         except (RuntimeError, subprocess.CalledProcessError) as error:
-            raise DcbenchError(f"Slurm does not take the jobs: {_in_one_line(error)}") from error
+            raise DcbenchError(f"Slurm rejected the jobs: {_in_one_line(error)}") from error
         ended = type(handles[0]).done if self._debug else _has_result
         return [_Task(job, frozen, handle, ended) for job, frozen, handle in zip(jobs, frozen, handles, strict=True)]
 
     def _ask_for(self, requests: Mapping[str, Any]) -> None:
-        """Set the array's parameters; the time is the partition's limit, where nothing says another."""
+        """Set the parameters of the array. Without a time limit the partition's limit applies."""
         if self._debug:
             return
         threads = self.execution.threads
@@ -105,7 +112,7 @@ class Slurm:
             "job_name": "dcbench",
             "time": None,
             "cpus_per_task": threads,
-            "srun_args": [f"--cpus-per-task={threads}"],  # srun does not take it from sbatch
+            "srun_args": [f"--cpus-per-task={threads}"],  # srun does not inherit it from sbatch
             **({"gpus_per_node": 1} if self.execution.device == "cuda" else {}),
             **({"array_parallelism": self.at_once} if self.at_once else {}),
         }
@@ -118,10 +125,10 @@ class Slurm:
 
 
 def _threads(options: Mapping[str, Any]) -> int:
-    """Return how many threads a task gets; ``OMP_NUM_THREADS`` can be a list, whose first number is the outer level's.
+    """Return the number of threads of a task. A list in ``OMP_NUM_THREADS`` starts with the outer level, which counts.
 
     Raises:
-        UsageError: that is no number.
+        UsageError: the number is not a positive integer.
     """
     given = {
         "--backend-option cpus_per_task": str(options.get("cpus_per_task", "")),
@@ -129,7 +136,7 @@ def _threads(options: Mapping[str, Any]) -> int:
     }
     name, value = next(((name, value) for name, value in given.items() if value), ("", "1"))
     if not (value.isdecimal() and int(value)):
-        raise UsageError(f"{name} must be a whole number from 1, not {value!r}.")
+        raise UsageError(f"{name} must be a positive whole number, not {value!r}.")
     return int(value)
 
 
@@ -147,9 +154,9 @@ def _executor(folder: Path, *, debug: bool) -> Any:
 
 
 def _requests(jobs: Sequence[Job], timeout_s: float | None) -> dict[str, Any]:
-    """Return the memory and the minutes to ask for: one array has one request, the largest of its tasks.
+    """Return the memory and the minutes to request. An array has one request, so it is the largest of its tasks.
 
-    Of memory nothing is asked where that of any job is not known: it may need more than all the others.
+    If the memory of any job is unknown, none is requested, because that job may need more than all others.
     """
     known = [job.memory_bytes for job in jobs if job.memory_bytes is not None]
     requests: dict[str, Any] = {"mem": f"{math.ceil(max(known) / 2**20)}M"} if len(known) == len(jobs) else {}
@@ -157,7 +164,7 @@ def _requests(jobs: Sequence[Job], timeout_s: float | None) -> dict[str, Any]:
 
 
 class _Task:
-    """One task of the array, and what is known of its end."""
+    """One task of the array, and how it ended."""
 
     def __init__(self, job: Job, frozen: FrozenJob, handle: Any, ended: Callable[[Any], bool]) -> None:
         self.job = job
@@ -166,7 +173,7 @@ class _Task:
         self._gone_since = math.inf
 
     def outcome(self, states: Mapping[str, str] | None) -> Outcome | None:
-        """Return how it ended, ``None`` while it has not; ``states``: the queue's, ``None`` if it did not answer."""
+        """Return how the task ended, ``None`` before that; ``states`` is ``None`` if the queue did not answer."""
         if self._ended(self._handle):
             return self._result()
         state = "" if states is None else states.get(self.id, "")
@@ -181,7 +188,7 @@ class _Task:
     def _result(self) -> Outcome:
         try:
             outcome: Outcome = self._handle.result()
-        except RuntimeError:  # submitit's, for what failed around the worker
+        except RuntimeError:  # raised by submitit for failures outside the worker
             return self._lost(Outcome("failed", f"Slurm's task failed, see {self._handle.paths.stderr}", 1))
         return outcome
 
@@ -191,19 +198,19 @@ class _Task:
 
 
 def _has_result(handle: Any) -> bool:
-    """Whether a task's result is there; submitit's ``done`` asks Slurm's accounting, which not every cluster has."""
+    """Return whether a task has a result. (submitit's ``done`` needs Slurm's accounting, which some clusters lack.)"""
     return bool(handle.paths.result_pickle.exists())
 
 
 class _Queue:
-    """The states of the user's tasks, asked for now and then."""
+    """The states of the user's tasks, requested from Slurm every quarter of a minute."""
 
     def __init__(self) -> None:
         self._states: dict[str, str] | None = None
         self._asked = -math.inf
 
     def states(self) -> dict[str, str] | None:
-        """Return the state of every task by its id; ``None`` if Slurm does not answer."""
+        """Return the state of every task by its id, or ``None`` if Slurm does not answer."""
         if time.monotonic() - self._asked > _QUEUE_EVERY_S:
             command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Runs many cells by a backend; one that fails does not stop the others, and what is done is not done again."""
+"""Runs many cells by a backend. A failed cell does not stop the others, and finished work is not repeated."""
 
 import signal
 import threading
@@ -12,14 +12,19 @@ from dcbench_tesla.records.rows import drop_settled_failure
 
 
 def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) -> list[Outcome]:
-    """Run what is not done of ``jobs``, equal ones once, and return how each ended, in their order.
+    """Run the ``jobs`` that are not finished, equal ones once; return how each ended, in the order of ``jobs``.
 
-    A cell that failed leaves a row (``rows/failed-<key>.json``); the same call tries it again, and drops the row when
-    it succeeds. What a user should know of failures is said as they happen, but for a single cell's. ``among``: how
-    many cells the user asked for, where that is more.
+    A cell that failed leaves a row (``rows/failed-<key>.json``). The same call tries it again, and removes the row when
+    it succeeds. Failures are reported when they happen, except if the user asked for a single cell, whose failure ends
+    the command.
+
+    Args:
+        jobs: the jobs.
+        backend: runs them.
+        among: number of cells that the user asked for, if it is larger than that of ``jobs``.
 
     Raises:
-        KeyboardInterrupt: by Ctrl-C or SIGTERM; what ran was stopped, and what was done is kept.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; running cells were stopped, and finished work is kept.
     """
     distinct = {job.id: job for job in jobs}
     among = among or len(distinct)
@@ -46,11 +51,11 @@ def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) ->
 
 
 def _settled(job: Job) -> Outcome | None:
-    """Return the outcome of a job that needs no running, or cannot: it is done, or what is there of it is damaged."""
+    """Return the outcome of a job that is finished, or whose files are damaged; ``None`` if it has to run."""
     try:
         if job.force or job.cell.pending():
             return None
-        drop_settled_failure(job.cell.workspace, job.cell.key)  # its process was killed after the last stage
+        drop_settled_failure(job.cell.workspace, job.cell.key)  # its process may have been killed after the last stage
     except Exception as error:
         outcome = Outcome.of(error, job.cell.place.folder / "error.txt")
         record_failure(job.freeze(), outcome)
@@ -59,7 +64,7 @@ def _settled(job: Job) -> Outcome | None:
 
 
 def _tell_failure(job: Job, outcome: Outcome, *, among: int) -> None:
-    if not outcome.ok and among > 1:  # who asked for a single cell gets its failure as the end of the command
+    if not outcome.ok and among > 1:  # for a single cell the command itself ends with this error
         say(f"Error: {job.cell.name}: {outcome.reason}")
 
 
@@ -71,12 +76,12 @@ def _counts(outcomes: Collection[Outcome], total: int) -> str:
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Take SIGTERM, by which systems say stop, as Ctrl-C."""
+    """Handle SIGTERM, by which systems ask processes to stop, like Ctrl-C."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -1,7 +1,7 @@
-"""``python -m dcbench_tesla.backends.worker JOB.json``: run one frozen cell, wherever that may be.
+"""The worker, ``python -m dcbench_tesla.backends.worker JOB.json``: runs one job, on any machine.
 
-Writes the cell's folder and rows, says what it does on standard error, and prints one line of JSON on standard output:
-``{"status": "ok", "reason": "", "exit_code": 0}``, or how else it ended (``dcbench_tesla.backends.base.Outcome``).
+It writes the cell's folder and rows, reports on standard error, and prints one line of JSON on standard output:
+``{"status": "ok", "reason": "", "exit_code": 0}``, or how else the job ended (``dcbench_tesla.backends.base.Outcome``).
 """
 
 import argparse
@@ -25,7 +25,7 @@ from dcbench_tesla.records.progress import say
 
 
 def run_frozen(job: FrozenJob) -> Outcome:
-    """Do what is not done yet of a frozen cell, and return how it ended."""
+    """Run the stages of a job's cell that are not finished, and return how it ended."""
     data_dir = None if job.data_dir is None else Path(job.data_dir)
     try:
         execution = Execution.resolve(job.device, job.threads, job.backend)
@@ -51,20 +51,20 @@ def _log(text: str) -> None:
 
 
 def main() -> int:
-    """Run the job named on the command line; return the exit code."""
+    """Run the job in the file named on the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m dcbench_tesla.backends.worker", description="Run one frozen cell.")
     parser.add_argument("job", type=Path, help="the job's file, under OUT/jobs/")
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
     arguments = parser.parse_args()
     if arguments.stop_with_stdin:
         stop_with_stdin()
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm tells all processes of a job; who started this one acts on it
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm signals all processes of a job; the parent process reacts
     try:
         job = FrozenJob.read(arguments.job)
     except (OSError, CorruptFileError) as error:
         parser.error(str(explained(error)))
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
-        os.dup2(2, 1)  # what plugins and libraries print is no answer
+        os.dup2(2, 1)  # standard output is for the answer only, not for what plugins and libraries print
         outcome = run_frozen(job)
         _log(f"ended: {outcome.reason or outcome.status}")
         print(json.dumps(dataclasses.asdict(outcome)), file=answer, flush=True)

@@ -1,1 +1,1 @@
-"""One cell of a benchmark: what defines it, what it is made of, where it lies, and how it runs."""
+"""One cell of a benchmark: its identity, its data and network, its files, its memory and time, and how it is run."""

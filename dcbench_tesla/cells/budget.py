@@ -1,7 +1,8 @@
-"""Whether a cell fits a memory budget, predicted before it runs; what would fit; and what memory that is free can buy.
+"""Memory budgets: predicts whether a cell fits before it runs, what would fit, and how to use memory that is left.
 
-A peak is that of the stage's tensors, with the prepared training images where they lie on the run's device, by the
-meter ``predicted``, which computes nothing. What CUDA and its libraries take, and evaluations, are no part of it.
+A predicted peak covers the tensors of a stage, and the preprocessed training images if they are kept on the run's
+device. It comes from the meter ``predicted``, which computes nothing. Memory that CUDA and its libraries take is not
+included, and evaluations are not predicted.
 """
 
 import dataclasses
@@ -28,29 +29,29 @@ _UNITS = {"": 1, "b": 1} | {
     for infix, base in (("", 1000), ("i", 1024))
     for power, prefix in enumerate("kmgt", start=1)
 }
-_LOWERED = ("steps", "batch_size", "class_chunk", "keep_graphs")  # settings of methods that memory grows with
+_LOWERED = ("steps", "batch_size", "class_chunk", "keep_graphs")  # settings of methods that increase memory
 _INTERPOLATIONS = 4
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size as people write it: ``40GiB``, ``1.5 GB``, ``512MiB``, ``1000000``.
+    """Return the bytes of a memory size such as ``40GiB``, ``1.5 GB``, ``512MiB`` or ``1000000``.
 
     Raises:
-        UsageError: it is none, or less than a byte.
+        UsageError: the text is not a memory size, or is less than a byte.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
     found = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
     if found < 1:
         raise UsageError(
-            f"{text!r} is no memory size: give a number and KiB, MiB, GiB, TiB (of 1024) or KB, MB, GB, TB (of 1000), "
-            "for instance 40GiB, or plain bytes."
+            f"{text!r} is not a memory size: give a number and KiB, MiB, GiB, TiB (of 1024) or KB, MB, GB, TB (of "
+            "1000), for instance 40GiB, or plain bytes."
         )
     return found
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change with which a stage fits: how it is written on the command line, and the peak it leads to."""
+    """A change that makes a stage fit: the option to add to the command line, and the predicted peak with it."""
 
     option: str
     peak_bytes: int
@@ -58,7 +59,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Need:
-    """The predicted peak of a stage, and, where that is over the budget, what would fit instead."""
+    """The predicted peak of a stage, and changes that would make it fit if it is over the budget."""
 
     stage: str
     peak_bytes: int
@@ -67,7 +68,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Kept:
-    """How many of the matching steps T keep their graphs from pass 1 to pass 2, and the peak with them."""
+    """The number of matching steps that keep their graphs from pass 1 to pass 2, of ``steps`` in all, and the peak."""
 
     graphs: int
     steps: int
@@ -76,10 +77,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the stages of a cell need of a memory budget; no ``needs`` where there is nothing to predict.
+    """The predicted memory of a cell's stages, compared with a budget.
 
-    ``images_bytes``: the training images' share of every peak. ``kept``: for a method that can keep graphs and fits,
-    unless the user chose how many.
+    Args:
+        budget_bytes: the budget.
+        images_bytes: bytes of the training images, which are part of every peak.
+        needs: one entry per predicted stage; empty if there is nothing to predict.
+        kept: the graphs to keep. ``None`` if the cell does not fit, the method cannot keep graphs, or the user chose
+            their number.
     """
 
     budget_bytes: int
@@ -89,12 +94,12 @@ class Fit:
 
     @property
     def fits(self) -> bool:
-        """Whether every stage does."""
+        """Whether every stage fits the budget."""
         return not self._too_large
 
     @property
     def condensation_bytes(self) -> int | None:
-        """The peak of the condensation, with the graphs that are kept; ``None`` where none is to be done."""
+        """The peak of the condensation, with the graphs that are kept; ``None`` if no condensation was predicted."""
         predicted = [need.peak_bytes for need in self.needs if need.stage == _CONDENSATION]
         return self.kept.peak_bytes if self.kept else next(iter(predicted), None)
 
@@ -103,7 +108,7 @@ class Fit:
         return [need for need in self.needs if need.peak_bytes > self.budget_bytes]
 
     def __str__(self) -> str:
-        """Return one line for people: the largest need, and the graphs kept; or why it does not fit and what would."""
+        """Return one line: the largest peak and the graphs kept; or why the cell does not fit, and what would."""
         if not self.fits:
             return " And ".join(map(self._refusal, self._too_large))
         if not self.needs:
@@ -128,8 +133,10 @@ class Fit:
 def predicted_peak(cell: Cell, meter: MemoryMeter, **changes: Any) -> int:
     """Return the predicted peak of one iteration of a cell's condensation, in bytes.
 
-    ``meter``: ``predicted``; the same one for many predictions, which makes them quick. ``changes``: of the method's
-    settings, by name.
+    Args:
+        cell: the cell.
+        meter: the meter ``predicted``. Predictions are faster if they share one meter.
+        changes: settings of the method to change, by name.
 
     Raises:
         UsageError: the method's memory depends on values in a way that cannot be predicted.
@@ -154,7 +161,7 @@ def _peak(cell: Cell, meter: MemoryMeter, method: str, settings: Any) -> int:
 
 
 def predicted_expert_peak(cell: Cell, meter: MemoryMeter, batch_size: int) -> int:
-    """Return the predicted peak of training a cell's experts with so many images in a batch, in bytes."""
+    """Return the predicted peak of training a cell's experts with batches of ``batch_size`` images, in bytes."""
     prepare = expert_workload(
         _shape(cell),
         dataclasses.replace(cell.config.experts, batch_size=batch_size),
@@ -171,12 +178,18 @@ def _shape(cell: Cell) -> Shape:
 
 
 def fit(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[str] | None = None) -> Fit:
-    """Predict whether a cell fits a budget; if not, what would, and if so, how many graphs it can keep.
+    """Predict whether a cell fits a budget. If not, find what would; if so, find how many graphs it can keep.
 
-    Every figure is a prediction of its own. ``stages``: what is to be done, by default what is pending.
+    Every number in the result is predicted, none is interpolated.
+
+    Args:
+        cell: the cell.
+        budget_bytes: the budget.
+        meter: the meter ``predicted``.
+        stages: the stages to predict; by default those that are pending.
 
     Raises:
-        UsageError: as :func:`predicted_peak`.
+        UsageError: the method's memory depends on values in a way that cannot be predicted.
     """
     stages = cell.pending() if stages is None else stages
     found = Fit(budget_bytes, cell.materials.prepared_bytes, tuple(_needs(cell, budget_bytes, meter, stages)))
@@ -186,19 +199,19 @@ def fit(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[st
 
 
 def largest_peak(cell: Cell, meter: MemoryMeter, stages: Collection[str]) -> int | None:
-    """Return the largest predicted peak of ``stages``, in bytes; ``None`` where they are evaluations, or none.
+    """Return the largest predicted peak of ``stages`` in bytes, or ``None`` if none of them can be predicted.
 
     Raises:
-        UsageError: as :func:`predicted_peak`.
+        UsageError: the method's memory depends on values in a way that cannot be predicted.
     """
     return max((need.peak_bytes for need in _needs(cell, sys.maxsize, meter, stages)), default=None)
 
 
 def fitted(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[str] | None = None) -> Cell:
-    """Return a cell as it is to be run within a budget, with the graphs it can keep, and say so; its key is the same.
+    """Return the cell with the settings for a budget: it keeps as many graphs as fit. Its key does not change.
 
     Raises:
-        UsageError: it does not fit; says what would.
+        UsageError: the cell does not fit; the message says what would.
     """
     found = fit(cell, budget_bytes, meter, stages)
     if not found.fits:
@@ -240,7 +253,7 @@ def _condensation_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:
 
 
 def _lowered(cell: Cell, name: str, needed: int, budget: int, meter: MemoryMeter) -> Remedy | None:
-    """The largest value of a setting that fits, ``None`` where there is none, or no such setting."""
+    """Return the largest value of a setting that fits, or ``None`` if none fits or the method has no such setting."""
     images = cell.config.ipc * cell.dataset.classes
     everything = {"batch_size": images, "class_chunk": cell.dataset.classes}.get(name, 0)  # what 0 stands for
     most = getattr(cell.config.settings, name, 0) or everything
@@ -248,7 +261,7 @@ def _lowered(cell: Cell, name: str, needed: int, budget: int, meter: MemoryMeter
         return None
     predicted = cache(lambda value: predicted_peak(cell, meter, **{name: value}))
 
-    def taken(value: int) -> int:  # a batch of all images but one would be followed by a batch of one
+    def taken(value: int) -> int:  # even batches: otherwise a batch of all images but one would leave a batch of one
         return math.ceil(images / math.ceil(images / value)) if name == "batch_size" else value
 
     found = _largest(lambda value: predicted(taken(value)), 1, (most, needed), budget)
@@ -256,7 +269,7 @@ def _lowered(cell: Cell, name: str, needed: int, budget: int, meter: MemoryMeter
 
 
 def _other_methods(cell: Cell, budget: int, meter: MemoryMeter) -> Iterator[Remedy]:
-    """The other methods on expert trajectories that have the same settings, and fit with this cell's."""
+    """Yield the other methods that use expert trajectories, have the same settings, and fit with those of this cell."""
     if cell.materials.expert_request is None:
         return
     own = hashed_settings(cell.config.settings, ())
@@ -270,12 +283,12 @@ def _other_methods(cell: Cell, budget: int, meter: MemoryMeter) -> Iterator[Reme
             settings = kind.Settings(**own)
             if kind.expert_request(settings) and (peak := _peak(cell, meter, name, settings)) <= budget:
                 yield Remedy(f"--method {name}", peak)
-        except (DcbenchError, UsageError):  # a plugin that is broken, or takes no such values, is no remedy
+        except (DcbenchError, UsageError):  # a plugin that is broken or refuses these values is no remedy
             continue
 
 
 def _kept(cell: Cell, needed: int, budget: int, meter: MemoryMeter) -> Kept | None:
-    """The most graphs that fit, for a method that leaves the choice and a user who did, too."""
+    """Return the largest number of graphs that fit, or ``None`` if the method or the user leaves no choice."""
     settings = cell.config.settings
     if not hasattr(settings, "keep_graphs") or not hasattr(settings, "steps") or "keep_graphs" in cell.config.changed:
         return None
@@ -286,10 +299,16 @@ def _kept(cell: Cell, needed: int, budget: int, meter: MemoryMeter) -> Kept | No
 
 
 def _largest(peak: Callable[[int], int], least: int, over: tuple[int, int], budget: int) -> tuple[int, int] | None:
-    """Return the largest number that fits, and its peak; ``None`` where not even ``least`` does.
+    """Return the largest number that fits the budget, and its peak; ``None`` if not even ``least`` fits.
 
-    ``over``: a number that is too large, and its peak. Peaks grow with the number, and nearly always in proportion, so
-    that interpolation lands on the answer or beside it; where it does not, halving goes on.
+    Peaks grow with the number, nearly always linearly, so interpolation usually finds the answer at once; after
+    ``_INTERPOLATIONS`` attempts the search continues by halving.
+
+    Args:
+        peak: returns the peak of a number.
+        least: the smallest number.
+        over: a number that is too large, and its peak.
+        budget: the budget in bytes.
     """
     under = (least, peak(least))
     if under[1] > budget:

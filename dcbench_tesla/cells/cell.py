@@ -1,8 +1,8 @@
 """A cell: one (method, data set, IPC, seed) with all its settings, ready to run.
 
-It is put together of what defines it (:mod:`~dcbench_tesla.cells.identity`), what it is made of
-(:mod:`~dcbench_tesla.cells.materials`), where it lies (:mod:`~dcbench_tesla.cells.place`) and where it computes
-(:mod:`~dcbench_tesla.cells.execution`).
+It combines its identity (:mod:`~dcbench_tesla.cells.identity`), its data, network and experts
+(:mod:`~dcbench_tesla.cells.materials`), its files (:mod:`~dcbench_tesla.cells.place`), and the device and threads it
+computes with (:mod:`~dcbench_tesla.cells.execution`).
 """
 
 import copy
@@ -28,19 +28,26 @@ from dcbench_tesla.records.store import read_json
 from dcbench_tesla.records.workspace import Workspace
 
 EVALUATE = "evaluate by "
-"""What the name of an evaluation's stage begins with, its evaluator following."""
+"""The name of an evaluation's stage is this prefix and the evaluator's name."""
 
 
 class Cell:
-    """One cell of a benchmark, bound to its data and its folders. :func:`dcbench_tesla.cells.stages.run_cell` runs it.
+    """One cell of a benchmark with its data and its folders; :func:`dcbench_tesla.cells.stages.run_cell` runs it.
 
-    ``execution``: where to compute; a cell that was begun keeps what it was begun with, unless it is to run
-    ``from_scratch``. ``shared_splits``: prepared images by key, for cells that use the same ones.
-    ``data_dir``: where the data set lies, for other processes.
+    Args:
+        config: the cell's configuration.
+        dataset: its data set.
+        workspace: the results folder.
+        execution: device, threads and compilation. A cell that was started before keeps those it was started with,
+            unless ``from_scratch`` is true.
+        quiet: print nothing.
+        from_scratch: the run starts over.
+        shared_splits: preprocessed images by key, shared between cells that use the same ones.
+        data_dir: folder of the data sets' files, for other processes.
 
     Raises:
         UsageError: IPC is less than 1, or more than the smallest class has training images; the images are too large
-            to be whitened; or the cell was begun on a device that is not here.
+            for ZCA whitening; or the cell was started on a device that is not available.
     """
 
     def __init__(
@@ -64,7 +71,7 @@ class Cell:
         self.device = torch.device(self.execution.device)
         settings = self.method.for_device(config.settings, self.device, self.materials.smallest_class)
         self.config = dataclasses.replace(config, settings=settings)
-        self.memory_facts: Mapping[str, int] = {}  # columns for its row, once it is planned within a budget
+        self.memory_facts: Mapping[str, int] = {}  # columns for its row, once it has been planned for a budget
 
     @property
     def method(self) -> type[Condenser]:
@@ -84,9 +91,11 @@ class Cell:
     # ---- how it computes -------------------------------------------------------------------------------------------
 
     def planned(self, changes: Mapping[str, Any], memory_facts: Mapping[str, int]) -> "Cell":
-        """Return this cell with ``changes`` of its method's execution settings, and what its row is to say of memory.
+        """Return this cell with other execution settings of its method. Its results and its key do not change.
 
-        What is computed stays the same, and so does the key.
+        Args:
+            changes: execution settings of the method, by name.
+            memory_facts: columns about memory for the row of the condensation.
         """
         other = copy.copy(self)
         other.config = dataclasses.replace(self.config, settings=dataclasses.replace(self.config.settings, **changes))
@@ -94,32 +103,32 @@ class Cell:
         return other
 
     def with_compilation(self, compile: str) -> "Cell":
-        """Return this cell with its compilation decided, ``on`` or ``off``; the key stays the same."""
+        """Return this cell with compilation ``on`` or ``off``. The key does not change."""
         other = copy.copy(self)
         other.execution = dataclasses.replace(self.execution, compile=compile)
         return other
 
     def _begun_with(self, wanted: Execution) -> Execution:
-        """Return device, threads and compilation of a cell that was begun, for the same bytes; else those wanted."""
+        """Return the execution to use: that of an unfinished run, so that it gives the same bytes, else ``wanted``."""
         if not self.place.execution.exists():
             return wanted
         stored = read_json(self.place.execution)
-        if self.place.distilled.exists() and not self.place.half_evaluated():  # what comes may come elsewhere
+        if self.place.distilled.exists() and not self.place.half_evaluated():  # later evaluations may run elsewhere
             decided = stored.get("compile", "off") if wanted.compile == "auto" else wanted.compile
             return dataclasses.replace(wanted, compile=decided)
         if stored["device"] != wanted.device:
-            self.say(f"{self.name} was begun on {stored['device']} and goes on there (--force starts over)")
+            self.say(f"{self.name} was started on {stored['device']} and continues there (--force starts over)")
             Execution.resolve(stored["device"])
         began_with = {name: stored[name] for name in ("device", "threads", "compile") if name in stored}
         return dataclasses.replace(wanted, **{"compile": "off", **began_with})
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Hardware, versions, commit and backend."""
+        """Hardware, versions, commit and backend, as rows record them."""
         return environment(self.execution.device, self.execution.threads, self.execution.backend)
 
     def say(self, text: str) -> None:
-        """Tell the user something, unless the cell is quiet."""
+        """Print a line on standard error, unless the cell is quiet."""
         if not self.quiet:
             say(text)
 
@@ -131,7 +140,7 @@ class Cell:
         return self.materials.splits(self.device)
 
     def problem(self, experts: ExpertSource | None) -> Problem:
-        """Return what the condenser is given."""
+        """Return the problem that the condenser is given."""
         return Problem(
             task=self.materials.task,
             train=self.splits.train,
@@ -144,7 +153,7 @@ class Cell:
         )
 
     def stand_in_set(self) -> DistilledSet:
-        """Return a set of real images, as many as the distilled set has or will have: for measuring."""
+        """Return a set of real images of the size that the distilled set has or will have, for measurements."""
         problem = self.problem(None)
         train = problem.train
         indices = problem.draw_real("stand-in") if self.method.uses_ipc else torch.arange(len(train))
@@ -153,12 +162,12 @@ class Cell:
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
     def pending(self) -> list[str]:
-        """Return the stages that are to be done: ``experts``, ``condense``, ``evaluate by <name>``."""
+        """Return the stages that are not finished: ``experts``, ``condense``, ``evaluate by <name>``."""
         todo = [f"{EVALUATE}{e}" for e in self.config.evaluators if not self.place.evaluated(e)]
         return todo if not todo or self.place.condensed() else self._from_condensation(todo)
 
     def stages_from_scratch(self) -> list[str]:
-        """Return the stages of a run that starts over; experts that are there are kept."""
+        """Return the stages of a run that starts over. Experts that exist are kept."""
         return self._from_condensation([f"{EVALUATE}{e}" for e in self.config.evaluators])
 
     def _from_condensation(self, evaluations: list[str]) -> list[str]:

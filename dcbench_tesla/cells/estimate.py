@@ -1,4 +1,4 @@
-"""How long a cell will take on this machine, measured on its first steps before anything long begins."""
+"""Estimates of how long a cell will take on this machine, measured on its first steps before anything long starts."""
 
 import time
 from collections.abc import Callable, Collection
@@ -19,19 +19,19 @@ from dcbench_tesla.records.progress import duration
 
 LONG_S = 24 * 3600.0
 _COMPILING_S = 120.0
-_SAVED_SHARE = 0.1  # of a step, at least: test_compiled_against_eager in tests/benchmarks
-_SHORT_STEPS = 500  # so few save nothing, however long each takes: not worth measuring one
+_SAVED_SHARE = 0.1  # share of a step that compilation saves at least: test_compiled_against_eager in tests/benchmarks
+_SHORT_STEPS = 500  # for fewer steps compilation never pays, however long each takes, so none is measured
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimated seconds of the stages that are still to be done, by stage."""
+    """Estimated seconds of the stages that are not finished, by stage."""
 
     seconds: dict[str, float]
 
     @property
     def total(self) -> float:
-        """All stages together, in seconds."""
+        """Seconds of all stages together."""
         return sum(self.seconds.values())
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ class Estimate:
 
 
 class _StandIns:
-    """Experts that were never trained, for measuring before there are any."""
+    """Experts that were never trained, for measurements before any expert exists."""
 
     def __init__(self, cell: Cell) -> None:
         with seeded(0):
@@ -50,15 +50,18 @@ class _StandIns:
         return 1
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """Return a start, a little moved every epoch."""
+        """Return the initial parameters, moved a little for every epoch."""
         return self._start * (1 + 0.001 * epoch)
 
 
 def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_scratch: bool = False) -> Estimate:
-    """Measure a few steps of each of ``stages`` and extrapolate; takes seconds, leaves nothing behind.
+    """Measure a few steps of each of ``stages`` and extrapolate. This takes seconds and leaves nothing behind.
 
-    ``expert_epochs``: how many the stage ``experts`` is to train; 0 where other cells do.
-    ``from_scratch``: the condensation starts over, and does not go on from its checkpoint.
+    Args:
+        cell: the cell.
+        stages: the stages to estimate.
+        expert_epochs: number of epochs that the stage ``experts`` trains; 0 if other cells train them.
+        from_scratch: the condensation starts over, even if there is a checkpoint.
     """
     cell.execution.apply()
     seconds = {}
@@ -77,11 +80,16 @@ def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_sc
 
 
 def compilation_decided(cell: Cell, stages: Collection[str], *, expert_epochs: int | None = None) -> Cell:
-    """Return ``cell`` with its setting ``auto`` of compilation made ``on`` or ``off``, and say so where it is ``on``.
+    """Return ``cell`` with compilation ``auto`` replaced by ``on`` or ``off``; a line on the terminal reports ``on``.
 
-    Compiling takes a minute or so and saves a part of every step: it pays for what takes long. ``auto`` is ``off`` on a
-    GPU, where neither has been measured. ``stages``: what is to be done. ``expert_epochs``: how many the stage
-    ``experts`` has in all; those that are there count too, so that what was interrupted is decided alike.
+    Compiling takes about a minute and saves a part of every step, so it pays for long runs. On a GPU ``auto`` is
+    ``off``, because neither has been measured there.
+
+    Args:
+        cell: the cell.
+        stages: the stages to run.
+        expert_epochs: number of epochs of the stage ``experts``, those that exist included, so that an interrupted run
+            makes the same choice; by default what the method requests.
     """
     if cell.execution.compile != "auto":
         return cell
@@ -93,7 +101,7 @@ def compilation_decided(cell: Cell, stages: Collection[str], *, expert_epochs: i
     saved = _SAVED_SHARE * estimate(eager, steps, expert_epochs=epochs).total
     if saved < _COMPILING_S:
         return eager
-    cell.say(f"compiling steps: takes a minute or two, saves about {duration(saved)} (--compile off: not)")
+    cell.say(f"compiling the steps takes a minute or two and saves about {duration(saved)} (--compile off skips it)")
     return cell.with_compilation("on")
 
 
@@ -106,7 +114,7 @@ def _compiles(cell: Cell, stage: str) -> bool:
 
 
 def _steps(cell: Cell, stage: str, expert_epochs: int) -> int:
-    """How many SGD or matching steps a stage is to take."""
+    """Return the number of SGD steps or matching steps of a stage."""
     if stage == "experts":
         return expert_epochs * -(-cell.materials.train_images // cell.config.experts.batch_size)
     if stage == "condense":
@@ -123,7 +131,7 @@ def _all_epochs(cell: Cell) -> int:
 
 
 def _timed(cell: Cell, work: Callable[[], object]) -> float:
-    """Seconds of ``work``, after one run to warm up."""
+    """Return the seconds of the second of two runs of ``work``."""
     work()
     _wait(cell)
     start = time.perf_counter()

@@ -1,8 +1,9 @@
-"""The accuracy of networks trained on a distilled set, and the three names a cell's accuracy has.
+"""The accuracy of networks trained on a distilled set, by three rules for choosing the set.
 
-``last``: after the last epoch, on the last distilled set. ``best_on_validation``: the set that the validation images
-choose among all evaluated ones. ``best_on_test``: the set that the test images themselves choose; it is what the
-papers of MTT and TESLA print, and no honest estimate. All three are test accuracies, as fractions.
+``last`` is the final distilled set. ``best_on_validation`` is the one of all evaluated sets with the best accuracy on
+the validation images. ``best_on_test`` is the one with the best accuracy on the test images themselves; the papers of
+MTT and TESLA print it, but it is not an honest estimate. Each value is the accuracy of that set's networks, after their
+last epoch, on the test images, as a fraction.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ _BATCH = 512
 
 @torch.no_grad()
 def accuracy(network: nn.Module, images: LabelledImages) -> float:
-    """Return the share of ``images`` whose most likely class is right."""
+    """Return the fraction of ``images`` that ``network`` classifies correctly."""
     network.eval()
     right = torch.zeros((), dtype=torch.long, device=images.device)
     for indices in torch.arange(len(images)).split(_BATCH):
@@ -42,7 +43,7 @@ def accuracy(network: nn.Module, images: LabelledImages) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Test accuracy over networks, as fractions: mean and population standard deviation, as the papers give them."""
+    """Test accuracies of several networks as fractions, with their mean and population standard deviation."""
 
     mean: float
     std: float
@@ -51,7 +52,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, values: Sequence[float], iteration: int) -> "Accuracy":
-        """Summarise the test accuracies of several networks trained on the distilled set of one iteration."""
+        """Summarise the test accuracies of networks trained on the distilled set of one iteration."""
         return cls(
             mean=statistics.fmean(values), std=statistics.pstdev(values), values=tuple(values), iteration=iteration
         )
@@ -64,9 +65,9 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """The networks trained on the distilled set of one iteration: their accuracies as fractions, in order.
+    """The accuracies, as fractions, of the networks trained on the distilled set of one iteration.
 
-    ``diverged`` of them ended in NaN; they stand there with the accuracy of chance.
+    ``diverged`` counts the networks whose training ended in NaN or infinity; they have the accuracy of chance.
     """
 
     iteration: int
@@ -75,7 +76,7 @@ class Evaluated:
     diverged: int = 0
 
     def with_network(self, test: float, validation: float | None, *, diverged: bool = False) -> "Evaluated":
-        """Return the record with one more network; ``validation`` is ``None`` where no images were held out."""
+        """Return the record with one more network; ``validation`` is ``None`` if no images are held out."""
         held_out = () if validation is None else (validation,)
         return Evaluated(
             iteration=self.iteration,
@@ -88,9 +89,9 @@ class Evaluated:
 def train_and_test(
     evaluator: Evaluator, distilled: DistilledSet, seed: int, test: LabelledImages, validation: LabelledImages | None
 ) -> tuple[float, float | None, str]:
-    """Train one network; return its test accuracy, its validation accuracy, and why it diverged (empty: it did not).
+    """Train one network; return its test accuracy, its validation accuracy, and why it diverged (empty if it did not).
 
-    A diverged network is a finding about the set, not the end of a run: it counts with the accuracy of chance.
+    Divergence is a property of the distilled set and does not end the run; the network gets the accuracy of chance.
     """
     try:
         (network,) = evaluator.train(distilled, [seed], test.device)
@@ -103,7 +104,8 @@ def train_and_test(
 def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:
     """Return ``last``, ``best_on_validation`` (``None`` without validation images) and ``best_on_test``.
 
-    ``evaluated``: one entry an evaluated distilled set, the last one last. Of equals the later wins.
+    Args:
+        evaluated: one entry per evaluated distilled set, the final set last. Of equally good sets the later one wins.
     """
     last = evaluated[-1]
     best = max(evaluated, key=lambda e: (statistics.fmean(e.test), e.iteration))
@@ -118,22 +120,28 @@ def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:
 
 
 def network_count(settings: Settings, evaluation: EvaluationSettings) -> int:
-    """Return how many networks test the last set: as the evaluator's settings say, else those of the evaluation."""
+    """Return how many networks test the final set: the evaluator's own setting, else that of the evaluation."""
     return int(getattr(settings, "networks", 0)) or evaluation.networks
 
 
 def records_name(evaluator: str, key: str) -> str:
-    """Return the name of the folder of an evaluation's records; an evaluator's own may hold a colon."""
+    """Return the name of the folder of an evaluation's records, without the colon of names such as ``timm:x``."""
     return f"{evaluator.replace(':', '-')}-{key}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One evaluator on the distilled sets of one condensation: whom it tests on, and where its records lie.
+    """One evaluator for the distilled sets of one condensation.
 
-    ``seed``: that of the cell; network i of every set gets the same one. ``validation``: held-out images, if any.
-    ``records``: a folder with a file a distilled set, written after every network, so that a killed process loses one
-    network. ``tell``: takes what a user should hear of on the way.
+    Args:
+        name: name of the evaluator.
+        settings: its settings.
+        seed: seed of the cell. Network i has the same seed for every distilled set.
+        test: the test images.
+        validation: the held-out images, or ``None``.
+        records: a folder with one file per distilled set. It is written after every network, so a killed process loses
+            one network at most.
+        tell: called with messages for the user.
     """
 
     name: str
@@ -145,9 +153,11 @@ class Evaluation:
     tell: Callable[[str], None]
 
     def run(self, sets: Sequence[tuple[int, int, Callable[[], DistilledSet]]], shown: Bar) -> dict[str, Any]:
-        """Train and test what is not on record of ``sets``, and return the columns of the evaluation's row.
+        """Train and test the networks that ``records`` lacks; return the columns of the evaluation's row.
 
-        ``sets``: the iteration, the number of networks and how to load the set, for every set, the last one last.
+        Args:
+            sets: iteration, number of networks and a function that loads the set, for each set; the final set last.
+            shown: the progress bar.
         """
         evaluator = registry.load_evaluator(self.name)(self.settings)
         start = time.perf_counter()
@@ -169,7 +179,7 @@ class Evaluation:
     def _test(
         self, evaluator: Evaluator, iteration: int, networks: int, load: Callable[[], DistilledSet], shown: Bar
     ) -> Evaluated:
-        """Train and test the networks of one distilled set, going on after those already on record."""
+        """Train and test the networks of one distilled set, after those that are recorded already."""
         path = self.records / f"{iteration:06d}.json"
         done = Evaluated(**read_json(path)) if path.exists() else Evaluated(iteration=iteration)
         shown.advance(len(done.test))

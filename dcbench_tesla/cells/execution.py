@@ -1,4 +1,4 @@
-"""Where a cell computes: device, threads, backend, compilation. Recorded with its results, part of no key."""
+"""The execution of a cell: device, threads, backend, compilation. Rows record it, and no key depends on it."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,15 @@ COMPILE = ("auto", "on", "off")
 
 @dataclass(frozen=True)
 class Execution:
-    """Where a cell computes: recorded with its results, part of no key. Equal settings promise equal bytes.
+    """Device, threads, backend, logs and compilation of a cell. The same execution promises the same bytes.
 
-    ``logs``: where its metrics go besides ``metrics.jsonl``, see :mod:`dcbench_tesla.records.live`. ``compile``:
-    whether what can be is compiled, one of :data:`COMPILE`; ``auto`` is decided when a run of the cell begins.
+    Args:
+        device: PyTorch's name of the device.
+        threads: number of PyTorch's threads.
+        backend: name of the backend.
+        logs: where metrics go in addition to ``metrics.jsonl``; see :mod:`dcbench_tesla.records.live`.
+        compile: whether to compile what can be compiled, one of :data:`COMPILE`; ``auto`` is decided when a run of the
+            cell starts.
     """
 
     device: str
@@ -27,10 +32,10 @@ class Execution:
 
     @classmethod
     def resolve(cls, device: str = "auto", threads: int | None = None, backend: str = "serial") -> "Execution":
-        """Choose the device (``auto``: CUDA where there is one) and the number of threads (``None``: as it is).
+        """Choose the device (``auto``: CUDA if there is a GPU) and the number of threads (``None``: PyTorch's).
 
         Raises:
-            UsageError: the device's name is unknown, or there is none such here.
+            UsageError: the device is unknown, not available or not supported.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,9 +50,9 @@ class Execution:
         return cls(device, threads or torch.get_num_threads(), backend)
 
     def apply(self) -> None:
-        """Set up PyTorch: threads, compilation; on a GPU float32 that is float32 (no TF32), convolutions that repeat.
+        """Set PyTorch's threads and compilation; on a GPU also deterministic convolutions and float32 without TF32.
 
-        Bilinear warps have no deterministic gradient on a GPU, so equal bytes are promised on a CPU only.
+        Bilinear warps have no deterministic gradient on a GPU, so the same bytes are promised on a CPU only.
         """
         torch.set_num_threads(self.threads)
         compile_training(self.compile == "on")

@@ -1,7 +1,7 @@
-"""Several experts at once, each in a process of its own: on a CPU that is faster than threads that share one.
+"""Training several experts at once, each in its own process: on a CPU this is faster than one process with threads.
 
-The processes share the experts out by the locks of the store (:class:`~dcbench_tesla.experts.store.ExpertStore`):
-each is trained by one of them. What they say is in ``processes.log`` beside the experts.
+The locks of :class:`~dcbench_tesla.experts.store.ExpertStore` distribute the experts among the processes: each expert
+is trained by one of them. Their output goes to ``processes.log`` beside the experts.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from dcbench_tesla.profilers.free import free_bytes
 from dcbench_tesla.records.progress import bar
 from dcbench_tesla.records.store import writing
 
-_MANY_IMAGES = 200_000  # seen in all epochs of all experts: below that, processes take longer to start than they save
+_MANY_IMAGES = 200_000  # images in all epochs of all experts; with fewer, starting processes takes longer than it saves
 _LIBRARIES_BYTES = 2**30
 _POLL_S = 0.5
 _GRACE_S = 10.0
@@ -48,9 +48,10 @@ _ERRORS: dict[str, type[DcbenchError] | type[UsageError]] = {
 
 @contextmanager
 def threads_of_each(cell: Cell) -> Iterator[None]:
-    """Train experts in the block with one thread each on a CPU, whether or not others are trained beside.
+    """Use one thread in the block on a CPU, whether or not other processes train experts as well.
 
-    Then their bytes depend neither on the number of threads nor on how many there are, and they can be extended.
+    The bytes of an expert then depend neither on the number of threads nor on the number of processes, so experts can
+    be trained further anywhere.
     """
     before = torch.get_num_threads()
     if cell.device.type == "cpu":
@@ -62,9 +63,9 @@ def threads_of_each(cell: Cell) -> Iterator[None]:
 
 
 def processes(cell: Cell, count: int, epochs: int) -> int:
-    """Return how many experts to train at once: 1 where they are trained in this process, one after the other.
+    """Return the number of processes to train experts in; 1 trains them in this process, one after the other.
 
-    That is on a GPU, with one thread or one expert to train, within a memory budget, and where training is short.
+    The result is 1 on a GPU, with one thread, for one untrained expert, with a memory budget, and for short training.
     """
     few = count * epochs * cell.materials.train_images < _MANY_IMAGES
     if cell.device.type != "cpu" or few or cell.memory_facts or isinstance(cell.materials.expert_store, ImportedStore):
@@ -75,12 +76,12 @@ def processes(cell: Cell, count: int, epochs: int) -> int:
 
 
 def train_at_once(cell: Cell, count: int, epochs: int, at_once: int, ticker: Ticker) -> float:
-    """Train the first ``count`` experts of a cell's recipe up to ``epochs`` in processes; return the seconds this took.
+    """Train the first ``count`` experts of a cell up to ``epochs`` in ``at_once`` processes; return the seconds taken.
 
     Raises:
-        DcbenchError: one failed, as its subclasses say (``DivergedError``, ``CorruptFileError``), or was killed; what
-            was done is kept.
-        UsageError: there is no such data set in the processes.
+        DcbenchError: a process was killed or failed, with the subclass of its error (``DivergedError``,
+            ``CorruptFileError``); finished epochs are kept.
+        UsageError: the processes do not find the data set.
     """
     start, missing = time.perf_counter(), cell.materials.expert_store.missing_epochs(count, epochs)
     execution = dataclasses.replace(cell.execution, threads=1)
@@ -120,12 +121,12 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> "subpr
     with log.open("ab") as said:
         return subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,  # it stops when this process is gone
+            stdin=subprocess.PIPE,  # the process stops when this one is gone
             stdout=subprocess.PIPE,
             stderr=said,
             env=environment,
             text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which stops them
+            start_new_session=True,  # Ctrl-C goes to this process, which then stops its workers
         )
 
 
@@ -143,8 +144,9 @@ def _stop(workers: "list[subprocess.Popen[str]]") -> None:
 def _error(worker: "subprocess.Popen[str]", log: Path) -> DcbenchError | UsageError:
     answer, _ = worker.communicate()
     if not answer:
-        why = "killed (perhaps out of memory)" if worker.returncode < 0 else f"ended with {worker.returncode}"
-        return DcbenchError(f"a process that trained experts was {why}, see {log}. What was done is kept: run again.")
+        code = worker.returncode
+        why = "was killed (perhaps out of memory)" if code < 0 else f"ended with exit code {code}"
+        return DcbenchError(f"a process that trained experts {why}, see {log}. What was done is kept: run again.")
     told = json.loads(answer)
     return _ERRORS.get(told["kind"], DcbenchError)(told["reason"])
 
@@ -153,20 +155,20 @@ def _error(worker: "subprocess.Popen[str]", log: Path) -> DcbenchError | UsageEr
 
 
 def main() -> int:
-    """Train what is free of the experts of the task on the command line; return the exit code."""
+    """Train the experts of the task that no other process is training; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m dcbench_tesla.cells.expert_processes", description=__doc__)
     parser.add_argument("task", type=json.loads, help="JSON, as train_at_once writes it")
     task = parser.parse_args().task
     stop_with_stdin()
     execution = Execution(**{**task["execution"], "logs": tuple(task["execution"]["logs"])})
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
-        os.dup2(2, 1)  # what plugins and libraries print is no answer
+        os.dup2(2, 1)  # standard output is for the answer only, not for what plugins and libraries print
         try:
             execution.apply()
             data_dir = None if task["data_dir"] is None else Path(task["data_dir"])
             session = Session(task["out"], data_dir=data_dir, execution=execution, quiet=True)
             cell = session.cell(CellConfig.from_dict(task["config"]), from_scratch=True)
-            with bar("experts", 0, quiet=True) as silent:  # who started this process counts the files
+            with bar("experts", 0, quiet=True) as silent:  # the parent process counts the files
                 cell.materials.expert_store.ensure(task["count"], task["epochs"], cell.splits.train, silent)
         except Exception as error:
             traceback.print_exc()

@@ -1,4 +1,4 @@
-"""What defines a cell's result: its identity, and the keys that are made of it. No files and no images.
+"""The identity of a cell, which defines its result, and the keys made from it. No files and no images.
 
 A *key* hashes what defines a result and nothing else: the method and its version, the settings, the data set's
 fingerprint, IPC, seed, network, and the key of the experts. Device, threads and paths are recorded, not hashed.
@@ -22,11 +22,11 @@ from dcbench_tesla.records.store import content_key
 
 
 class DataFacts(Protocol):
-    """What an identity asks of a data set; a :class:`~dcbench_tesla.data.dataset.Dataset` answers it."""
+    """The facts about a data set that an identity needs; a :class:`~dcbench_tesla.data.dataset.Dataset` has them."""
 
     @property
     def name(self) -> str:
-        """The name that the cell's folder has."""
+        """The data set's name, which is part of the folder's name."""
         ...
 
     @property
@@ -41,30 +41,30 @@ class DataFacts(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...] | None:
-        """The published mean of every channel, if there is one."""
+        """The published mean per channel, or ``None``."""
         ...
 
     @property
     def std(self) -> tuple[float, ...] | None:
-        """The published standard deviation of every channel, if there is one."""
+        """The published standard deviation per channel, or ``None``."""
         ...
 
     @property
     def flippable(self) -> bool:
-        """Whether a mirrored image is still one of its class."""
+        """Whether a mirrored image still shows its class."""
         ...
 
 
 @dataclass(frozen=True)
 class ExpertsRead:
-    """Which experts a method reads: the key of their recipe, and how many of them."""
+    """The experts that a method reads: the key of their recipe, and their number."""
 
     key: str
     count: int
 
 
 class CellIdentity:
-    """What defines one cell: its configuration, what the images are, and which experts are read (``None``: none)."""
+    """The identity of one cell, made of its configuration, its data, and the experts it reads (or ``None``)."""
 
     def __init__(self, config: CellConfig, data: DataFacts, experts: ExpertsRead | None) -> None:
         self.config, self.data, self.experts = config, data, experts
@@ -72,7 +72,7 @@ class CellIdentity:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """Everything that defines the distilled set, as plain JSON."""
+        """Everything that defines the distilled set, as values that JSON can hold."""
         c = self.config
         return {
             "method": c.method,
@@ -93,13 +93,13 @@ class CellIdentity:
 
     @property
     def name(self) -> str:
-        """The name of the cell's folder: readable, and unique by the key behind it."""
+        """The name of the cell's folder: readable, and unique because it ends with a part of the key."""
         ipc = f"ipc{self.config.ipc}" if self.method.uses_ipc else "all"
         name = f"{self.config.method}-{self.data.name}-{ipc}-seed{self.config.seed}-{self.key[:10]}"
         return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
     def evaluation_key(self, evaluator: str) -> str:
-        """Return the key of one evaluator's stage."""
+        """Return the key of an evaluation."""
         settings, kind = self.config.evaluators[evaluator], registry.load_evaluator(evaluator)
         inert = kind.without_effect(settings, learned_lr=self.method.learns_lr)
         return content_key(
@@ -113,7 +113,7 @@ class CellIdentity:
         )
 
     def schedule(self, evaluator: str) -> list[tuple[int, int]]:
-        """Return which iterations' sets an evaluator tests, each with how many networks; the last one is last."""
+        """Return the iterations whose sets an evaluator tests, each with its number of networks; the final one last."""
         networks_on_the_way = self.config.evaluation.networks_on_the_way
         on_the_way = self.snapshots if registry.load_evaluator(evaluator).on_the_way else ()
         at_the_end = network_count(self.config.evaluators[evaluator], self.config.evaluation)
@@ -121,7 +121,7 @@ class CellIdentity:
 
     @property
     def snapshots(self) -> range:
-        """The iterations on the way whose distilled sets are kept."""
+        """The iterations before the last whose distilled sets are kept."""
         every = self.config.evaluation.every
         return range(every, self.iterations, every) if every else range(0)
 
@@ -132,7 +132,7 @@ class CellIdentity:
 
 
 def describe_data(data: DataFacts, settings: DataSettings) -> dict[str, Any]:
-    """Return what the images of a cell or of experts are: contents, how they are cut and preprocessed; plain JSON."""
+    """Return the facts that define the images of a cell or of experts: content, split and preprocessing."""
     facts = {
         "fingerprint": data.fingerprint,
         "train_images": settings.train_images,
@@ -140,25 +140,26 @@ def describe_data(data: DataFacts, settings: DataSettings) -> dict[str, Any]:
     }
     if settings.zca:
         return {**facts, "preprocessing": "zca"}
-    # not said by the fingerprint: a named set has published statistics, the same pixels as npz: have computed ones
+    # the fingerprint does not cover this: a registered set has published statistics, the same pixels as npz: computed
     return {**facts, "preprocessing": "standardise", "mean": data.mean, "std": data.std}
 
 
 def describe_network(data: DataFacts, settings: NetworkSettings) -> dict[str, Any]:
-    """Return what the network of experts and matching is, its depth as it is; plain JSON."""
+    """Return the facts that define the network of experts and matching, with its actual depth."""
     return {"name": "convnet", "width": settings.width, "depth": settings.depth or convnet_depth(data.side)}
 
 
 def augmentation_of(data: DataFacts, settings: DataSettings) -> Augmentation:
-    """Return the DSA strategy of experts, matching and evaluation."""
+    """Return the DSA strategy for experts, matching and evaluation."""
     named = settings.augmentation
     return Augmentation.for_dataset(data.flippable) if named == "auto" else Augmentation(named)
 
 
 def hashed_settings(settings: Settings, without_effect: Collection[str]) -> dict[str, Any]:
-    """Return the settings that define a result: not those marked ``execution``, not those without effect.
+    """Return the settings that define a result: without those marked ``execution`` and those without effect.
 
-    Those marked ``later`` came when there were results already: they count where they are not as they were before.
+    Settings marked ``later`` were added when results already existed. They count only if they differ from their
+    default, which is what those results were made with.
     """
     found = {}
     for field in dataclasses.fields(settings):

@@ -1,4 +1,4 @@
-"""The loop every method shares: progress, checkpoints, snapshots, metrics, and the guard against NaN."""
+"""The loop around every method's iterations: progress, checkpoints, snapshots, metrics, and a check for NaN."""
 
 import json
 import math
@@ -23,14 +23,14 @@ from dcbench_tesla.records.store import load_tensors, read_meta, save_tensors, w
 _CHECKPOINT = "checkpoint.safetensors"
 _METRICS = "metrics.jsonl"
 _CHECKPOINT_EVERY_S = 30.0
-_CHECKPOINT_SHARE = 50  # a checkpoint costs at most a fiftieth of the time
+_CHECKPOINT_SHARE = 50  # checkpoints take at most one fiftieth of the time
 
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Let the running iteration end when the user presses Ctrl-C or the system says stop; a second time stops at once.
+    """Let the running iteration finish after Ctrl-C or SIGTERM, so that the loop can save; a second one stops at once.
 
-    Yields a function that says whether that happened, so that the loop can save what it has.
+    Yields a function that returns whether a stop was requested.
     """
     asked = False
 
@@ -39,7 +39,7 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
         asked = True
         signal.signal(number, before[signal.Signals(number)])
 
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield lambda: False
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -53,15 +53,26 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 class CondenseLoop:
     """Runs a condenser's iterations in a folder, from the last checkpoint there or from the first iteration.
 
-    A checkpoint is written at least every half minute (every iteration, where one takes longer) and on Ctrl-C, so a
-    killed process loses that much. Since every random number belongs to its iteration, going on from a checkpoint
-    gives the bytes an uninterrupted run would have given. ``keep_snapshot`` is called after the iterations in
-    ``snapshots``. ``logs`` take the metrics of every iteration besides the folder's ``metrics.jsonl``.
+    A checkpoint is written after an iteration if the last one is half a minute old (older where writing is slow), and
+    on Ctrl-C; a killed process loses what came after it. All random numbers are derived from their iteration, so a
+    resumed run gives the bytes of an uninterrupted one.
 
-    After :meth:`run`, ``seconds`` holds the time all iterations took, over all processes, ``last_loss`` the last loss,
-    and ``peak_bytes`` the most that the condenser's state and the tensors of one iteration held on the device at once
-    (:class:`~dcbench_tesla.profilers.LiveBytes`). Both are ``None`` for a method without iterations, the
-    latter also for a run that is not ``metered``: the meter cannot see into compiled code.
+    After :meth:`run`, ``seconds`` is the time of all iterations, over all processes, and ``last_loss`` the last loss.
+    ``peak_bytes`` is the largest number of bytes that the condenser's state and the tensors of one iteration held on
+    the device at once (:class:`~dcbench_tesla.profilers.LiveBytes`). ``last_loss`` and ``peak_bytes`` are ``None`` for
+    a method without iterations. ``peak_bytes`` is also ``None`` if the run is not ``metered``, because the meter cannot
+    see into compiled code.
+
+    Args:
+        condenser: the condenser, set up for its problem.
+        folder: where the checkpoint and ``metrics.jsonl`` go.
+        label: name of the method, for progress and messages.
+        key: key of the cell, which its checkpoints must have.
+        snapshots: numbers of finished iterations after which ``keep_snapshot`` is called.
+        keep_snapshot: called with the number of finished iterations.
+        logs: receive the metrics of every iteration, in addition to ``metrics.jsonl``.
+        metered: measure ``peak_bytes`` in the first iteration.
+        quiet: print nothing.
     """
 
     def __init__(
@@ -87,17 +98,17 @@ class CondenseLoop:
 
     @staticmethod
     def iterations_done(folder: Path) -> int:
-        """Return how many iterations the checkpoint in ``folder`` has behind it, 0 without one."""
+        """Return the number of iterations that the checkpoint in ``folder`` covers; 0 without a checkpoint."""
         path = folder / _CHECKPOINT
         return int(read_meta(path)["iteration"]) if path.exists() else 0
 
     def run(self, device: torch.device) -> None:
-        """Run what is left of the iterations.
+        """Run the remaining iterations.
 
         Raises:
             KeyboardInterrupt: the user or the system asked to stop; the finished iterations are saved.
-            DivergedError: an iteration's loss is NaN or infinite.
-            CorruptFileError: the checkpoint is damaged or of another cell.
+            DivergedError: the loss or the state of an iteration is NaN or infinite.
+            CorruptFileError: the checkpoint is damaged or belongs to another cell.
         """
         start, total = self._resume(device), self._condenser.iterations
         if start == total:
@@ -123,7 +134,7 @@ class CondenseLoop:
                 shown.advance(note=f"loss {record.loss:.4f}")
 
     def _iterate(self, iteration: int, device: torch.device) -> IterationRecord:
-        """Make one iteration; the first one is metered, which costs it some time and changes no number."""
+        """Run one iteration; the first one is metered, which takes time and changes no number."""
         if self.peak_bytes is not None or not self._metered:
             return self._condenser.iterate(iteration)
         with LiveBytes(self._condenser.state_dict().values()) as meter:
@@ -152,9 +163,9 @@ class CondenseLoop:
         began = time.perf_counter()
         state = self._condenser.state_dict()
         if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-            raise DivergedError(self._divergence(f"iteration {done - 1} left NaN or infinity behind"))
+            raise DivergedError(self._divergence(f"iteration {done - 1} produced NaN or infinity"))
         log.flush()
-        os.fsync(log.fileno())  # the metrics of every iteration before the checkpoint are on the disk before it
+        os.fsync(log.fileno())  # metrics reach the disk before the checkpoint that covers their iterations
         for other in self._logs:
             other.flush()
         meta = {
@@ -169,7 +180,7 @@ class CondenseLoop:
         self._saving_took = self._saved_at - began
 
     def _resume(self, device: torch.device) -> int:
-        """Take up the last checkpoint; return the iteration to go on with."""
+        """Load the last checkpoint, if there is one; return the iteration to continue with."""
         if not self._checkpoint.exists():
             self._metrics.unlink(missing_ok=True)
             return 0
@@ -179,9 +190,9 @@ class CondenseLoop:
         self._condenser.load_state_dict({k: v.to(device) for k, v in state.items()})
         done = int(meta["iteration"])
         self.seconds, self.last_loss, self.peak_bytes = meta["seconds"], meta["loss"], meta.get("peak_bytes")
-        if self._metrics.exists():  # iterations after the checkpoint will be made, and noted, again
+        if self._metrics.exists():  # iterations after the checkpoint will be run and recorded again
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(self._metrics, "".join(lines[:done]))
         if not self._quiet:
-            say(f"{self._label}: going on after iteration {done} of {self._condenser.iterations}")
+            say(f"{self._label}: continuing after iteration {done} of {self._condenser.iterations}")
         return done

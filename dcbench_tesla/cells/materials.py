@@ -1,4 +1,4 @@
-"""What a cell is made of: the images as they are cut and preprocessed, the network, and the experts it reads."""
+"""The materials of a cell: its images, split and preprocessed, its network, and the experts it reads."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 
 
 class Materials:
-    """The data, the network and the experts of a configuration, each made when it is asked for.
+    """The data, the network and the experts of a configuration, each made when it is first needed.
 
-    ``shared_splits``: prepared images by key, for cells that use the same ones. ``workspace``: where whitenings are
-    kept and experts lie.
+    Args:
+        config: the cell's configuration.
+        dataset: its data set.
+        workspace: the results folder with whitenings and experts.
+        shared_splits: preprocessed images by key, shared between cells that use the same ones.
+        quiet: print nothing.
 
     Raises:
         UsageError: IPC is less than 1, or more than the smallest class has training images; or the images are too
-            large to be whitened.
+            large for ZCA whitening.
     """
 
     def __init__(
@@ -85,28 +89,28 @@ class Materials:
 
     @property
     def train_images(self) -> int:
-        """How many training images experts and matching see."""
+        """Number of training images for experts and matching."""
         return len(self._indices.train)
 
     @cached_property
     def smallest_class(self) -> int:
-        """How many of them the smallest class has."""
+        """Number of these training images in the smallest class."""
         return int(torch.bincount(self._train_labels, minlength=self.dataset.classes).min())
 
     @property
     def prepared_bytes(self) -> int:
-        """Bytes that they take on the device, preprocessed; 0 where they are too many to lie there."""
+        """Bytes of the preprocessed training images on the device; 0 if they are too large to be kept there."""
         return prepared_bytes(self.train_images * self.dataset.channels * self.dataset.side**2)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """The fitted preprocessing; a ZCA fit is kept under ``preprocessing/`` and read back."""
+        """The fitted preprocessing. A ZCA fit is stored under ``preprocessing/`` and loaded from there."""
         if not self.config.data.zca:
             return fit_standardise(self.dataset, None if self.dataset.mean else self._train_pixels)
         facts = describe_data(self.dataset, self.config.data)
         fit = self._workspace.preprocessing / f"fit-{content_key(facts)}.json"
         fit.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(fit.with_suffix(".lock")):  # two fits can differ in their last bits: there is one
+        with FileLock(fit.with_suffix(".lock")):  # two fits can differ in their last bits, so only one is made
             if fit.exists():
                 whitening = fit.with_name(read_json(fit)["preprocessing"] + ".safetensors")
                 if whitening.exists():
@@ -120,7 +124,7 @@ class Materials:
             return fitted
 
     def splits(self, device: torch.device) -> Splits:
-        """Return training, validation and test images on a device; made once for all cells that use the same."""
+        """Return training, validation and test images on a device, shared between cells that use the same ones."""
         key = content_key([describe_data(self.dataset, self.config.data), str(device)])
         if key not in self._shared_splits:
             self._shared_splits[key] = cut(self.dataset, self._indices, self.preprocessing, device)
@@ -128,7 +132,7 @@ class Materials:
 
     @cached_property
     def task(self) -> Task:
-        """What every network of the cell sees."""
+        """The task: what every network of the cell is given."""
         return Task(
             dataset=self.dataset.name,
             fingerprint=self.dataset.fingerprint,
@@ -143,21 +147,21 @@ class Materials:
     # ---- networks --------------------------------------------------------------------------------------------------
 
     def build_network(self) -> ConvNet:
-        """Return a fresh network of experts and matching."""
+        """Return a freshly initialised network, as experts and matching use it."""
         n, d = self.config.network, self.dataset
         return ConvNet(d.channels, d.classes, d.side, n.width, n.depth)
 
     @cached_property
     def expert_request(self) -> ExpertRequest | None:
-        """What the method asks of experts; ``None`` where it reads none."""
+        """The experts that the method requests; ``None`` if it reads none."""
         return self._method.expert_request(self.config.settings)
 
     @cached_property
     def expert_store(self) -> ExpertStore:
-        """The experts that the settings describe, or those that were imported.
+        """The store of the experts that the settings describe, or of imported experts.
 
         Raises:
-            UsageError: there are no such imported experts, or they do not belong to these data and this network.
+            UsageError: there are no such imported experts, or they belong to other data or another network.
         """
         c = self.config
         recipe = ExpertRecipe(
@@ -172,10 +176,10 @@ class Materials:
 
     @property
     def expert_count(self) -> int:
-        """How many experts the method reads: what it requests, else the setting, else all that were imported.
+        """The number of experts that the method reads: its request, else the setting, else all that were imported.
 
         Raises:
-            UsageError: more experts or more epochs of them than were imported.
+            UsageError: more experts or more of their epochs are needed than were imported.
         """
         request = self.expert_request
         requested = request.count if request else None
@@ -185,16 +189,16 @@ class Materials:
         return requested or self.config.experts.count
 
     def experts(self, device: torch.device) -> StoredExperts | None:
-        """Return the experts that the method reads, on a device; ``None`` where it reads none."""
+        """Return the experts that the method reads, on a device; ``None`` if it reads none."""
         return StoredExperts(self.expert_store, self.expert_count, device) if self.expert_request else None
 
     @property
     def experts_read(self) -> ExpertsRead | None:
-        """Which experts define the result; ``None`` where none are read."""
+        """The experts that are part of the cell's identity; ``None`` if the method reads none."""
         return ExpertsRead(self.expert_store.recipe.key, self.expert_count) if self.expert_request else None
 
     @property
     def experts_complete(self) -> bool:
-        """Whether all the snapshots that the method reads are on the disk."""
+        """Whether all snapshots that the method reads exist."""
         request = self.expert_request
         return request is None or self.expert_store.complete(self.expert_count, request.epochs)

@@ -1,4 +1,4 @@
-"""Where a cell lies: its folder, its files, and the rows of its finished stages."""
+"""The place of a cell on disk: its folder, its files, and the rows of its finished stages."""
 
 from pathlib import Path
 
@@ -16,34 +16,34 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """The folder of the cell's tensors, checkpoints and logs."""
+        """The folder with the cell's tensors, checkpoints and logs."""
         return self._workspace.cells / self._identity.name
 
     @property
     def execution(self) -> Path:
-        """The record of where the cell was begun."""
+        """The record of the device, threads and compilation that the cell was started with."""
         return self.folder / "execution.json"
 
     @property
     def distilled(self) -> Path:
-        """The final distilled set."""
+        """The file of the final distilled set."""
         return self.folder / "distilled.safetensors"
 
     def snapshot(self, iteration: int) -> Path:
-        """Return where the distilled set of an iteration lies."""
+        """Return the file of the distilled set after ``iteration`` iterations."""
         if iteration == self._identity.iterations:
             return self.distilled
         return self.folder / "snapshots" / f"{iteration:06d}.safetensors"
 
     def records(self, evaluator: str) -> Path:
-        """Return the folder of an evaluation's records, a file a distilled set."""
+        """Return the folder of an evaluation's records, with one file per distilled set."""
         return self.folder / "evaluations" / records_name(evaluator, self._identity.evaluation_key(evaluator))
 
     def check_snapshots(self, done: int) -> None:
-        """Check that the first ``done`` iterations left the snapshots that some evaluator is to test.
+        """Check that the first ``done`` iterations left all snapshots that an evaluator will test.
 
         Raises:
-            UsageError: the condensation was begun with another ``evaluation.every``.
+            UsageError: the condensation was started with another ``evaluation.every``.
         """
         identity = self._identity
         wanted = {i for name in identity.config.evaluators for i, _ in identity.schedule(name)}
@@ -55,10 +55,10 @@ class Place:
             )
 
     def condensed(self) -> bool:
-        """Whether the distilled set and its row are here, with the snapshots the schedule asks for.
+        """Return whether the distilled set and its row exist.
 
         Raises:
-            UsageError: it was condensed with other snapshots.
+            UsageError: they exist, but a snapshot that an evaluator will test does not.
         """
         if not self.distilled.exists() or self._workspace.row("condense", self._identity.key) is None:
             return False
@@ -66,10 +66,10 @@ class Place:
         return True
 
     def evaluated(self, evaluator: str) -> bool:
-        """Whether an evaluation is finished."""
+        """Return whether an evaluation is finished."""
         return self._workspace.row("evaluate", self._identity.evaluation_key(evaluator)) is not None
 
     def half_evaluated(self) -> bool:
-        """Whether an evaluation was begun and is not finished."""
+        """Return whether an evaluation was started and is not finished."""
         evaluators = self._identity.config.evaluators
         return any(self.records(name).exists() and not self.evaluated(name) for name in evaluators)

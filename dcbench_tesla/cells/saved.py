@@ -1,6 +1,6 @@
-"""Evaluations of what is there already: a finished cell by further evaluators, or any distilled set's file.
+"""Evaluating what exists already: a finished cell with further evaluators, or the file of any distilled set.
 
-Either leaves a row for every evaluator, beside those of ``dcbench run``: what is on record is not done again.
+Both write one row per evaluator beside the rows of ``dcbench run``. An evaluation whose row exists is not repeated.
 """
 
 import dataclasses
@@ -45,16 +45,27 @@ def evaluate_saved(
 ) -> dict[str, dict[str, Any]]:
     """Train networks on a saved distilled set, test them, and return the rows by evaluator.
 
-    ``target``: a cell's folder, its name under ``out``, or a distilled set's file. A cell keeps its own preset, seed
-    and schedule; its evaluations are the very stages ``dcbench run --evaluator`` would add to it, and their rows stand
-    beside the cell. A file is tested after the last epoch on the whole test set of ``dataset`` (default: the one it was
-    made from) with the settings of ``preset`` (default ``paper``); its rows go to ``out``, known by the contents of the
-    set. With ``force`` what is on record is done again, and replaced when that is done.
+    A cell keeps its own preset, seed and schedule: the evaluations and their rows are those that ``dcbench run
+    --evaluator`` would add to it. For a file, only networks after their last epoch are tested, on all test images; the
+    rows go to ``out``, under a key made from the content of the set.
+
+    Args:
+        target: a cell's folder, a cell's name under ``out``, or the file of a distilled set.
+        evaluators: names of the evaluators; by default those of the cell, or ``convnet`` for a file.
+        overrides: settings of the evaluation and of the evaluators.
+        preset: preset of the evaluators' settings, for a file; by default ``paper``.
+        seed: seed of the evaluation, for a file; by default 0.
+        dataset: data set to test on; by default the one the set was made from.
+        out: the results folder.
+        data_dir: the folder of the data sets' files.
+        device: PyTorch's name of the device, or ``auto``.
+        force: repeat evaluations whose rows exist; each row is replaced when its evaluation is finished.
+        quiet: print nothing.
 
     Raises:
-        UsageError: there is no such cell or file; its data set does not fit it; a setting is not the evaluation's, or
-            has no effect; a preset or a seed for a cell; a negative seed.
-        CorruptFileError: the file is damaged or no distilled set, or the folder no cell.
+        UsageError: there is no such cell or file; the data set does not match it; a setting does not belong to the
+            evaluation, or has no effect; a preset or a seed is given for a cell; the seed is negative.
+        CorruptFileError: the file is damaged or not a distilled set, or the folder is not a cell.
     """
     path, folder = Path(target), _cell_folder(target, Path(out))
     if folder is not None:
@@ -79,7 +90,7 @@ def _check_overrides(overrides: Sequence[Override], evaluators: Iterable[str]) -
         if override.section not in {"evaluation", *evaluators}:
             raise UsageError(
                 f"setting {override.label} has no effect here: only settings of the evaluation and of its evaluators "
-                "can be changed of a set that is there."
+                "can be changed for a set that exists."
             )
 
 
@@ -121,19 +132,19 @@ def _evaluate_cell(
     if cell.place.folder.resolve() != folder:
         raise UsageError(f"{folder.name} was made from the same images under another name than {cell.dataset.name}.")
     if not cell.place.condensed():
-        raise UsageError(f"{folder.name} is not finished: {stored['command']} goes on with it.")
+        raise UsageError(f"{folder.name} is not finished: {stored['command']} continues it.")
     return run_cell(cell, evaluate_again=force).rows
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
     stored = read_json(folder / "config.json")
     if not isinstance(stored, dict) or not {"key", "identity", "evaluators", "command", "method"} <= stored.keys():
-        raise CorruptFileError(f"{folder} is no cell of dcbench: its config.json is something else.")
+        raise CorruptFileError(f"{folder} is not a cell of dcbench: its config.json is something else.")
     return stored
 
 
 class _SavedSet:
-    """A distilled set's file, the images it is tested on, and where its rows go."""
+    """The file of a distilled set, with the test images for it and the place of its rows."""
 
     def __init__(
         self,
@@ -175,7 +186,7 @@ class _SavedSet:
         self.test = _test_images(self.distilled, self.dataset, torch.device(session.execution.device))
 
     def evaluate(self, name: str, *, force: bool) -> dict[str, Any]:
-        """Train and test what is not on record, and return the row."""
+        """Train and test the networks that are not recorded yet; return the row."""
         workspace, settings = self.session.workspace, self.config.evaluators[name]
         networks = network_count(settings, self.config.evaluation)
         identity = {
@@ -213,7 +224,7 @@ class _SavedSet:
 
     @cached_property
     def _digest(self) -> str:
-        """What the set is, without its provenance: images, labels, rate, preprocessing and augmentation."""
+        """Key of the set's content: images, labels, learning rate, preprocessing and augmentation; no provenance."""
         d, digest = self.distilled, hashlib.sha256()
         for tensor in (d.images, d.labels):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -249,12 +260,12 @@ class _SavedSet:
 
 
 def _test_images(distilled: DistilledSet, dataset: Dataset, device: torch.device) -> LabelledImages:
-    """The test images of ``dataset`` in the space of the distilled set."""
+    """Return the test images of ``dataset``, with the preprocessing of the distilled set."""
     if dataset.class_names != distilled.class_names or dataset.x_test.shape[1:] != distilled.images.shape[1:]:
         raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set.")
     made_from = distilled.provenance.get("dataset_fingerprint")
     if made_from not in (None, dataset.fingerprint):
-        say(f"note: {dataset.name} here is not, byte for byte, what the set was made from ({made_from})")
+        say(f"note: {dataset.name} here is not byte for byte the data that the set was made from ({made_from})")
     return LabelledImages(
         torch.from_numpy(dataset.x_test),
         torch.from_numpy(dataset.y_test),

@@ -1,4 +1,4 @@
-"""The cells of one command: their data sets, each loaded once, and where their results go."""
+"""A session: the cells of one command, with their data sets loaded once, and the results folder."""
 
 import gc
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace
 
 
 class Session:
-    """What several cells share: their data sets, each loaded once, and the folder of their results.
+    """Makes cells that share their data sets, each loaded once, and the results folder.
 
     Args:
-        out: the folder of the results.
-        data_dir: where data sets lie; default ``$DCBENCH_DATA`` or the platform's cache folder.
+        out: the results folder.
+        data_dir: the folder of the data sets' files; by default ``$DCBENCH_DATA`` or the platform's cache folder.
         device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
-        execution: how to compute, as a backend decided it, in place of ``device``.
+        execution: device, threads and compilation as a backend chose them; it replaces ``device``.
         quiet: show no progress.
 
     Raises:
@@ -47,7 +47,7 @@ class Session:
         self._splits: dict[str, Splits] = {}
 
     def dataset(self, name: str) -> Dataset:
-        """Return the data set ``name``; raises what :func:`dcbench_tesla.load_dataset` raises."""
+        """Return the data set ``name``; raises the errors of :func:`dcbench_tesla.load_dataset`."""
         if name not in self._datasets:
             self._datasets[name] = load_dataset(name, self._data_dir)
         return self._datasets[name]
@@ -57,7 +57,7 @@ class Session:
 
         Args:
             config: the configuration.
-            from_scratch: whether the cell will be started over, so that what is there of it does not matter.
+            from_scratch: whether the cell will start over, whatever an earlier run left.
 
         Raises:
             UsageError: the data set does not allow the configuration.
@@ -79,7 +79,7 @@ class Session:
         Images are preprocessed again for a cell that asks for them.
         """
         self._splits.clear()
-        gc.collect()  # tensors of estimates, where they refer to one another
+        gc.collect()  # tensors of estimates that refer to one another
         give_back_freed_memory()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

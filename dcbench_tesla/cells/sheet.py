@@ -1,4 +1,4 @@
-"""A PNG sheet of a distilled set as people look at it: preprocessing undone, a row a class."""
+"""A PNG sheet of a distilled set for people: one row per class, with the preprocessing undone."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ _LINE = 2
 
 
 def write_sheet(distilled: DistilledSet, path: Path) -> None:
-    """Write up to 100 classes x 50 images to ``path`` as PNG; small images are enlarged by whole factors."""
+    """Write up to 100 classes x 50 images to ``path`` as PNG; small images are enlarged by a whole factor."""
     from PIL import Image
 
     rows = _rows(distilled)[:_MOST_ROWS]
     columns = max(len(row) for row in rows)
-    if columns == 1:  # one image a class: ten classes a row
+    if columns == 1:  # one image per class: show ten classes per row
         rows, columns = list(torch.cat(rows).split(_CLASSES_A_ROW)), _CLASSES_A_ROW
     pixels = distilled.pixels()
     images = torch.ones(len(rows) * columns, *pixels.shape[1:])
@@ -33,7 +33,7 @@ def write_sheet(distilled: DistilledSet, path: Path) -> None:
 
 
 def _grid(images: torch.Tensor, columns: int) -> torch.Tensor:
-    """Return ``(N, C, H, W)`` as one picture ``(H', W', 3)`` with white lines; importing torchvision takes seconds."""
+    """Arrange ``(N, C, H, W)`` in one picture ``(H', W', 3)`` with white lines; importing torchvision takes seconds."""
     framed = F.pad(images, (_LINE, 0, _LINE, 0), value=1.0)
     n, channels, height, width = framed.shape
     grid = framed.reshape(n // columns, columns, channels, height, width).permute(0, 3, 1, 4, 2)
@@ -42,7 +42,7 @@ def _grid(images: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def _rows(distilled: DistilledSet) -> list[torch.Tensor]:
-    """The indices of each class's images: by position in a class-major set (soft labels can say otherwise)."""
+    """Return the indices of each class's images: by position in a synthetic set, because soft labels can differ."""
     count, classes = len(distilled), len(distilled.class_names)
     if count % classes == 0 and distilled.images.dtype == torch.float32:
         return [row[:_MOST_COLUMNS] for row in torch.arange(count).split(count // classes)]

@@ -1,7 +1,7 @@
-"""Runs a cell from data to tested accuracy: experts, then condensation, then an evaluation by every evaluator.
+"""Runs the stages of a cell: training experts, condensation, and one evaluation per evaluator.
 
-A stage that is done leaves a row (``rows/<stage>-<key>.json``) and is not done again, whoever made it. A stage that was
-interrupted goes on where it was: experts after the last epoch, condensation after the last checkpoint, evaluation
+A finished stage leaves a row (``rows/<stage>-<key>.json``) and is not repeated, whichever run made it. An interrupted
+stage continues where it stopped: experts after the last epoch, the condensation after the last checkpoint, evaluations
 after the last network.
 """
 
@@ -37,44 +37,50 @@ _LOCK = ".lock"
 
 @dataclass
 class CellResult:
-    """What a finished cell has to show: its rows, its accuracies by evaluator, its folder, its distilled set."""
+    """The results of a finished cell: its rows, its accuracies by evaluator, its folder and its distilled set."""
 
     cell: Cell = field(repr=False)
 
     @property
     def folder(self) -> Path:
-        """The cell's folder; empty of tensors where only the rows came with the checkout."""
+        """The cell's folder; without tensors if only the rows came with the checkout."""
         return self.cell.place.folder
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The evaluation rows by evaluator."""
+        """The rows of the evaluations, by evaluator."""
         workspace, identity = self.cell.workspace, self.cell.identity
         rows = {n: workspace.row("evaluate", identity.evaluation_key(n)) for n in self.cell.config.evaluators}
         return {name: row for name, row in rows.items() if row is not None}
 
     def accuracy(self, evaluator: str = "convnet", name: str = "last") -> Accuracy | None:
-        """Return ``last``, ``best_on_validation`` or ``best_on_test`` of one evaluator, as fractions."""
+        """Return an evaluator's test accuracy as a fraction: ``last``, ``best_on_validation`` or ``best_on_test``."""
         content = self.rows[evaluator]["accuracy"][name]
         return Accuracy(**content) if content else None
 
     @property
     def distilled(self) -> DistilledSet:
-        """The distilled set.
+        """The final distilled set.
 
         Raises:
             DcbenchError: its file is not on this machine; running with ``force`` makes it again.
         """
         if not self.cell.place.distilled.exists():
-            raise DcbenchError(f"{self.cell.name} was done elsewhere and its set is not here: --force makes it again.")
+            raise DcbenchError(
+                f"{self.cell.name} was run elsewhere and its set is not on this machine: --force makes it again."
+            )
         return DistilledSet.load(self.cell.place.distilled)
 
 
 def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -> CellResult:
-    """Do what is not done yet of a cell (all of it with ``force``), and return its result.
+    """Run the stages of a cell that are not finished and return its results.
 
-    ``evaluate_again``: the evaluations that are on record too; what is on record stays until there is another. The row
-    of an earlier failure is dropped, unless it names an evaluation that is not done.
+    The row of an earlier failure is removed, unless it names an evaluation that is not finished.
+
+    Args:
+        cell: the cell.
+        force: start over and run all stages.
+        evaluate_again: repeat the evaluations; the existing rows stay until they are replaced.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
@@ -113,7 +119,7 @@ def _forget(cell: Cell) -> None:
 
 @contextmanager
 def _alone(cell: Cell) -> Iterator[None]:
-    """Hold the cell's lock: of two processes that want the same cell, one works and the other finds it done."""
+    """Hold the cell's lock: a second process that wants the same cell waits, and then finds it finished."""
     with writing(cell.place.folder / _LOCK):
         cell.place.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cell.place.folder / _LOCK)
@@ -130,7 +136,7 @@ def _alone(cell: Cell) -> Iterator[None]:
 
 def _record_start(cell: Cell) -> None:
     write_json(cell.place.execution, dataclasses.asdict(cell.execution))
-    if cell.place.condensed():  # by what it was condensed stays on record; an evaluation's row says its own
+    if cell.place.condensed():  # keep the record of the condensation; an evaluation's row has its own environment
         return
     configuration = {"key": cell.key, "identity": cell.identity.content, **cell.config.as_dict()}
     write_json(cell.place.folder / "config.json", configuration)
@@ -148,7 +154,7 @@ def _run_stage(cell: Cell, stage: str) -> None:
 
 
 def _data_facts(cell: Cell) -> dict[str, Any]:
-    """Return the columns that the rows of all stages share, but where they were computed."""
+    """Return the columns about data and protocol that the rows of all stages share."""
     return {
         "dataset": cell.dataset.name,
         "dataset_fingerprint": cell.dataset.fingerprint,
@@ -164,19 +170,19 @@ def _where(cell: Cell) -> dict[str, Any]:
 
 
 def _compiled(was: bool) -> dict[str, bool]:
-    """The column of a row that was computed by compiled code; none in others."""
+    """Return the column ``compiled`` for a row that compiled code computed; other rows do not have it."""
     return {"compiled": True} if was else {}
 
 
 def cell_facts(cell: Cell) -> dict[str, Any]:
-    """Return the columns that all rows of a cell share, but where it was computed."""
+    """Return the columns that all rows of a cell share, apart from hardware and environment."""
     c = cell.config
     own = {"cell": cell.name, "method": c.method, "seed": c.seed, "command": c.command}
     return {**_data_facts(cell), **own, "ipc": c.ipc if cell.method.uses_ipc else None}
 
 
 def train_experts(cell: Cell, count: int, epochs: int) -> None:
-    """Train the first ``count`` experts of a cell's recipe up to ``epochs``; leave a row when they are there."""
+    """Train the first ``count`` experts of a cell's recipe up to ``epochs``, and write a row when they are finished."""
     cell.execution.apply()
     store, total = cell.materials.expert_store, count * epochs
     done = total - store.missing_epochs(count, epochs)
@@ -248,7 +254,7 @@ def _open_log(cell: Cell, name: str, *, start: int) -> MetricLog:
 
 
 def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
-    """Write the distilled set of an iteration, with its provenance."""
+    """Write and return the distilled set after ``iteration`` iterations, with its provenance."""
     distilled = condenser.distilled().with_provenance(
         method=cell.config.method,
         dataset=cell.dataset.name,

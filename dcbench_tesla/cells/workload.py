@@ -1,7 +1,7 @@
-"""One iteration of any method, or of training experts, on shapes alone: no data files, nothing to wait for.
+"""Workloads to measure: one iteration of any method, or of training experts, without data files.
 
-The images are noise and the experts random. Neither memory nor time depends on their values; whoever shows results
-says that the inputs were synthetic.
+The images are noise and the experts are random. Neither memory nor time depends on their values; reports of such
+measurements say that the inputs were synthetic.
 
 Shapes: N images, C channels, H = W = side, K classes, P parameters.
 """
@@ -27,16 +27,16 @@ from dcbench_tesla.interface import Condenser, Problem, Task
 from dcbench_tesla.profilers.memory import Prepare
 from dcbench_tesla.profilers.origins import origin
 
-_REAL_PER_CLASS = 256  # the real batch of a class in the published settings
+_REAL_PER_CLASS = 256  # real images of a class in a batch, in the published settings
 _EXPERTS = 2
-_MOVE_PER_EPOCH = 0.001  # how far a stand-in expert moves an epoch, relative to where it is
+_MOVE_PER_EPOCH = 0.001  # relative change of a stand-in expert's parameters per epoch
 _AUGMENTATION = Augmentation()
-_MEAN, _STD = 0.5, 0.25  # of uniform noise, nearly
+_MEAN, _STD = 0.5, 0.25  # approximately those of uniform noise
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a data set is to a network: ``channels`` x ``side`` x ``side`` images of so many ``classes``."""
+    """The shape of a data set's images, ``channels`` x ``side`` x ``side``, and its number of ``classes``."""
 
     name: str
     channels: int
@@ -71,30 +71,31 @@ def workload(
     compile: bool = False,
     chosen_for: torch.device | None = None,
 ) -> Prepare:
-    """Return what makes a condenser ready and then runs its iteration 0, any number of times.
+    """Return a function that sets up a condenser and returns its iteration 0, which can be run repeatedly.
 
-    What only stands for things outside the method (the training set, which a run may or may not have on its device,
-    and the experts' files) is made here, before any meter looks.
+    Stand-ins for things outside the method (the training set, which a real run may or may not keep on its device, and
+    the experts' files) are made here, before a meter counts.
 
     Args:
         method: a registered method.
         shape: the images and classes.
-        ipc: synthetic images a class.
-        steps: matching steps T; ``None``: the method's default. Methods without such a setting do not heed it.
-        batch_size: synthetic images in a step; likewise.
-        width: of the ConvNet.
-        depth: of the ConvNet, 0 for the one that fits the images.
-        device: where the tensors are; the meter's.
+        ipc: synthetic images per class.
+        steps: matching steps T; ``None``: the method's default. Ignored by methods without this setting.
+        batch_size: synthetic images per matching step, likewise.
+        width: filters of the ConvNet.
+        depth: blocks of the ConvNet; 0: by image size.
+        device: where the tensors are; that of the meter.
         settings: further settings of the method, by name.
-        augmentation: of matching.
+        augmentation: augmentation of matching.
         per_class: training images of every class; ``None``: enough for the method's real batch.
-        shortened: take the shorter iteration of the same peak memory that the method knows
+        shortened: use the shorter iteration with the same peak memory that the method offers
             (:meth:`~dcbench_tesla.interface.Condenser.memory_probe`).
-        compile: whether a method that can is to compile what it repeats.
-        chosen_for: the device that settings which are left to the device are chosen for; ``None``: ``device``.
+        compile: compile the steps of a method that supports it.
+        chosen_for: the device for which device-dependent settings are chosen; ``None``: ``device``.
 
     Raises:
-        UsageError: the method is unknown, has no iterations, or has no such settings; or no ConvNet fits the images.
+        UsageError: the method is unknown, has no iterations or lacks a setting; ``ipc`` is less than 1; or no ConvNet
+            fits the images.
     """
     kind = registry.load_method(method)
     chosen = _settings(method, kind, {"steps": steps, "batch_size": batch_size}, settings or {})
@@ -132,12 +133,12 @@ def expert_workload(
     device: torch.device | str,
     augmentation: Augmentation = _AUGMENTATION,
 ) -> Prepare:
-    """Return what makes an expert's network and then trains it for an epoch of one batch, as :func:`workload` does.
+    """Return a function that sets up an expert's network and returns one epoch of one batch, like :func:`workload`.
 
-    The arguments are those of :func:`workload`; ``settings`` say how many images a batch has.
+    The arguments are those of :func:`workload`; ``settings.batch_size`` is the number of images in the batch.
     """
     device = torch.device(device)
-    train = _Noise(dataclasses.replace(shape, classes=1), settings.batch_size, device)  # of whatever class
+    train = _Noise(dataclasses.replace(shape, classes=1), settings.batch_size, device)  # the class does not matter
     build = _network(shape, width, depth)
 
     def prepare() -> Callable[[], object]:
@@ -170,7 +171,7 @@ def _network(shape: Shape, width: int, depth: int) -> Callable[[], ConvNet]:
     def build_or_sketch() -> ConvNet:
         if torch.get_default_device().type != "meta":
             return build()
-        with _disable_current_modes():  # a skeleton has no memory, also where meta tensors stand for some that have
+        with _disable_current_modes():  # a skeleton has no memory, even where meta tensors stand for real ones
             return build()
 
     return build_or_sketch
@@ -213,10 +214,10 @@ def _problem(
 
 
 class _Noise(LabelledImages):
-    """``per_class`` images of every class, on the device: windows of one strip of noise, each a pixel further.
+    """``per_class`` images of every class on the device, as overlapping windows of one strip of noise.
 
-    A thousand classes of them take one byte an image. The real training set, which would lie on the device where it
-    fits, is no part of a method's memory.
+    Each image starts one pixel after the one before, so even a thousand classes take one byte per image. The real
+    training set, which would be on the device if it fits, does not count as memory of the method.
     """
 
     def __init__(self, shape: Shape, per_class: int, device: torch.device) -> None:
@@ -236,11 +237,11 @@ class _Noise(LabelledImages):
         )
         values = (strip.float() / 255 - _MEAN) / _STD
         self._prepared = values.to(device).as_strided(size, strides)
-        self.members = torch.arange(count).chunk(shape.classes)  # computed on demand by others, and then metered
+        self.members = torch.arange(count).chunk(shape.classes)  # computed lazily elsewhere, and then metered
 
 
 class _StandIns:
-    """Experts that were never trained: one freshly initialised network, moved a little by expert and epoch."""
+    """Experts that were never trained: one freshly initialised network, changed a little per expert and epoch."""
 
     def __init__(self, start: Tensor, device: torch.device) -> None:
         self._start, self._device = start, device

@@ -1,1 +1,1 @@
-"""What tensors are computed with: networks as functions, compilation, precision, seeds, memory of the C library."""
+"""Basics of computing with PyTorch: networks as functions, compilation, precision, seeds, and memory on a CPU."""

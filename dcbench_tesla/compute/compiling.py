@@ -1,7 +1,7 @@
-"""What is compiled with ``torch.compile``: functions of tensors that a run repeats, one graph for every shape.
+"""Compilation with ``torch.compile``: functions of tensors that a run calls many times, one graph per input shape.
 
-:class:`CompiledFunctions` is what the methods' matching steps and :class:`TrainingStep` share. What was compiled is
-kept on disk between runs, in the folder ``compiled`` of dcbench's cache, or where ``TORCHINDUCTOR_CACHE_DIR`` says.
+The matching steps of the methods and :class:`TrainingStep` both use :class:`CompiledFunctions`. Compiled code is kept
+on disk between runs, in the folder ``compiled`` of the cache of dcbench, or where ``TORCHINDUCTOR_CACHE_DIR`` points.
 """
 
 import copy
@@ -19,16 +19,19 @@ from dcbench_tesla.compute.networks import ConvNet, FlatNetwork, cross_entropy
 from dcbench_tesla.errors import is_out_of_memory
 
 CUDA_WARM_UP = 3
-"""Calls until a CUDA graph is replayed: it is compiled at the first, and recorded at the second."""
+"""Number of calls until a CUDA graph is replayed: the first call compiles it, the second one records it."""
 
 Function = Callable[..., tuple[Tensor, ...]]
 
 
 class CompiledFunctions:
-    """Runs functions compiled for the shapes of their first call; other shapes are compiled when they come.
+    """Runs functions compiled; each new combination of input shapes is compiled at its first call.
 
-    Where the compiler fails (none is installed, an operation it does not know) one warning says so, and from then on
-    nothing is run compiled (``given_up``). ``what``: their name in that warning.
+    If the compiler fails (none is installed, or it does not support an operation), one warning says so. From then on
+    ``given_up`` is true and nothing is compiled any more.
+
+    Args:
+        what: name of the functions in that warning.
     """
 
     def __init__(self, what: str) -> None:
@@ -40,10 +43,15 @@ class CompiledFunctions:
     def run(
         self, name: object, function: Function, *arguments: Tensor, backward: bool = False
     ) -> tuple[Tensor, ...] | None:
-        """Run ``function``, which ``name`` tells from others, compiled; ``None`` where it cannot be.
+        """Run ``function`` compiled; return ``None`` where it cannot be compiled.
 
-        ``backward``: of the scalar that is its one result, return the gradient in the first argument, then itself.
-        PyTorch compiles that as two graphs, which beats a single one of both (``torch.func.grad_and_value``).
+        Args:
+            name: identifies the function among those of this object.
+            function: the function to run.
+            arguments: its inputs.
+            backward: the function returns one scalar; return its gradient with respect to the first argument, followed
+                by the scalar itself. PyTorch compiles this as two graphs, which is faster than a single graph of both
+                (``torch.func.grad_and_value``).
         """
         if self.given_up:
             return None
@@ -56,7 +64,7 @@ class CompiledFunctions:
             if backward:
                 found = (*torch.autograd.grad(found, arguments[0]), found[0].detach())
             self._calls[key] += 1
-        except Exception as error:  # whatever a compiler may raise, and CUDA graphs, which are recorded at a later call
+        except Exception as error:  # a compiler may raise anything; CUDA graphs fail when recorded, at a later call
             worked = self._calls[key] >= (CUDA_WARM_UP if graphs else 1)
             if worked or is_out_of_memory(error) or (error.__cause__ and is_out_of_memory(error.__cause__)):
                 raise
@@ -64,15 +72,15 @@ class CompiledFunctions:
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             warnings.warn(f"{self.what} could not be compiled and runs eagerly: {reason}", stacklevel=2)
             return None
-        # the next call writes where a CUDA graph left its results
+        # the results of a CUDA graph lie in memory that the next call overwrites
         return tuple(t.clone() for t in found) if graphs else found
 
     def _first(self, key: object, function: Function, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """Compile ``function`` and run it; on a GPU as CUDA graphs, which launch all kernels of a step at once."""
+        """Compile ``function`` and run it. On a GPU it becomes a CUDA graph, which launches all kernels at once."""
         _keep_between_runs()
         mode = "reduce-overhead" if arguments[0].is_cuda else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what PyTorch says of its own modules
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch warns of its own modules
             compiled = torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, mode=mode)
             found: tuple[Tensor, ...] = compiled(*arguments)
         self.compiled[key] = compiled
@@ -80,7 +88,7 @@ class CompiledFunctions:
 
 
 def _with_own_code(function: Function) -> Function:
-    """Return ``function`` under a code object of its own: dynamo counts compilations by code, and gives up at eight."""
+    """Return ``function`` under a new code object: dynamo counts compilations by code object and stops after eight."""
 
     def run(*given: Tensor) -> tuple[Tensor, ...]:
         return function(*given)
@@ -90,7 +98,7 @@ def _with_own_code(function: Function) -> Function:
 
 
 def _keep_between_runs() -> None:
-    """Name a folder that outlives the machine's next start; PyTorch's own is a temporary one."""
+    """Let PyTorch keep compiled code in a permanent folder; its default is a temporary one."""
     folder = user_cache_path("dcbench") / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,29 +109,29 @@ def _keep_between_runs() -> None:
 
 # ---- training --------------------------------------------------------------------------------------------------------
 
-# Plain variables of the module, as PyTorch's own switches are: see Execution.apply.
+# Plain variables of the module, like PyTorch's own switches: Execution.apply sets the first one.
 _training_is_compiled = False
 _of_networks: dict[str, CompiledFunctions] = {}
 
 
 def compile_training(on: bool) -> None:
-    """Say whether steps of training that are made from now on are compiled."""
+    """Set whether training steps that are created from now on are compiled."""
     global _training_is_compiled
     _training_is_compiled = on
 
 
 def training_is_compiled() -> bool:
-    """Whether it is, and the compiler never failed."""
+    """Return whether training steps are compiled and the compiler has not failed so far."""
     return _training_is_compiled and not any(functions.given_up for functions in _of_networks.values())
 
 
 class TrainingStep:
-    """The mean cross-entropy of a network on a batch, and its gradient, left in the parameters' ``grad``.
+    """Computes the mean cross-entropy of a network on a batch, and its gradient, which it leaves in ``p.grad``.
 
-    Compiled where :func:`compile_training` says so and the network is a
-    :class:`~dcbench_tesla.compute.networks.ConvNet`, which has parameters and nothing else that training would
-    change; networks of one shape share what is compiled. Under a meter of live tensors it is eager: meters follow the
-    eager program.
+    The step is compiled if :func:`compile_training` is on and the network is a
+    :class:`~dcbench_tesla.compute.networks.ConvNet`, which has no state besides its parameters that training would
+    change. Networks of one shape share the compiled code. Under a meter of live tensors the step runs eagerly, because
+    meters follow the eager program.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -136,7 +144,7 @@ class TrainingStep:
             self._loss: Function = lambda theta, images, labels: (flat.loss(theta, images, labels),)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, detached."""
+        """Return the mean cross-entropy of ``images`` ``(N, C, H, W)`` with their labels, detached."""
         if self._functions is not None and not is_in_torch_dispatch_mode():
             theta = torch.cat([p.detach().reshape(-1) for p in self._parameters]).requires_grad_()
             found = self._functions.run("training", self._loss, theta, images, labels, backward=True)

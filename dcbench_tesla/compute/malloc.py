@@ -1,10 +1,10 @@
-"""Keeping memory between tensors on a CPU, as PyTorch's caching allocator does on a GPU."""
+"""Keep freed memory for later tensors on a CPU, as PyTorch's caching allocator does on a GPU."""
 
 import ctypes
 import sys
 from functools import cache
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's <malloc.h>
 _NEVER = 2**31 - 1
 
 
@@ -19,7 +19,7 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def kept_bytes() -> int:
-    """Return the bytes that this process holds for tensors to come; 0 where the C library does not tell."""
+    """Return the freed bytes that this process keeps for later tensors; 0 if the C library does not tell."""
     if not sys.platform.startswith("linux"):
         return 0
     try:
@@ -32,11 +32,11 @@ def kept_bytes() -> int:
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process keep what tensors give back, for the next ones; return whether that could be arranged.
+    """Let this process keep freed memory for later tensors; return whether the C library allows that.
 
-    A matching step takes and frees the same tens of megabytes again and again. glibc hands such blocks back to the
-    system each time, and gets them again page by page, zeroed: more than half of a step's time. Other C libraries and
-    systems are left as they are. No result depends on it.
+    A matching step allocates and frees the same tens of megabytes again and again. By default glibc returns such blocks
+    to the system and receives them back page by page, zeroed, which takes more than half of a step's time. Nothing is
+    changed for other C libraries and systems. Results do not depend on this.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -48,7 +48,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Give the system what this process keeps and no tensor has, where the C library can."""
+    """Return freed memory that this process keeps to the system, if the C library can."""
     if not sys.platform.startswith("linux"):
         return
     try:

@@ -1,4 +1,4 @@
-"""ConvNet-D{n}, and any network as a function of one flat parameter vector.
+"""The field's ConvNet, and any network as a function of one flat parameter vector.
 
 Shapes: N images, C channels, H = W = side, K classes, P parameters.
 """
@@ -17,10 +17,12 @@ _SIDE_OF_MNIST = 28
 
 
 def convnet_depth(side: int) -> int:
-    """Return ConvNet's number of blocks for images of ``side`` pixels: ``log2(side) - 2``, 28 counted as 32.
+    """Return ConvNet's default number of blocks for images of ``side`` pixels: ``log2(side) - 2``.
+
+    A side of 28 pixels counts as 32.
 
     Raises:
-        UsageError: for images under 8 pixels, which leave nothing to pool.
+        UsageError: the side is less than 8 pixels, which leaves nothing to pool.
     """
     if side < 8:
         raise UsageError(f"ConvNet needs images of at least 8 x 8 pixels, not {side} x {side}.")
@@ -30,12 +32,19 @@ def convnet_depth(side: int) -> int:
 class ConvNet(nn.Module):
     """The field's ConvNet: ``depth`` x [Conv3x3 -> instance norm -> ReLU -> AvgPool 2x2], flatten, one Linear.
 
-    Images ``(N, C, side, side)`` in, logits ``(N, K)`` out. 320,010 parameters for ten classes at 3 x 32 x 32 and
-    ``width`` 128. Images of 28 pixels are padded to 32 by the first convolution (padding 3 for 1). ``depth`` 0 takes
-    :func:`convnet_depth`. Introduced by Gidaris and Komodakis (2018), used by every paper this harness compares.
+    It maps images ``(N, C, side, side)`` to logits ``(N, K)``. With ``width`` 128 it has 320,010 parameters for ten
+    classes of 3 x 32 x 32 images. The first convolution pads images of 28 pixels to 32 (padding 3 in place of 1).
+    Introduced by Gidaris and Komodakis (2018); every paper that this harness compares uses it.
+
+    Args:
+        channels: image channels C.
+        classes: number of classes K.
+        side: height and width of the images in pixels.
+        width: filters per convolution.
+        depth: number of blocks; 0 stands for :func:`convnet_depth`.
 
     Raises:
-        UsageError: where ``depth`` poolings leave no pixel.
+        UsageError: ``depth`` poolings leave no pixel.
     """
 
     def __init__(self, channels: int, classes: int, side: int, width: int = 128, depth: int = 0) -> None:
@@ -49,7 +58,7 @@ class ConvNet(nn.Module):
             padding = 1 + (padded - side) // 2 if block == 0 else 1
             blocks += [
                 nn.Conv2d(channels if block == 0 else width, width, 3, padding=padding),
-                nn.GroupNorm(width, width),  # a group a channel: instance norm, with the same parameters
+                nn.GroupNorm(width, width),  # one group per channel is instance norm, with the same parameters
                 nn.ReLU(),
                 nn.AvgPool2d(2),
             ]
@@ -68,15 +77,15 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def flatten_parameters(module: nn.Module) -> Tensor:
-    """Return a copy of all parameters as one vector ``(P,)``, in the order of ``module.parameters()``."""
+    """Return a copy of all parameters as one vector ``(P,)``, in the order of ``module.parameters()``, detached."""
     return torch.cat([p.detach().reshape(-1) for p in module.parameters()])
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed PyTorch's global generators for a block, and restore them: for initialisers and dropout.
+    """Seed PyTorch's global generators within a block and restore them afterwards, for initialisation and dropout.
 
-    CUDA's generator follows ``torch.manual_seed`` too; its state is saved only where CUDA is in use.
+    ``torch.manual_seed`` also seeds CUDA's generators; their state is saved and restored only if CUDA is in use.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=list(devices)):
@@ -87,8 +96,11 @@ def seeded(seed: int) -> Iterator[None]:
 class FlatNetwork:
     """A network as a function ``f(theta, images)`` of one flat parameter vector ``theta`` ``(P,)``.
 
-    Trajectory matching measures distances between whole parameter vectors and differentiates through updates of
-    them. ``build`` makes the module; its own parameters are dropped (kept on ``meta``), only names and shapes stay.
+    Trajectory matching needs this form: it measures distances between whole parameter vectors and differentiates
+    through updates of them.
+
+    Args:
+        build: makes the module. Only the names and shapes of its parameters are kept (on device ``meta``).
     """
 
     def __init__(self, build: Callable[[], nn.Module]) -> None:
@@ -105,21 +117,21 @@ class FlatNetwork:
             return self._build()
 
     def initial(self, seed: int) -> Tensor:
-        """Return the flat parameters ``(P,)`` of a freshly initialised network (PyTorch's default initialisation)."""
+        """Return the flat parameters ``(P,)`` of a network freshly initialised by PyTorch's defaults with ``seed``."""
         with seeded(seed):
             return flatten_parameters(self._build())
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
-        """Return views of ``theta`` by parameter name."""
-        # one split, not a slice a parameter: its backward is one concatenation, not a zero-padded copy of P each
+        """Return views of ``theta`` ``(P,)`` by parameter name."""
+        # one split and not a slice per parameter, whose backward pass would make a zero-padded copy of P for each
         parts = theta.split(self._sizes)
         return {n: p.view(s) for n, p, s in zip(self._names, parts, self._shapes, strict=True)}
 
     def __call__(self, theta: Tensor, images: Tensor) -> Tensor:
-        """Return the logits ``(N, K)`` at parameters ``theta`` ``(P,)``."""
+        """Return the logits ``(N, K)`` of ``images`` ``(N, C, H, W)`` at parameters ``theta`` ``(P,)``."""
         logits: Tensor = torch.func.functional_call(self._skeleton, self.unflatten(theta), (images,))
         return logits
 
     def loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy at ``theta``: the ``loss(theta, x, y)`` of the matching engine."""
+        """Return the mean cross-entropy at ``theta``; this is the ``loss(theta, x, y)`` of the matching methods."""
         return cross_entropy(self(theta, images), labels)

@@ -1,16 +1,16 @@
-"""The precision that steps are computed in: float32, or less of it where somebody asks for that.
+"""The floating-point precision of training and matching steps: float32, or less if a setting asks for it.
 
-===========  ==========================================================  ==========================
-precision    what convolutions and matrix products do                    where
-===========  ==========================================================  ==========================
-``float32``  23 bits of mantissa throughout (the default)                everywhere
-``tf32``     read their inputs with 10 bits, add up in float32           GPUs from Ampere on
-``bf16``     inputs and results of 7 bits (PyTorch's autocast)           everywhere, fast on few CPUs
-===========  ==========================================================  ==========================
+===========  =============================================================  ==========================
+precision    convolutions and matrix products                               available
+===========  =============================================================  ==========================
+``float32``  23 bits of mantissa throughout (the default)                   everywhere
+``tf32``     inputs rounded to 10 bits of mantissa, sums in float32         GPUs from Ampere on
+``bf16``     inputs and results with 7 bits of mantissa (torch's autocast)  everywhere, fast on few CPUs
+===========  =============================================================  ==========================
 
-Only the loss is computed so, and its derivatives: parameters, their updates, the images and their augmentation stay
-float32. float64 stays float64 under all three. What it does to a gradient
-is seen by ``dcbench compare gradient --set precision=bf16``.
+The precision applies to the loss and its derivatives only. Parameters, their updates, the images and their augmentation
+stay float32, and float64 stays float64. ``dcbench compare gradient --set precision=bf16`` shows its effect on a
+gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,21 +27,21 @@ PRECISIONS = ("float32", "tf32", "bf16")
 
 
 def check_precision(precision: str, device: torch.device | None = None) -> None:
-    """Check that there is such a precision, and that ``device``, where it is given, has it.
+    """Check that the precision exists, and that ``device`` supports it if one is given.
 
     Raises:
-        UsageError: there is none, or it is one of GPUs.
+        UsageError: there is no such precision, or it needs a GPU.
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if precision == "tf32" and device is not None and device.type == "cpu":
-        raise UsageError("precision tf32 is one of GPUs: take bf16 or float32 on a CPU.")
+        raise UsageError("precision tf32 needs a GPU: use bf16 or float32 on a CPU.")
 
 
 def lowered(loss: Loss, precision: str, device: torch.device) -> Loss:
-    """Return ``loss`` computed in bf16, if that is the precision; as it is otherwise, and on ``meta``.
+    """Return ``loss`` computed in bf16 if ``precision`` is ``bf16``; otherwise, and on ``meta``, ``loss`` itself.
 
-    Nothing is cached from one call to the next: autocast would keep a copy of every step's inputs.
+    Autocast's cache is off: it would keep a copy of every step's inputs.
     """
     if precision != "bf16" or device.type == "meta":
         return loss
@@ -55,7 +55,7 @@ def lowered(loss: Loss, precision: str, device: torch.device) -> Loss:
 
 @contextmanager
 def tf32_within(precision: str) -> Iterator[None]:
-    """Compute the block in TF32, forward and backward passes, if that is the precision."""
+    """Compute the block, forward and backward passes, in TF32 if ``precision`` is ``tf32``."""
     if precision == "tf32":
         backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
         before = [backend.allow_tf32 for backend in backends]

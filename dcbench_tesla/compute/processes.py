@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them."""
+"""Processes that end together with the process that started them."""
 
 import os
 import signal
@@ -6,11 +6,14 @@ import threading
 import time
 
 GRACE_S = 30.0
-"""Seconds from SIGTERM, upon which a process writes its checkpoint, to SIGKILL."""
+"""Seconds between SIGTERM, on which a process writes its checkpoint, and SIGKILL."""
 
 
 def stop_with_stdin() -> None:
-    """Stop as SIGTERM does when standard input ends: when whoever holds its other end is gone, even by ``kill -9``."""
+    """Stop this process, first by SIGTERM, when its standard input ends.
+
+    Standard input ends when the process at the other end of the pipe is gone, even after ``kill -9``.
+    """
 
     def watch() -> None:
         while os.read(0, 1):

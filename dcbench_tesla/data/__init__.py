@@ -1,1 +1,1 @@
-"""Images: data sets and where they come from, how they are cut, preprocessed and augmented."""
+"""Data sets: where their files come from, and how their images are split, preprocessed and augmented."""

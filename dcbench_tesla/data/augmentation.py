@@ -1,11 +1,12 @@
 """Differentiable siamese augmentation (DSA; Zhao and Bilen, ICML 2021) with parameters that can be replayed.
 
-A call draws exactly one operation of the strategy, uniformly, then its parameters; applying the drawn parameters is a
-second step, so that TESLA's two passes and the siamese matching of DSA and DM see the same transform. All numbers are
-drawn on the CPU, in float32, so that every device gets the same ones. Images live in preprocessed space; nothing is
-clamped.
+A draw takes one operation of the strategy, uniformly, and then its parameters. Applying the draw is a second step, so
+that TESLA's two passes, and the real and synthetic batches that DSA and DM compare, get the same transform. All
+numbers are drawn on the CPU in float32, so that every device gets the same ones. Images are in preprocessed space, and
+nothing is clamped.
 
-Shapes: N images, C channels, H = W = side; P parameter sets, one an image (P = N) or one for all (P = 1, siamese).
+Shapes: N images, C channels, H = W = side; P sets of parameters: one per image (P = N), or one for all images (P = 1,
+siamese).
 """
 
 import math
@@ -20,27 +21,27 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from dcbench_tesla.errors import unknown_name
 
-STRATEGY = "color_crop_cutout_flip_scale_rotate"  # the field's choice for natural images and clothes
-STRATEGY_NO_FLIP = "color_crop_cutout_scale_rotate"  # for digits, whose mirror image is another thing
+STRATEGY = "color_crop_cutout_flip_scale_rotate"  # the published strategy for natural images and clothes
+STRATEGY_NO_FLIP = "color_crop_cutout_scale_rotate"  # for digits, whose mirror images are not digits
 NO_STRATEGY = "none"
 
 BRIGHTNESS = 1.0  # width of the interval of the offset, centred on 0
-SATURATION = 2.0  # upper end of the factor, from 0
-CONTRAST = 0.5  # lower end of the factor, up to 1 more
-CROP_FRACTION = 0.125  # largest translation, of the side
-CUTOUT_FRACTION = 0.5  # side of the erased square, of the side
+SATURATION = 2.0  # largest factor; the smallest one is 0
+CONTRAST = 0.5  # smallest factor; the largest one is this plus 1
+CROP_FRACTION = 0.125  # largest translation, as a fraction of the side
+CUTOUT_FRACTION = 0.5  # side of the erased square, as a fraction of the image's side
 FLIP_PROBABILITY = 0.5
-SCALE_RATIO = 1.2  # factors from 1 / ratio to ratio
-ROTATE_DEGREES = 15.0  # angles to both sides
+SCALE_RATIO = 1.2  # factors lie between 1 / ratio and ratio
+ROTATE_DEGREES = 15.0  # largest angle in either direction
 
 Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """One drawn operation: its name (``"none"``: leave the images as they are) and its parameters on the CPU.
+    """One drawn operation: its name (``"none"`` leaves images unchanged) and its parameters on the CPU.
 
-    Every tensor in ``parameters`` has shape ``(P,)``. It can be applied any number of times, on any device.
+    Every tensor in ``parameters`` has shape ``(P,)``. A draw can be applied any number of times, on any device.
     """
 
     operation: str
@@ -49,15 +50,16 @@ class Draw:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A DSA strategy: operation names joined by ``_``; ``"none"`` or ``""`` augments nothing and is falsy.
+    """A DSA strategy: names of operations joined by ``_``. The strategies ``"none"`` and ``""`` are falsy.
 
-    Raises :class:`~dcbench_tesla.errors.UsageError` for an unknown operation.
+    Raises:
+        UsageError: an operation is unknown.
     """
 
     strategy: str = STRATEGY
 
     def __post_init__(self) -> None:
-        if not self.strategy:  # one spelling, so that equal strategies compare and hash equal
+        if not self.strategy:  # one spelling for no strategy, so that equal strategies compare and hash equal
             object.__setattr__(self, "strategy", NO_STRATEGY)
         for name in self.operations:
             if name not in _OPERATIONS:
@@ -65,12 +67,12 @@ class Augmentation:
 
     @classmethod
     def for_dataset(cls, flippable: bool) -> "Augmentation":
-        """Return the field's strategy for images that may (or may not) be mirrored."""
+        """Return the published strategy for images that may be mirrored (``flippable``) or may not."""
         return cls(STRATEGY if flippable else STRATEGY_NO_FLIP)
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """The names that an operation is drawn from."""
+        """The names of the operations to draw from."""
         return () if self.strategy == NO_STRATEGY else tuple(self.strategy.split("_"))
 
     def __bool__(self) -> bool:
@@ -79,8 +81,8 @@ class Augmentation:
     def draw(self, count: int, side: int, generator: Generator, siamese: bool = False) -> Draw:
         """Draw one operation uniformly, then its parameters for ``count`` images of ``side`` pixels.
 
-        With ``siamese`` one parameter set is drawn and serves batches of any size. How many numbers are taken from
-        the CPU ``generator`` depends on the operation and ``count`` alone.
+        With ``siamese`` one set of parameters is drawn, which can be applied to a batch of any size. The operation and
+        ``count`` alone determine how many numbers are taken from the CPU ``generator``.
         """
         if not self:
             return Draw(NO_STRATEGY, {})
@@ -88,16 +90,19 @@ class Augmentation:
         return Draw(name, _OPERATIONS[name].draw(1 if siamese else count, side, generator))
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
-        """Apply ``draw`` to ``images``: see :func:`apply`."""
+        """Apply ``draw`` to ``images``; see :func:`apply`."""
         return apply(images, draw)
 
 
 def apply(images: Tensor, draw: Draw) -> Tensor:
-    """Apply ``draw`` to floating ``images`` (N, C, H, W); returns the same shape, differentiable in the images.
+    """Apply ``draw`` to floating-point ``images`` (N, C, H, W); the result has the same shape.
 
-    Every operation is affine in the images. ``scale`` and ``rotate`` rest on ``grid_sample``, whose second derivative
-    older versions of torch lack. No device is waited for: parameters travel to the images, none comes back. Raises
-    ``ValueError`` where the parameters are for another number of images.
+    The result is differentiable in the images; every operation is affine in them. ``scale`` and ``rotate`` use
+    ``grid_sample``, whose second derivative older versions of PyTorch lack. Applying never waits for the device:
+    parameters are copied to it, and nothing is copied back.
+
+    Raises:
+        ValueError: the parameters were drawn for another number of images.
     """
     if draw.operation == NO_STRATEGY:
         return images
@@ -108,9 +113,10 @@ def apply(images: Tensor, draw: Draw) -> Tensor:
 
 
 def siamese(draws: Sequence[Draw], count: int) -> Draw:
-    """Join draws of one operation, each of a single parameter set that serves ``count`` images, into one for them all.
+    """Join siamese draws of one operation, each for ``count`` images, into one draw for all of them.
 
-    Raises ``ValueError`` where they are of several operations.
+    Raises:
+        ValueError: the draws are of different operations.
     """
     (operation,) = {draw.operation for draw in draws}
     if len(draws) == 1:
@@ -121,7 +127,7 @@ def siamese(draws: Sequence[Draw], count: int) -> Draw:
 
 
 def _choose(options: int, generator: Generator) -> int:
-    """Draw an index below ``options``, also inside a fake-tensor mode, where a drawn tensor would have no value."""
+    """Draw an index below ``options``. In a fake-tensor mode a drawn tensor would have no value, so modes are off."""
     with _disable_current_modes():
         return int(torch.randint(options, (), generator=generator))
 
@@ -135,7 +141,7 @@ def _integers(low: int, end: int, count: int, generator: Generator) -> Tensor:
 
 
 def _round(value: float) -> int:
-    return int(value + 0.5)  # half up, as the original does: round() would go to even
+    return int(value + 0.5)  # half up, like the original code; round() would round half to even
 
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:
@@ -152,12 +158,12 @@ def _draw_color(count: int, side: int, generator: Generator) -> Parameters:
 
 
 def _color(images: Tensor, parameters: Parameters) -> Tensor:
-    """Brightness b, then saturation s, then contrast c, as one affine map.
+    """Change brightness by b, then saturation by s, then contrast by c, in one affine map.
 
-    x1 = x + b; x2 = s (x1 - grey(x1)) + grey(x1), grey the mean over channels; x3 = c (x2 - mean x2) + mean x2, the
-    mean over the image. As grey(x1) = grey(x) + b and mean x2 = mean x + b:
+    x1 = x + b; x2 = s (x1 - grey(x1)) + grey(x1); x3 = c (x2 - mean x2) + mean x2. Here grey is the mean over channels
+    and mean the mean over the image. As grey(x1) = grey(x) + b and mean x2 = mean x + b:
     x3 = c s x + [c (1 - s) grey(x) + (1 - c) mean x + b].
-    One pass over the batch in place of six.
+    This takes one pass over the batch in place of six.
     """
     b, s, c = (_per_image(parameters[name], images) for name in ("brightness", "saturation", "contrast"))
     grey = images.mean(dim=1, keepdim=True)
@@ -171,11 +177,11 @@ def _draw_crop(count: int, side: int, generator: Generator) -> Parameters:
 
 
 def _crop(images: Tensor, parameters: Parameters) -> Tensor:
-    """Move by (rows, columns), zeros coming in: out[y, x] = image[y - rows, x - columns].
+    """Move each image by (rows, columns) and fill with zeros: out[y, x] = image[y - rows, x - columns].
 
-    One gather over flattened pixels: the fastest of eleven variants on the CPU, backward included. Sources outside
-    are clamped and masked; of the gradients meeting in a border pixel all but one are zero, so that their order does
-    not matter and the backward pass is deterministic on every device.
+    One gather over flattened pixels is the fastest of eleven variants on the CPU, backward pass included. Source
+    positions outside the image are clamped, and their values masked. Of the gradients that meet in a border pixel all
+    but one are zero, so their order does not matter, and the backward pass is deterministic on every device.
     """
     n, channels, height, width = images.shape
     y, in_y = _sources(parameters["rows"], height, images)
@@ -186,18 +192,18 @@ def _crop(images: Tensor, parameters: Parameters) -> Tensor:
 
 
 def _sources(shift: Tensor, length: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each of ``length`` positions reads from under ``shift`` (P,), clamped; and whether that is inside."""
+    """Return the clamped source of each of ``length`` positions under ``shift`` (P,), and whether it is inside."""
     source = torch.arange(length, device=images.device) - shift.to(images.device)[:, None]
     return source.clamp(0, length - 1), (source >= 0) & (source < length)
 
 
 def _draw_cutout(count: int, side: int, generator: Generator) -> Parameters:
-    even = 1 - _round(side * CUTOUT_FRACTION) % 2  # an even square has one more place to be, as in the original
+    even = 1 - _round(side * CUTOUT_FRACTION) % 2  # an even square has one more position, as in the original code
     return {name: _integers(0, side + even, count, generator) for name in ("rows", "columns")}
 
 
 def _cutout(images: Tensor, parameters: Parameters) -> Tensor:
-    """Erase a square of ``size`` around (rows, columns): centre - size // 2 and the ``size - 1`` pixels after it."""
+    """Erase ``size`` x ``size`` pixels, starting ``size // 2`` before the centre (rows, columns)."""
     size = _round(images.shape[2] * CUTOUT_FRACTION)
     in_y = _covered(parameters["rows"], size, images.shape[2], images)
     in_x = _covered(parameters["columns"], size, images.shape[3], images)
@@ -205,7 +211,7 @@ def _cutout(images: Tensor, parameters: Parameters) -> Tensor:
 
 
 def _covered(centre: Tensor, size: int, length: int, images: Tensor) -> Tensor:
-    """Return which of ``length`` positions the square covers, (P, length)."""
+    """Return which of ``length`` positions the square covers, as booleans (P, length)."""
     offset = torch.arange(length, device=images.device) - (centre.to(images.device)[:, None] - size // 2)
     return (offset >= 0) & (offset < size)
 
@@ -215,7 +221,7 @@ def _draw_flip(count: int, side: int, generator: Generator) -> Parameters:
 
 
 def _flip(images: Tensor, parameters: Parameters) -> Tensor:
-    """Mirror left and right where ``flip`` is true."""
+    """Mirror images left to right where ``flip`` is true."""
     return torch.where(parameters["flip"].to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
 
 
@@ -224,7 +230,7 @@ def _draw_scale(count: int, side: int, generator: Generator) -> Parameters:
 
 
 def _scale(images: Tensor, parameters: Parameters) -> Tensor:
-    """Read at (x sx, y sy) from the centre: a factor above 1 shrinks what is seen and lets zeros in."""
+    """Sample at (x sx, y sy) relative to the centre: a factor above 1 shrinks the picture and shows zeros around it."""
     x, y = parameters["x"], parameters["y"]
     zero = torch.zeros_like(x)
     return _warp(images, torch.stack([x, zero, zero, zero, y, zero], 1))
@@ -235,16 +241,16 @@ def _draw_rotate(count: int, side: int, generator: Generator) -> Parameters:
 
 
 def _rotate(images: Tensor, parameters: Parameters) -> Tensor:
-    """Read at (x cos a - y sin a, x sin a + y cos a) from the centre, y pointing down: the picture turns by -a."""
+    """Sample at (x cos a - y sin a, x sin a + y cos a) from the centre, y pointing down: the picture turns by -a."""
     angle = parameters["degrees"].double() * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     return _warp(images, torch.stack([cos, -sin, zero, sin, cos, zero], 1))
 
 
 def _warp(images: Tensor, rows: Tensor) -> Tensor:
-    """Sample ``images`` bilinearly, zeros outside, where the 2 x 3 matrices in ``rows`` (P, 6) say.
+    """Sample ``images`` bilinearly, with zeros outside, at the positions given by 2 x 3 matrices ``rows`` (P, 6).
 
-    ``align_corners=True`` is what the original results were made with: -1 and 1 are the centres of the outer pixels.
+    ``align_corners=True``, as in the original code: -1 and 1 are the centres of the outermost pixels.
     """
     theta = rows.to(images).view(-1, 2, 3)
     grid = F.affine_grid(theta, [theta.shape[0], *images.shape[1:]], align_corners=True)
@@ -252,7 +258,7 @@ def _warp(images: Tensor, rows: Tensor) -> Tensor:
 
 
 class _Operation(NamedTuple):
-    """How the parameters of one operation are drawn (count, side, generator), and how they act on images."""
+    """One operation: ``draw(count, side, generator)`` draws its parameters, ``apply`` uses them on images."""
 
     draw: Callable[[int, int, Generator], Parameters]
     apply: Callable[[Tensor, Parameters], Tensor]

@@ -1,7 +1,7 @@
-"""ImageNet-size sets, decoded once into a folder of ``.npy`` files and read from there by memory map.
+"""A cache for ImageNet-size data sets: decoded once into ``.npy`` files, then read by memory map.
 
-Files: ``x_train.npy``, ``x_test.npy`` uint8 ``(N, C, H, W)``; ``y_train.npy``, ``y_test.npy`` int64 ``(N,)``;
-``meta.json`` with the class names and the set's fingerprint, which would take minutes to compute at every start.
+The folder holds ``x_train.npy`` and ``x_test.npy``, uint8 ``(N, C, H, W)``; ``y_train.npy`` and ``y_test.npy``, int64
+``(N,)``; and ``meta.json`` with the class names and the fingerprint, which would take minutes to compute at each start.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 4096  # images decoded, or copied, at a time: 50 MB at 64 x 64
-_NPY_HEADER_BYTES = 128  # numpy pads the header to this, whatever the number of images
+CHUNK = 4096  # images decoded or copied at a time: 50 MB at 64 x 64
+_NPY_HEADER_BYTES = 128  # numpy pads the header to this size for any number of images
 
 
 class Split(NamedTuple):
-    """What a cache is made from: images ``(n, C, H, W)`` and labels ``(n,)`` in chunks, and the class names."""
+    """The contents of a cache: chunks of images ``(n, C, H, W)`` and labels ``(n,)``, and the class names."""
 
     train: Iterable[tuple[Pixels, Labels]]
     test: Iterable[tuple[Pixels, Labels]]
@@ -43,7 +43,13 @@ class Split(NamedTuple):
 
 
 def decoded(tree: Tree, labels: Mapping[str, int], side: int, shrink: bool) -> Iterator[tuple[Pixels, Labels]]:
-    """Decode the images named by ``labels``, in that order, which must have ``side`` pixels unless to ``shrink``."""
+    """Decode the images that ``labels`` names, in its order, as chunks of images and labels.
+
+    Images are resized to ``side`` pixels if ``shrink`` is true, and must have that size otherwise.
+
+    Raises:
+        CorruptFileError: an image cannot be read or has another size.
+    """
 
     def decode(name: str) -> Pixels:
         where = f"{tree.where}/{name}"
@@ -61,16 +67,20 @@ def decoded(tree: Tree, labels: Mapping[str, int], side: int, shrink: bool) -> I
 
 
 def make(cache: Path, build: Callable[[], Split]) -> None:
-    """Write the folder ``cache``, which gets its name when complete, unless it is there; a second process waits.
+    """Write the folder ``cache`` from what ``build`` returns, unless the folder exists.
 
-    Raises :class:`DcbenchError` if it cannot be written, and what ``build`` raises.
+    The folder gets its name when it is complete. A second process that wants it waits for the first one.
+
+    Raises:
+        DcbenchError: the folder cannot be written.
+        CorruptFileError: ``build`` or reading its images found damaged files.
     """
     part = cache.with_name(f"{cache.name}.part")
     try:
         with FileLock(f"{cache}.lock"):
             if cache.is_dir():
                 return
-            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
             try:
                 _write(part, build())
                 part.rename(cache)
@@ -82,9 +92,15 @@ def make(cache: Path, build: Callable[[], Split]) -> None:
 
 
 def read(name: str, cache: Path, original: tuple[int, int] | None = None) -> Dataset:
-    """Load a cache folder with ImageNet's channel statistics; the images stay on the disk.
+    """Load a cache folder as a data set with ImageNet's channel statistics. The images stay on the disk.
 
-    ``original`` is how many training and test images there should be. Raises :class:`CorruptFileError`.
+    Args:
+        name: name of the data set.
+        cache: the folder.
+        original: number of training and test images of the original; other numbers cause a warning.
+
+    Raises:
+        CorruptFileError: the cache is damaged.
     """
     with reading(f"{cache}: damaged", "delete this folder, it will be made anew"):
         meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
@@ -103,10 +119,10 @@ def read(name: str, cache: Path, original: tuple[int, int] | None = None) -> Dat
 
 
 def _mapped(path: Path) -> Pixels:
-    """Map an array copy-on-write, as torch warns of read-only ones; nothing is ever written to the file."""
+    """Map an array copy-on-write, because torch warns of read-only arrays. The file itself is never written to."""
     try:
         images: Pixels = np.load(path, mmap_mode="c")
-    except OSError:  # Linux wants such a map to fit into memory and swap: where it does not, a warning is a lesser evil
+    except OSError:  # Linux refuses copy-on-write maps larger than memory and swap: then read-only, despite the warning
         images = np.load(path, mmap_mode="r")
     return images
 
@@ -117,12 +133,12 @@ def _write(folder: Path, split: Split) -> None:
     _write_arrays(folder, "test", split.test)
     meta = {"class_names": list(split.class_names), "fingerprint": ""}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    meta["fingerprint"] = read("", folder).fingerprint  # computed, as none is known yet
+    meta["fingerprint"] = read("", folder).fingerprint  # computed, because meta.json holds none yet
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _write_arrays(folder: Path, split: str, chunks: Iterable[tuple[Pixels, Labels]]) -> None:
-    """Append the chunks to one ``.npy`` file whose header is written last, when their number is known."""
+    """Write the chunks to one ``.npy`` file. The header is written last, when the number of images is known."""
     labels: list[Labels] = []
     image_shape: tuple[int, ...] = ()
     with open(folder / f"x_{split}.npy", "wb") as file:

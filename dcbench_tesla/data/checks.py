@@ -1,4 +1,4 @@
-"""What every loader checks, and the one shape its error messages have: where, what was found, and the remedy."""
+"""Checks that all loaders share. Their messages say where the problem is, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def reading(problem: str, remedy: str = "get it again") -> Iterator[None]:
-    """Turn whatever a damaged file makes its reader raise, which can be nearly anything, into CorruptFileError."""
+    """Turn any error of reading a damaged file into :class:`CorruptFileError`; readers can raise nearly anything."""
     try:
         yield
     except (DcbenchError, MemoryError):
@@ -28,9 +28,13 @@ def reading(problem: str, remedy: str = "get it again") -> Iterator[None]:
 
 
 def verify(dataset: Dataset, where: Path, original: tuple[int, int] | None = None) -> Dataset:
-    """Return ``dataset`` if both splits hold images, one label each in ``0..K-1``, and train holds every class.
+    """Return ``dataset`` if its images and labels are consistent.
 
-    Raises :class:`CorruptFileError`, naming ``where``, otherwise; warns of other numbers of images than ``original``.
+    Both splits must hold images with one label each in ``0..K-1``, and every class must have a training image. If
+    ``original`` gives other numbers of training and test images, a warning is logged.
+
+    Raises:
+        CorruptFileError: the data set is inconsistent; the message names ``where``.
     """
     classes = dataset.classes
     for split, x, y in (("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test)):

@@ -1,8 +1,8 @@
-"""What a data set is to the harness: plain pixels, labels, names and a content fingerprint.
+"""The data set as the harness sees it: integer pixels, labels, class names and a content fingerprint.
 
 Shapes: N images, C channels, H = W = side, K classes. Pixels are integers in ``[0, max_value]``; networks see
-``pixels / max_value`` after preprocessing. This module imports neither torch nor numpy at the top, so that data
-sets can be listed in no time.
+``pixels / max_value`` after preprocessing. This module imports neither torch nor numpy at its top, so that listing data
+sets is fast.
 """
 
 import hashlib
@@ -23,14 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A loaded data set: training and test images of one side length, with labels.
+    """A loaded data set: square training and test images of one size, with labels.
 
-    ``x_train`` and ``x_test`` are uint8 ``(N, C, H, W)``, ``y_train`` and ``y_test`` int64 ``(N,)`` in ``0..K-1``.
-    ``mean`` and ``std`` (one number a channel, of ``pixels / max_value``) are the field's published ones, or ``None``
-    where they are to be computed from the training images. ``flippable`` is False for digits and the like, whose
-    mirror image is another thing. ``redistributable`` says whether the images may be passed on. ``known_fingerprint``
-    is ``fingerprint`` where it was computed before, as of a memory-mapped set, which takes minutes to hash: whoever
-    replaces pixels, labels or names must clear it.
+    Args:
+        name: name of the data set.
+        x_train: training images, uint8 ``(N, C, H, W)`` in ``0..max_value``.
+        y_train: training labels, int64 ``(N,)`` in ``0..K-1``.
+        x_test: test images, like ``x_train``.
+        y_test: test labels, like ``y_train``.
+        class_names: the K class names.
+        max_value: the largest pixel value.
+        mean: published mean of ``pixels / max_value`` per channel; ``None`` to compute it from the training images.
+        std: published standard deviation of ``pixels / max_value`` per channel, or ``None`` likewise.
+        flippable: whether a mirrored image still shows its class (False for digits).
+        redistributable: whether the images may be passed on.
+        known_fingerprint: the fingerprint, if it was computed before; hashing a memory-mapped set takes minutes. It
+            must be cleared when pixels, labels or names are replaced.
     """
 
     name: str
@@ -63,7 +71,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (first 16 hex digits) of shapes, pixels, labels, class names and ``max_value``; not of the name."""
+        """SHA-256 (first 16 hex digits) of shapes, pixels, labels, class names and ``max_value``, without the name."""
         if self.known_fingerprint:
             return self.known_fingerprint
         digest = hashlib.sha256()
@@ -78,12 +86,23 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSource:
-    """A data set by name: what is known of it without its files, where it is looked for, and how it is loaded.
+    """A named data set before it is loaded: its known facts, where its files are found, and how to load them.
 
-    ``find(data_dir)`` returns the path the files would be loaded from, or ``None``; it is cheap. ``load(data_dir)``
-    returns the :class:`Dataset`, downloading where the source can, and raises
-    :class:`~dcbench_tesla.errors.DataMissingError` with ``remedy`` where it cannot. A plugin registers an instance in
-    the entry-point group ``dcbench.datasets``.
+    A plugin registers an instance in the entry-point group ``dcbench.datasets``.
+
+    Args:
+        name: name of the data set.
+        summary: one line about the data set and its licence.
+        channels: image channels C.
+        side: height and width of the images in pixels.
+        classes: number of classes K.
+        train_images: number of training images.
+        test_images: number of test images.
+        find: ``find(data_dir)`` returns the path that the files would be loaded from, or ``None``. It is cheap.
+        load: ``load(data_dir)`` returns the :class:`Dataset` and downloads its files if the source can. Otherwise it
+            raises :class:`~dcbench_tesla.errors.DataMissingError` with ``remedy``.
+        remedy: how to get the files.
+        redistributable: whether the images may be passed on.
     """
 
     name: str

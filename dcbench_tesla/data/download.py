@@ -1,6 +1,6 @@
-"""Files from public addresses: where a data set's files are looked for, and how they are fetched.
+"""Files of public data sets: where they are looked for, and how they are downloaded.
 
-A file gets its name only when all of it is there and its MD5 is the published one.
+A downloaded file gets its name only when it is complete and its MD5 is the published one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from dcbench_tesla.errors import CorruptFileError, DataMissingError
 
 logger = logging.getLogger(__name__)
 
-# Where a package manager puts a set: looked at after the data folder.
+# Folders where a package manager installs a data set; searched after the data folder.
 SYSTEM_FOLDERS: dict[str, tuple[Path, ...]] = {"fashion-mnist": (Path("/usr/share/datasets/fashion-mnist"),)}
-NETWORK_TIMEOUT_S = 5.0  # for connecting and for every read: without a network the answer must come at once
+NETWORK_TIMEOUT_S = 5.0  # for connecting and for every read, so that the error comes soon if there is no network
 DATA_FOLDER = "the data folder (--data-dir or $DCBENCH_DATA)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Files that make a data set, named in ``md5s``: all in one of ``folders`` of the data folder, the best first."""
+    """The files of a data set, named in ``md5s``.
+
+    All files lie in the same one of ``folders``, which are relative to the data folder and sorted by preference.
+    """
 
     name: str
     folders: tuple[str, ...]
@@ -38,11 +41,15 @@ class Files:
     remedy: str
 
     def find(self, data_dir: Path) -> Path | None:
-        """Return the first folder that holds every file."""
+        """Return the first folder that holds every file, or ``None``."""
         return next((folder for folder in self._folders(data_dir) if not self._absent(folder)), None)
 
     def get(self, data_dir: Path) -> Path:
-        """Return what ``find`` does, or the first folder with all it lacked downloaded; raises DataMissingError."""
+        """Return the first folder that holds every file; if there is none, download what the first folder lacks.
+
+        Raises:
+            DataMissingError: a download failed.
+        """
         folders = self._folders(data_dir)
         found = self.find(data_dir)
         for file in self._absent(folders[0]) if found is None else ():
@@ -58,7 +65,7 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A data set in one ``.tar.gz``, of which only ``members`` are unpacked, into ``folder`` of the data folder."""
+    """A data set in one ``.tar.gz`` file. Only ``members`` are unpacked, into ``folder`` of the data folder."""
 
     name: str
     url: str
@@ -68,17 +75,22 @@ class Archive:
 
     @property
     def remedy(self) -> str:
-        """What a user can do where the download fails."""
+        """What a user can do if the download fails."""
         return f"put {Path(self.url).name} ({self.url}) into {DATA_FOLDER}"
 
     def find(self, data_dir: Path) -> Path | None:
-        """Return the folder if it holds every member, else the archive if it is there."""
+        """Return the folder if it holds every member, else the archive if it exists, else ``None``."""
         folder = data_dir / self.folder
         whole = all((folder / member).exists() for member in self.members)
         return folder if whole else first_of([data_dir / Path(self.url).name])
 
     def get(self, data_dir: Path) -> Path:
-        """Return the unpacked folder, downloaded if need be; raises DataMissingError or CorruptFileError."""
+        """Return the folder with the members; download and unpack the archive if they are missing.
+
+        Raises:
+            DataMissingError: the download failed.
+            CorruptFileError: the archive cannot be unpacked.
+        """
         folder, archive = data_dir / self.folder, data_dir / Path(self.url).name
         found = self.find(data_dir)
         if found is None:
@@ -88,7 +100,7 @@ class Archive:
         return folder
 
     def _unpack(self, archive: Path, folder: Path) -> None:
-        """Copy the members out by their expected names, so that none can name a place of its own."""
+        """Unpack the expected members by name, so that an archive cannot write anywhere else."""
         remedy = f"if it is damaged, delete it and get {self.url} again"
         with reading(f"{archive}: cannot be unpacked into {folder}", remedy), tarfile.open(archive, "r:gz") as tar:
             for member in self.members:
@@ -98,24 +110,28 @@ class Archive:
 
 
 def packed_or_not(path: Path) -> Path:
-    """Return ``path``, or where only its unpacked form exists, that: a ``.gz`` has a checksum that tells damage."""
+    """Return ``path``, or its unpacked form if only that exists. A ``.gz`` comes first: its checksum shows damage."""
     plain = path.with_name(path.name.removesuffix(".gz"))
     return plain if plain.exists() and not path.exists() else path
 
 
 def first_of(paths: Iterable[Path]) -> Path | None:
-    """Return the first path that exists."""
+    """Return the first path that exists, or ``None``."""
     return next((path for path in paths if path.exists()), None)
 
 
 def missing(name: str, looked: Iterable[Path], remedy: str, tried: str = "") -> DataMissingError:
-    """Build the error for files that are not here: the places, what was tried, and the remedy."""
+    """Build the error for missing files from the places searched, what was tried, and the remedy."""
     places = ", ".join(map(str, looked))
     return DataMissingError(f"{name}: not found; looked for {places}{tried}. Remedy: {remedy}.")
 
 
 def download(data: Files | Archive, url: str, md5: str, folder: Path, looked: Iterable[Path]) -> None:
-    """Download ``url`` into ``folder``; raises :class:`DataMissingError` with everything a user needs to know."""
+    """Download ``url`` into ``folder``.
+
+    Raises:
+        DataMissingError: the download failed; the message lists the places in ``looked`` and the remedy of ``data``.
+    """
     logger.info("%s: downloading %s", data.name, url)
     request = urllib.request.Request(url, headers={"User-Agent": "dcbench"})
     try:
@@ -126,9 +142,13 @@ def download(data: Files | Archive, url: str, md5: str, folder: Path, looked: It
 
 
 def write_whole(stream: IO[bytes], path: Path, md5: str | None = None) -> None:
-    """Copy ``stream`` to ``path``, which gets its name only when all of it is there and matches ``md5``."""
+    """Copy ``stream`` to ``path``, which gets its name only when the copy is complete and matches ``md5``.
+
+    Raises:
+        CorruptFileError: the MD5 is another one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the process id keeps two cells apart; not tempfile, whose files other users of a shared folder cannot read
+    # the process id separates processes; tempfile would make files that other users of a shared folder cannot read
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     digest = hashlib.md5(usedforsecurity=False)
     try:

@@ -1,7 +1,7 @@
-"""Anyone's own data: ``npz:PATH`` and ``folder:PATH``.
+"""The user's own data sets: ``npz:PATH`` and ``folder:PATH``.
 
-Nothing here trusts its input: archives are read without pickle, and whatever does not hold what it should ends in one
-message that says what was found and what was expected. Shapes: N images, C channels, H = W = side, K classes.
+The input is not trusted: archives are read without pickle, and every unexpected content ends in one message that says
+what was found and what was expected. Shapes: N images, C channels, H = W = side, K classes.
 """
 
 from __future__ import annotations
@@ -37,10 +37,15 @@ FOLDER_LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val/<class>/
 def load_npz(path: Path) -> Dataset:
     """Read the data set ``npz:PATH`` from a ``.npz`` archive written by ``numpy.savez``.
 
-    Keys: ``x_train``, ``x_test`` uint8 ``(N, H, W, C)`` or grey ``(N, H, W)``, H = W, C 1 or 3; ``y_train``, ``y_test``
-    integers ``(N,)`` in ``0..K-1``. Optional: ``class_names`` strings ``(K,)``; ``mean`` and ``std`` ``(C,)`` of
-    ``pixels / 255``; ``flippable`` (default True) and ``redistributable`` (default False), one bool each. Other keys
-    are not looked at. Raises :class:`DataMissingError`, :class:`UsageError` or :class:`CorruptFileError`.
+    Required keys: ``x_train`` and ``x_test``, uint8 ``(N, H, W, C)`` or grey ``(N, H, W)`` with H = W and C 1 or 3;
+    ``y_train`` and ``y_test``, integers ``(N,)`` in ``0..K-1``. Optional keys: ``class_names``, strings ``(K,)``;
+    ``mean`` and ``std``, ``(C,)`` for ``pixels / 255``; ``flippable`` (default True) and ``redistributable`` (default
+    False), one bool each. Other keys are ignored.
+
+    Raises:
+        DataMissingError: there is no such file.
+        UsageError: the path is a folder.
+        CorruptFileError: the file is damaged, or its arrays are not as described.
     """
     if not path.exists():
         keys = ", ".join(REQUIRED_KEYS)
@@ -62,13 +67,15 @@ def load_npz(path: Path) -> Dataset:
 def read_npz(
     file: Path | IO[bytes], where: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, Array]:
-    """Read the arrays ``required``, and those of ``optional`` that are there, from a ``.npz`` archive, without pickle.
+    """Read the arrays ``required``, and those of ``optional`` that exist, from a ``.npz`` archive without pickle.
 
-    Raises :class:`CorruptFileError`, naming ``where``, for missing keys, object arrays and damaged files.
+    Raises:
+        CorruptFileError: a required key is missing, an array holds objects, or the file is damaged; the message names
+            ``where``.
     """
     import numpy as np
 
-    if not zipfile.is_zipfile(file):  # np.load would take it for a pickle and say so
+    if not zipfile.is_zipfile(file):  # np.load would report it as a pickle
         raise CorruptFileError(f"{where}: not a .npz archive, or cut short; get it or write it (numpy.savez) anew.")
     with reading(f"{where}: damaged", "get it or write it anew"), np.load(file, allow_pickle=False) as archive:
         missing = ", ".join(key for key in required if key not in archive)
@@ -86,7 +93,7 @@ def _member(archive: Mapping[str, Any], key: str, where: str) -> Array:
             raise
         problem = f"{key} is an object array, which needs pickle and is not read"
         raise CorruptFileError(f"{where}: {problem}; expected plain numbers or strings.") from error
-    if not hasattr(array, "dtype"):  # numpy hands out members in another format as bytes
+    if not hasattr(array, "dtype"):  # numpy returns members in another format as bytes
         raise CorruptFileError(f"{where}: {key} is not an array; write the file with numpy.savez.")
     return array
 
@@ -122,14 +129,14 @@ def _names(arrays: Mapping[str, Array], y_train: Labels, y_test: Labels, path: P
             raise _wrong(path, "class_names", names, "strings of shape (K,)")
         return tuple(map(str, names))
     highest = max((int(y.max()) for y in (y_train, y_test) if len(y)), default=-1)
-    if highest >= max(len(y_train), 1):  # a stray label must not make a billion class names
+    if highest >= max(len(y_train), 1):  # otherwise a stray label could make a billion class names
         found = f"highest label {highest} with {len(y_train)} training images"
         raise CorruptFileError(f"{path}: {found}; expected labels 0..K-1 and every class in train.")
     return tuple(map(str, range(highest + 1)))
 
 
 def _statistics(arrays: Mapping[str, Array], channels: int, path: Path) -> dict[str, tuple[float, ...]]:
-    """Return the optional ``mean`` and ``std``, one number a channel each, both or none."""
+    """Return the optional ``mean`` and ``std``, one number per channel each; both or neither must be given."""
     keys = ("mean", "std") if "mean" in arrays or "std" in arrays else ()
     expected = f"mean and std together, {channels} finite number(s) each"
     for key in keys:
@@ -156,11 +163,16 @@ def _flags(arrays: Mapping[str, Array], path: Path) -> dict[str, bool]:
 
 
 def load_folder(path: Path) -> Dataset:
-    """Read the data set ``folder:PATH`` from ``train/<class>/*`` and ``test/<class>/*`` (``val`` where no ``test`` is).
+    """Read the data set ``folder:PATH`` from ``train/<class>/*`` and ``test/<class>/*`` (or ``val/<class>/*``).
 
-    PNG, JPEG, WebP and BMP, all of one square size; class names are the sorted folder names, the same in both; grey
-    where every image is grey, RGB otherwise (transparency is dropped). Hidden files are passed over. Raises
-    :class:`DataMissingError`, :class:`UsageError` or :class:`CorruptFileError`, which names the file.
+    Images are PNG, JPEG, WebP or BMP files of one square size. The class names are the sorted folder names, which must
+    be the same in both splits. If every image is grey there is one channel, otherwise three (transparency is dropped).
+    Hidden files are ignored.
+
+    Raises:
+        DataMissingError: a folder does not exist.
+        UsageError: the path is a file.
+        CorruptFileError: the folder is not laid out so, or an image cannot be read or has another size.
     """
     import numpy as np
 
@@ -182,7 +194,7 @@ def load_folder(path: Path) -> Dataset:
 
 
 def _class_images(split: Path) -> list[tuple[str, Path]]:
-    """List class and path of every image, sorted."""
+    """Return the class and path of every image, sorted."""
     if not split.is_dir():
         raise DataMissingError(f"{split}: no such folder; expected {FOLDER_LAYOUT}.")
     folders = _visible(split)
@@ -207,7 +219,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _decoded(paths: Iterable[Path]) -> Pixels:
-    """Decode images of one square size to ``(N, C, H, W)``, C 1 where all are grey, else 3."""
+    """Decode images of one square size to ``(N, C, H, W)``; C is 1 if all are grey, else 3."""
     import numpy as np
 
     images: list[Pixels] = []
@@ -225,9 +237,16 @@ def _decoded(paths: Iterable[Path]) -> Pixels:
 
 
 def decode_image(file: Path | IO[bytes], where: str, *, keep_grey: bool = False, box_side: int | None = None) -> Pixels:
-    """Decode an image of 8 bits a channel to uint8 ``(3, H, W)``, or ``(1, H, W)`` if it is grey, to be kept so.
+    """Decode an image of 8 bits per channel to uint8 ``(3, H, W)``.
 
-    ``box_side`` shrinks it with a box filter. Raises :class:`CorruptFileError`, naming ``where``, if it cannot be read.
+    Args:
+        file: the image file.
+        where: its name in messages.
+        keep_grey: return ``(1, H, W)`` for a grey image.
+        box_side: shrink the image to this side in pixels with a box filter.
+
+    Raises:
+        CorruptFileError: the image cannot be read or has more than 8 bits per channel.
     """
     import numpy as np
     from PIL import Image, UnidentifiedImageError

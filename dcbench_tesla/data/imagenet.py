@@ -1,6 +1,6 @@
-"""Tiny-ImageNet and ImageNet-1K at 64 x 64: what is looked for, and which image is of which class.
+"""Tiny-ImageNet and ImageNet-1K at 64 x 64: where their files are looked for, and the class of each image.
 
-Both are decoded once into a cache (:mod:`dcbench_tesla.data.cache`), which is looked for first.
+Both are decoded once into a cache (:mod:`dcbench_tesla.data.cache`), which later runs read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BATCHES = (*_TRAIN_BATCHES, "val_data")
 
 
 def _check_present(where: Path, wnids: Sequence[str], train: Mapping[str, int], test: Mapping[str, int]) -> None:
-    """Raise before hours of decoding where a class has no training image, or the test set no image."""
+    """Check, before hours of decoding, that every class has a training image and that there are test images."""
     absent = sorted(set(range(len(wnids))) - set(train.values()))
     if absent:
         found = f"no training images of {len(absent)} classes ({wnids[absent[0]]})"
@@ -49,19 +49,24 @@ def _check_present(where: Path, wnids: Sequence[str], train: Mapping[str, int], 
 
 
 def _tiny_places(data_dir: Path) -> list[Path]:
-    """Name the cache, the unpacked folder's list of classes, and the zip archive, in order of preference."""
+    """Return, in order of preference: the cache, the list of classes in the unpacked folder, the zip archive."""
     folder = data_dir / "tiny-imagenet-200"
     return [data_dir / "tiny-imagenet-200-npy", folder / "wnids.txt", folder.with_suffix(".zip")]
 
 
 def find_tiny(data_dir: Path) -> Path | None:
-    """Return the cache, the unpacked folder or the zip archive of Tiny-ImageNet, whichever is there first."""
+    """Return the cache of Tiny-ImageNet, else its unpacked folder, else its zip archive, else ``None``."""
     found = first_of(_tiny_places(data_dir))
     return found.parent if found and found.name == "wnids.txt" else found
 
 
 def load_tiny(data_dir: Path) -> Dataset:
-    """Load Tiny-ImageNet, decoding it first where need be; raises DataMissingError or CorruptFileError."""
+    """Load Tiny-ImageNet from its cache, which is made first if there is none.
+
+    Raises:
+        DataMissingError: no file was found.
+        CorruptFileError: a file is damaged.
+    """
     from dcbench_tesla.data import cache
 
     folder, found = _tiny_places(data_dir)[0], find_tiny(data_dir)
@@ -92,7 +97,7 @@ def _tiny_split(tree: Tree) -> Split:
 
 
 def _tiny_annotations(tree: Tree, number: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Yield name and label of every validation image."""
+    """Yield the file name and label of every validation image."""
     present = set(tree.names)
     for line in tree.text("val/val_annotations.txt").splitlines():
         file, wnid = (*line.split("\t"), "", "")[:2]
@@ -110,7 +115,7 @@ def _imagenet_cache(data_dir: Path) -> Path:
 
 
 def find_imagenet(data_dir: Path) -> Path | None:
-    """Return the cache, the first of the public 64 x 64 batches or full images: the release is what others used."""
+    """Return the cache, else the public 64 x 64 release, which others used, else the full images, else ``None``."""
     names = ["train_data_batch_1", "train_data_batch_1.npz"]
     names += ["Imagenet64_train_part1.zip", "Imagenet64_train_part1_npz.zip"]
     batches = [folder / name for folder in _batch_folders(data_dir) for name in names]
@@ -118,7 +123,12 @@ def find_imagenet(data_dir: Path) -> Path | None:
 
 
 def load_imagenet(data_dir: Path) -> Dataset:
-    """Load ImageNet-1K at 64 x 64, decoding it first where need be; raises DataMissingError or CorruptFileError."""
+    """Load ImageNet-1K at 64 x 64 from its cache, which is made first if there is none.
+
+    Raises:
+        DataMissingError: files are missing.
+        CorruptFileError: a file is damaged.
+    """
     from dcbench_tesla.data import cache
 
     folder, found = _imagenet_cache(data_dir), find_imagenet(data_dir)
@@ -134,7 +144,7 @@ def load_imagenet(data_dir: Path) -> Dataset:
 
 
 def _full_split(train: Tree, val: Tree) -> Split:
-    """List full-size images, one folder a class; a box filter shrinks them, as it did the public 64 x 64 release."""
+    """Return the full-size images, one folder per class, shrunk by a box filter like the public 64 x 64 release."""
     from dcbench_tesla.data.cache import Split, decoded
 
     wnids = sorted({name.split("/")[0] for name in train.names if "/" in name})
@@ -159,7 +169,7 @@ def _labels_by_folder(tree: Tree, wnids: Sequence[str]) -> dict[str, int]:
 
 
 def _batch_folders(data_dir: Path) -> list[Path]:
-    """List the folders that may hold batches or archives: unpacking the archives makes one of their name each."""
+    """Return the folders that may hold batches or archives; unpacking an archive makes a folder of its name."""
     places = (data_dir / "imagenet64", data_dir)
     return [*places, *(path for place in places for path in sorted(place.glob("Imagenet64_*")) if path.is_dir())]
 
@@ -177,12 +187,15 @@ def _batch_split(data_dir: Path) -> Split:
 
 
 def _batches(data_dir: Path) -> dict[str, tuple[Path, str]]:
-    """Map the names of the batches to file, and member where it is a zip archive: unpacked first, then pickled."""
+    """Map the name of each batch to its file, and to its member if the file is a zip archive.
+
+    Unpacked files take precedence over archives, and pickled batches over ``.npz`` files.
+    """
     wanted = [name + suffix for suffix in ("", ".npz") for name in _BATCHES]
     folders = _batch_folders(data_dir)
     found = [(folder / name, "") for folder in folders for name in wanted if (folder / name).is_file()]
     for path in (path for folder in folders for path in sorted(folder.glob("Imagenet64_*.zip"))):
-        with open_zip(path) as archive:  # read as a stream and never unpacked: where a member points does not matter
+        with open_zip(path) as archive:  # members are read as streams, never unpacked, so their paths are harmless
             members = archive.namelist()
         found += [(path, member) for member in members if PurePosixPath(member).name in wanted]
     return {Path(member or path).name.removesuffix(".npz"): (path, member) for path, member in reversed(found)}
@@ -195,11 +208,11 @@ def _chunks(batches: Iterable[tuple[Path, str]]) -> Iterator[tuple[Pixels, Label
         rows, labels = _read(path, member)
         for start in range(0, len(rows), CHUNK):
             yield rows[start : start + CHUNK].reshape(-1, 3, 64, 64), labels[start : start + CHUNK]
-        del rows  # 1.6 GB, before the next batch is read
+        del rows  # frees 1.6 GB before the next batch is read
 
 
 def _read(path: Path, member: str) -> tuple[Pixels, Labels]:
-    """Read a batch (1.6 GB, held in memory, and for a moment twice): rows ``(N, 12288)`` and labels 0..999."""
+    """Read a batch: rows ``(N, 12288)`` and labels 0..999. It takes 1.6 GB of memory, and twice that for a moment."""
     from dcbench_tesla.data.pickles import batch_rows, read_batch
 
     where = f"{path}/{member}" if member else str(path)
@@ -210,7 +223,7 @@ def _read(path: Path, member: str) -> tuple[Pixels, Labels]:
             stream = opened.enter_context(opened.enter_context(open_zip(path)).open(member))
         if not where.endswith(".npz"):
             content = read_batch(stream, where)
-        else:  # it is read from its end, which a stream out of another archive could only reach again and again
+        else:  # numpy reads an archive from its end; inside another archive, every seek would decompress it again
             content = read_npz(BytesIO(stream.read()) if member else stream, where, ("data", "labels"))
     rows, labels = batch_rows(content, "labels", 3 * 64 * 64, where)
     if not len(labels) or labels.min() < 1 or labels.max() > 1000:
@@ -220,9 +233,9 @@ def _read(path: Path, member: str) -> tuple[Pixels, Labels]:
 
 
 def _release_names(data_dir: Path) -> list[str]:
-    """Return WordNet ids by ``map_clsloc.txt`` (lines ``wnid number name``) where it is at hand, else label numbers.
+    """Return WordNet ids from ``map_clsloc.txt`` (lines ``wnid number name``) if it exists, else the label numbers.
 
-    The release numbers classes in an order of its own, so that sorted WordNet ids would be wrong.
+    The release numbers its classes in its own order, so sorted WordNet ids would be wrong.
     """
     path = first_of(folder / "map_clsloc.txt" for folder in _batch_folders(data_dir))
     names = {str(label): str(label) for label in range(1, 1001)}

@@ -1,4 +1,4 @@
-"""Labelled images on a device: integer pixels that become network inputs when a batch is asked for."""
+"""Labelled images on a device: integer pixels, from which network inputs are made."""
 
 from functools import cached_property
 
@@ -12,7 +12,10 @@ _CHUNK = 1024
 
 
 def prepared_bytes(pixels: int) -> int:
-    """Return what so many preprocessed pixels take on the device: nothing where they are made batch by batch."""
+    """Return the bytes that ``pixels`` preprocessed float32 values take on the device.
+
+    The result is 0 for more than 6 GiB: such images are preprocessed batch by batch.
+    """
     needed = 4 * pixels
     return needed if needed <= _PREPARE_AT_ONCE_BYTES else 0
 
@@ -20,8 +23,16 @@ def prepared_bytes(pixels: int) -> int:
 class LabelledImages:
     """N images with labels, served as preprocessed float32 batches.
 
-    ``pixels`` is uint8 ``(N, C, H, W)`` in ``0..max_value``, ``labels`` int64 ``(N,)`` in ``0..classes-1``, both on
-    the CPU. The preprocessed images are kept on ``device`` where they take under 6 GiB, else made batch by batch.
+    All preprocessed images are kept on ``device`` if they take at most 6 GiB; otherwise each batch is preprocessed when
+    it is asked for.
+
+    Args:
+        pixels: uint8 ``(N, C, H, W)`` in ``0..max_value``, on the CPU.
+        labels: int64 ``(N,)`` in ``0..classes-1``, on the CPU.
+        classes: number of classes K.
+        max_value: the largest pixel value.
+        preprocessing: maps ``pixels / max_value`` to network inputs.
+        device: where the inputs are wanted.
     """
 
     def __init__(
@@ -45,11 +56,11 @@ class LabelledImages:
 
     @cached_property
     def members(self) -> tuple[Tensor, ...]:
-        """The indices of every class's images, in the data set's order."""
+        """The indices of the images of each class, in the data set's order."""
         return tuple((self.labels == c).nonzero().flatten() for c in range(self.classes))
 
     def inputs(self, indices: Tensor) -> Tensor:
-        """Return the network inputs ``(len(indices), C, H, W)``, float32 on the device."""
+        """Return the network inputs of some images: float32 ``(len(indices), C, H, W)`` on the device."""
         if self._prepared is None and prepared_bytes(self.pixels.numel()):
             self._prepared = torch.empty(self.pixels.shape, device=self.device)
             for i in range(0, len(self), _CHUNK):

@@ -1,7 +1,7 @@
-"""Pickled image batches, as CIFAR and the 64 x 64 ImageNet are published, read without running what they ask for.
+"""Pickled image batches (CIFAR, the 64 x 64 ImageNet release), read without running code from the pickle.
 
-Nothing of numpy's is handed to the pickle: its arrays could be made to point anywhere. What stands in for them holds
-bytes, a type and a shape, from which a plain array is made when all is read.
+The pickle never gets a numpy object, because an array could be made to point anywhere in memory. Stand-ins hold bytes,
+type and shape in its place; they become plain arrays when everything has been read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Type:
-    """Stands in for a ``numpy.dtype``: ``code`` as in ``u1``, and the byte order."""
+    """Stands in for a ``numpy.dtype``: ``code`` is a type such as ``u1``, and ``byte_order`` its byte order."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code, self.byte_order = code, "="
@@ -36,7 +36,7 @@ class _Type:
 
 
 class _Array:
-    """Stands in for a ``numpy.ndarray``: ``array`` is read-only and shares the pickle's bytes."""
+    """Stands in for a ``numpy.ndarray``: ``array`` is read-only and shares memory with the pickle's bytes."""
 
     array: np.ndarray[Any, Any]
 
@@ -62,8 +62,8 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
 
 
 _ALLOWED: dict[tuple[str, str], object] = {
-    ("_codecs", "encode"): _latin1_bytes,  # how Python 3 writes bytes in Python 2's protocol
-    ("numpy", "ndarray"): "ndarray",  # is only named, never called
+    ("_codecs", "encode"): _latin1_bytes,  # how Python 3 writes bytes in a protocol of Python 2
+    ("numpy", "ndarray"): "ndarray",  # only named, never called
     ("numpy", "dtype"): _Type,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
@@ -71,10 +71,10 @@ _ALLOWED: dict[tuple[str, str], object] = {
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Builds numbers, strings, lists, dicts and numeric arrays, and nothing else a pickle may ask for."""
+    """Unpickles numbers, strings, lists, dicts and numeric arrays, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # numpy 2 moved its makers from numpy.core, which old files name, to numpy._core
+        # numpy 2 moved its constructors from numpy.core, which old files name, to numpy._core
         known = (module.replace("numpy._core.", "numpy.core."), name)
         if known not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no image batch needs")
@@ -82,9 +82,12 @@ class _BatchUnpickler(pickle.Unpickler):
 
 
 def read_batch(stream: IO[bytes], where: str) -> dict[str, Any]:
-    """Read a pickled dict of numbers, strings, lists and numeric arrays; text of Python 2 is read as Latin-1.
+    """Read a pickled dict of numbers, strings, lists and numeric arrays. Text of Python 2 is read as Latin-1.
 
-    Raises :class:`CorruptFileError`, naming ``where``, for anything else. Arrays are read-only.
+    The arrays are read-only.
+
+    Raises:
+        CorruptFileError: the file holds anything else; the message names ``where``.
     """
     with reading(f"{where}: not a batch of images, or damaged"):
         batch = _BatchUnpickler(stream, encoding="latin1").load()
@@ -96,7 +99,8 @@ def read_batch(stream: IO[bytes], where: str) -> dict[str, Any]:
 def batch_rows(batch: Mapping[str, Any], label_key: str, row_bytes: int, where: str) -> tuple[Pixels, Labels]:
     """Return a batch's ``data``, uint8 ``(N, row_bytes)``, and its labels under ``label_key``, int64 ``(N,)``.
 
-    Raises :class:`CorruptFileError`, naming ``where``, if either is missing or of another shape.
+    Raises:
+        CorruptFileError: either is missing or has another shape; the message names ``where``.
     """
     for key in ("data", label_key):
         if key not in batch:

@@ -1,9 +1,9 @@
-"""What happens to pixels before a network sees them: channel standardisation or ZCA whitening.
+"""Preprocessing of pixels before a network sees them: channel standardisation or ZCA whitening.
 
-Synthetic images live in preprocessed space, so a distilled set is of use only together with its preprocessing: it is
-stored as named tensors and a few facts, and known by a hash of its content.
+Synthetic images are in preprocessed space, so a distilled set is useless without its preprocessing. A preprocessing is
+stored as named tensors and a few facts, and identified by a hash of its content.
 
-Shapes: N images, C channels, H = W = side, D = C H W. Pixels are in [0, 1] going in.
+Shapes: N images, C channels, H = W = side, D = C H W. Input pixels are in [0, 1].
 """
 
 import hashlib
@@ -22,19 +22,22 @@ from dcbench_tesla.errors import CorruptFileError, UsageError, unknown_name
 if TYPE_CHECKING:
     from dcbench_tesla.data.dataset import Pixels
 
-ZCA_EPS = 0.1  # added to the variances before their inverse root, on the scale of [0, 1] pixels
-ZCA_SIDE_LIMIT = 64  # from here on refused
-_CHUNK = 2048  # images held in a wider type at a time
+ZCA_EPS = 0.1  # added to the variances before their inverse square root, for pixels in [0, 1]
+ZCA_SIDE_LIMIT = 64  # images of this side and larger are refused
+_CHUNK = 2048  # images counted at a time
 _TENSORS = {"standardise": ("mean", "std"), "zca": ("mean", "matrix", "inverse_matrix")}
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
-    """A fitted map from [0, 1] pixels to what networks see, and back.
+    """A fitted, invertible map from [0, 1] pixels to network inputs.
 
-    ``kind="standardise"``: (x - mean) / std, both (C,). ``kind="zca"``: (x - mean) W on flattened images, ``mean``
-    (D,), W = ``matrix`` (D, D), undone by ``inverse_matrix`` (D, D); ``eps`` is what it was fitted with. All float32.
-    Raises :class:`~dcbench_tesla.errors.UsageError` for another kind.
+    ``kind="standardise"`` maps x to (x - mean) / std, both (C,). ``kind="zca"`` maps a flattened image x to
+    (x - mean) W with ``mean`` (D,) and W = ``matrix`` (D, D); ``inverse_matrix`` (D, D) undoes it, and ``eps`` is the
+    value it was fitted with. All tensors are float32.
+
+    Raises:
+        UsageError: ``kind`` is another one.
     """
 
     kind: str
@@ -58,14 +61,14 @@ class Preprocessing:
         return {"kind": self.kind, "eps": self.eps}
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map [0, 1] ``pixels`` (N, C, H, W) to the space of the networks; same shape."""
+        """Map [0, 1] ``pixels`` (N, C, H, W) to network inputs of the same shape."""
         if self.kind == "standardise":
             return (pixels - _per_channel(self.mean, pixels)) / _per_channel(self.std, pixels)
         centred = pixels.flatten(1) - self.mean.to(pixels.dtype)
         return (centred @ _given(self.matrix).to(pixels.dtype)).view(pixels.shape)
 
     def inverse(self, images: Tensor) -> Tensor:
-        """Map ``images`` (N, C, H, W) back to pixels, for looking at them; not clamped to [0, 1]."""
+        """Map network inputs ``images`` (N, C, H, W) back to pixels, which are not clamped to [0, 1]."""
         if self.kind == "standardise":
             return images * _per_channel(self.std, images) + _per_channel(self.mean, images)
         flat = images.flatten(1) @ _given(self.inverse_matrix).to(images.dtype)
@@ -76,13 +79,17 @@ class Preprocessing:
         return self.from_state({name: tensor.to(device) for name, tensor in self._tensors().items()}, self._facts())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return named CPU tensors and JSON facts, from which :meth:`from_state` makes the same map again."""
+        """Return named CPU tensors and JSON facts, from which :meth:`from_state` rebuilds the map."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
         return tensors, self._facts()
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "Preprocessing":
-        """Rebuild from :meth:`state`; further tensors are ignored. Raises ``CorruptFileError`` where one is missing."""
+        """Rebuild a map from the result of :meth:`state`; other tensors are ignored.
+
+        Raises:
+            CorruptFileError: the kind is unknown, or a tensor is missing.
+        """
         kind = meta.get("kind")
         if kind not in _TENSORS:
             raise CorruptFileError(f"stored preprocessing of unknown kind {kind!r}; known: {', '.join(_TENSORS)}")
@@ -93,9 +100,9 @@ class Preprocessing:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 (first 16 hex digits) of kind, shapes and content, whatever the device.
+        """SHA-256 (first 16 hex digits) of kind, shapes and content; the device does not matter.
 
-        Two fits of ZCA on different machines differ in the last bits, hence in their key.
+        Two ZCA fits on different machines differ in their last bits, and therefore in their keys.
         """
         tensors, _ = self.state()
         digest = hashlib.sha256(self.kind.encode())
@@ -105,17 +112,20 @@ class Preprocessing:
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """Return small JSON facts: kind, key, and mean and std a channel, or the size and ``eps`` of the whitening."""
+        """Return small JSON facts: kind and key, with the mean and std per channel, or the size and ``eps`` of ZCA."""
         if self.kind == "zca":
             return {"kind": self.kind, "key": self.key, "dimensions": len(self.mean), "eps": self.eps}
         return {"kind": self.kind, "key": self.key, "mean": self.mean.tolist(), "std": _given(self.std).tolist()}
 
 
 def fit_standardise(dataset: Dataset, pixels: "Pixels | None" = None) -> Preprocessing:
-    """Standardise by the published mean and std of ``dataset``, or by those of ``pixels`` (its ``x_train`` if None).
+    """Return the standardisation by the published mean and std of ``dataset``, or else by those of ``pixels``.
 
-    ``pixels`` are uint8 (N, C, H, W), the images training sees. Population std of ``pixels / max_value``; a channel
-    that never changes keeps std 1.
+    The computed std is the population std of ``pixels / max_value``; a constant channel gets std 1.
+
+    Args:
+        dataset: the data set.
+        pixels: the images used for training, uint8 (N, C, H, W); by default ``dataset.x_train``.
     """
     mean, std = dataset.mean, dataset.std
     if mean is None or std is None:
@@ -124,14 +134,16 @@ def fit_standardise(dataset: Dataset, pixels: "Pixels | None" = None) -> Preproc
 
 
 def fit_zca(pixels: "Pixels", max_value: int, eps: float = ZCA_EPS) -> Preprocessing:
-    """Fit ZCA whitening on uint8 ``pixels`` (N, C, H, W) with kornia, on raw [0, 1] values as MTT and TESLA do.
+    """Fit ZCA whitening on uint8 ``pixels`` (N, C, H, W) with kornia, on raw [0, 1] values like MTT and TESLA.
 
-    With covariance U S U^T (divided by N - 1): W = U (S + eps)^(-1/2) U^T, W^-1 = U (S + eps)^(1/2) U^T. The images are
-    held twice in float32 meanwhile (1.2 GB for CIFAR). Raises :class:`~dcbench_tesla.errors.UsageError` from 64
-    pixels a side on.
+    With covariance U S U^T (divided by N - 1): W = U (S + eps)^(-1/2) U^T, W^-1 = U (S + eps)^(1/2) U^T. Fitting holds
+    the images twice in float32 (1.2 GB for CIFAR).
+
+    Raises:
+        UsageError: the images have 64 pixels a side or more.
     """
     check_zca_size(*pixels.shape[1:])
-    from kornia.enhance import ZCAWhitening  # slow to import, and needed for this alone
+    from kornia.enhance import ZCAWhitening  # slow to import, and needed only here
 
     images = torch.from_numpy(pixels).float().div_(max_value)
     zca = ZCAWhitening(eps=float(eps), compute_inv=True, detach_transforms=True).fit(images)
@@ -141,7 +153,11 @@ def fit_zca(pixels: "Pixels", max_value: int, eps: float = ZCA_EPS) -> Preproces
 
 
 def check_zca_size(channels: int, height: int, width: int) -> None:
-    """Raise :class:`~dcbench_tesla.errors.UsageError` for images too large to be whitened, with the reason."""
+    """Check that images are small enough for ZCA whitening.
+
+    Raises:
+        UsageError: they have 64 pixels a side or more; the message gives the reason.
+    """
     if height < ZCA_SIDE_LIMIT:
         return
     size = channels * height * width
@@ -153,7 +169,7 @@ def check_zca_size(channels: int, height: int, width: int) -> None:
 
 
 def _channel_moments(pixels: "Pixels", max_value: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population std a channel of ``pixels / max_value``, by way of exact histograms."""
+    """Return mean and population std of ``pixels / max_value`` per channel, from exact histograms."""
     counts = np.zeros((pixels.shape[1], 256), dtype=np.int64)
     for start in range(0, len(pixels), _CHUNK):
         for channel, count in enumerate(counts):

@@ -1,4 +1,4 @@
-"""How a data set is cut, preprocessed and augmented, as settings."""
+"""The settings of how a data set is split, preprocessed and augmented."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,14 @@ from dcbench_tesla.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """How the data set is cut and preprocessed.
+    """How the data set is split, preprocessed and augmented.
 
-    ``train_images``: use so many training images, the same number of every class, chosen once for all seeds (0: all).
-    ``validation``: share of the training images held out from experts and matching, to choose on.
-    ``zca``: whiten instead of standardising. ``augmentation``: DSA strategy, ``auto`` for the field's, or ``none``.
+    Args:
+        train_images: number of training images to use, equally many of every class and the same for all seeds; 0 uses
+            all.
+        validation: fraction of the training images that is held out from experts and matching, to make choices on.
+        zca: use ZCA whitening in place of standardisation.
+        augmentation: DSA strategy; ``auto`` is the published one for the data set, ``none`` is no augmentation.
     """
 
     train_images: int = 0

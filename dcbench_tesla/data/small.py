@@ -1,7 +1,7 @@
-"""The sets of small images in their published formats: MNIST's IDX files, CIFAR's batches, SVHN's .mat files.
+"""Readers for data sets of small images in their published formats: MNIST's IDX, CIFAR's batches, SVHN's .mat.
 
-Every reader takes the folder with the files and raises :class:`CorruptFileError` for one that does not hold what it
-should. Shapes: N images, C channels, H = W = side.
+Every reader takes the folder with the files and raises :class:`CorruptFileError` for a file with unexpected content.
+Shapes: N images, C channels, H = W = side.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Contents(NamedTuple):
-    """What a set's files hold: images uint8 ``(N, C, H, W)``, labels int64 ``(N,)``, names where it is not digits."""
+    """The contents of a data set's files: images uint8 ``(N, C, H, W)``, labels int64 ``(N,)`` and class names."""
 
     x_train: Pixels
     y_train: Labels
@@ -31,7 +31,7 @@ class Contents(NamedTuple):
 
 
 def read_idx_set(folder: Path) -> Contents:
-    """Read MNIST's four files, gzipped or not: grey images of 28 x 28 pixels."""
+    """Read four files in MNIST's format, gzipped or not: grey images of 28 x 28 pixels, and labels."""
     x_train, x_test = (_read_idx(folder / f"{split}-images-idx3-ubyte.gz", (28, 28)) for split in ("train", "t10k"))
     y_train, y_test = (_read_idx(folder / f"{split}-labels-idx1-ubyte.gz", ()) for split in ("train", "t10k"))
     return Contents(x_train[:, None], y_train.astype("int64"), x_test[:, None], y_test.astype("int64"))
@@ -52,13 +52,17 @@ def _read_idx(path: Path, item_shape: tuple[int, ...]) -> Pixels:
         expected = ", ".join(["N", *map(str, item_shape)])
         found = f"{len(raw) - start} bytes, its header promises {prod(shape)} of shape {shape}"
         raise CorruptFileError(f"{path}: {found}; expected ({expected}); get it again.")
-    return np.frombuffer(bytearray(raw), np.uint8, offset=start).reshape(shape)  # torch wants to be able to write
+    return np.frombuffer(bytearray(raw), np.uint8, offset=start).reshape(shape)  # a bytearray, as torch wants to write
 
 
 def read_cifar(folder: Path, files: Sequence[str], classes: int, kind: str = "") -> Contents:
-    """Read CIFAR's pickled files, which are training batches, test batch and names, in this order: 3 x 32 x 32 pixels.
+    """Read CIFAR's pickled files of 3 x 32 x 32 images.
 
-    ``kind`` begins the names of the keys (``fine_`` for the 100 classes of CIFAR-100).
+    Args:
+        folder: the folder with the files.
+        files: names of the training batches, the test batch and the file of class names, in this order.
+        classes: number of classes.
+        kind: prefix of the keys (``fine_`` for the 100 classes of CIFAR-100).
     """
     from dcbench_tesla.data.pickles import read_batch
 
@@ -92,7 +96,7 @@ def read_svhn(folder: Path) -> Contents:
 
 
 def _read_mat(path: Path) -> tuple[Pixels, Labels]:
-    """Read ``X`` uint8 ``(32, 32, 3, N)`` and ``y`` ``(N, 1)``, where class 10 is the digit 0."""
+    """Read ``X``, uint8 ``(32, 32, 3, N)``, and ``y``, ``(N, 1)``, where class 10 stands for the digit 0."""
     import numpy as np
     from scipy.io import loadmat  # type: ignore[import-untyped]
 

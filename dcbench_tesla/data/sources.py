@@ -1,8 +1,8 @@
-"""The data sets known by name: what is known of each, where it is looked for, and how it is read.
+"""The registered data sets: their facts, where their files are looked for, and how they are read.
 
-Every source looks below ``data_dir`` (``--data-dir`` or ``$DCBENCH_DATA``) in the layout torchvision uses or in the
-public archive's own, and downloads where that is allowed without an account. Neither this module nor those it imports
-import torch or numpy at the top, so that data sets can be listed in no time.
+Every source looks below ``data_dir`` (``--data-dir`` or ``$DCBENCH_DATA``) for the layout of torchvision or of the
+public archive. It downloads the files where that is possible without an account. Neither this module nor those it
+imports import torch or numpy at the top, so that listing data sets is fast.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def _find_digits(data_dir: Path) -> Path | None:
 
 
 def _load_digits(data_dir: Path) -> Dataset:
-    """Split scikit-learn's digits: of every class, images 5, 10, 15 ... in the original order are the test set.
+    """Split scikit-learn's digits: in every class, images 5, 10, 15 ... of the original order are the test set.
 
-    There is no official split; this one is balanced, needs no random numbers, and so never changes.
+    There is no official split. This one is balanced and uses no random numbers, so it never changes.
     """
     import numpy as np
     from sklearn.datasets import load_digits
@@ -69,7 +69,16 @@ def _source(
     images: tuple[int, int],
     **facts: Any,
 ) -> DatasetSource:
-    """Declare a set of ``size`` (C, side, K) and so many training and test ``images``; ``facts`` are Dataset's."""
+    """Declare a data set.
+
+    Args:
+        files: where its files are found.
+        read: reads them from a folder.
+        summary: one line about the data set and its licence.
+        size: channels, side in pixels, number of classes.
+        images: number of training and test images.
+        facts: further fields of :class:`Dataset`.
+    """
 
     def load(data_dir: Path) -> Dataset:
         folder = files.get(data_dir)
@@ -140,7 +149,7 @@ def _cifar(archive: Archive, classes: int, kind: str = "") -> DatasetSource:
         f"photographs of {classes} kinds of things, 32x32 (no licence stated)",
         size=(3, 32, classes),
         images=(50_000, 10_000),
-        # CIFAR-10's numbers for CIFAR-100 as well: the released code of the field does so, and results depend on it
+        # CIFAR-100 uses CIFAR-10's statistics too: the published code does so, and results depend on it
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
     )

@@ -1,4 +1,4 @@
-"""Cutting a data set into training, validation and test images, the same way for every cell and seed."""
+"""Splitting a data set into training, validation and test images, identically for every cell and seed."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from dcbench_tesla.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Indices:
-    """Positions in the data set's training images: what experts and matching see, and what choices are made on."""
+    """Positions in the data set's training images: those for experts and matching, and those held out."""
 
     train: Tensor
     validation: Tensor
@@ -23,7 +23,7 @@ class Indices:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The three image sets of a cell; ``validation`` is ``None`` where no images are held out."""
+    """The training, validation and test images of a cell; ``validation`` is ``None`` if none are held out."""
 
     train: LabelledImages
     validation: LabelledImages | None
@@ -31,7 +31,12 @@ class Splits:
 
 
 def choose(labels: Tensor, classes: int, settings: DataSettings) -> Indices:
-    """Choose validation and training images, stratified by class, at random but once for all seeds.
+    """Choose validation and training images at random, stratified by class and identically for all seeds.
+
+    Args:
+        labels: training labels of the data set, int64 ``(N,)``.
+        classes: number of classes.
+        settings: ``validation`` and ``train_images`` say how many images to choose.
 
     Raises:
         UsageError: a class is left without training images.
@@ -54,7 +59,7 @@ def choose(labels: Tensor, classes: int, settings: DataSettings) -> Indices:
 
 
 def cut(dataset: Dataset, chosen: Indices, preprocessing: Preprocessing, device: torch.device) -> Splits:
-    """Return the three image sets of ``dataset``, preprocessed, on ``device``."""
+    """Return the training, validation and test images of ``dataset``, preprocessed, on ``device``."""
 
     def images(pixels: Tensor, labels: Tensor) -> LabelledImages:
         return LabelledImages(
@@ -67,7 +72,7 @@ def cut(dataset: Dataset, chosen: Indices, preprocessing: Preprocessing, device:
         )
 
     pixels, labels = torch.from_numpy(dataset.x_train), torch.from_numpy(dataset.y_train)
-    everything = len(chosen.train) == len(labels)  # then no copy: a memory-mapped set stays on the disk
+    everything = len(chosen.train) == len(labels)  # then nothing is copied: a memory-mapped set stays on the disk
     return Splits(
         train=images(pixels, labels) if everything else images(pixels[chosen.train], labels[chosen.train]),
         validation=images(pixels[chosen.validation], labels[chosen.validation]) if len(chosen.validation) else None,

@@ -1,4 +1,4 @@
-"""Files below a folder or in a zip archive, by their names, without unpacking."""
+"""Read files by name from a folder or from a zip archive, without unpacking it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from dcbench_tesla.errors import CorruptFileError
 
 
 class Tree(NamedTuple):
-    """Sorted file names with ``/``, below ``where``, and how to read one of them."""
+    """The files below ``where``: their sorted names with ``/``, and a function that reads one of them."""
 
     where: Path
     names: list[str]
     read: Callable[[str], bytes]
 
     def text(self, name: str) -> str:
-        """Return a text file's content; raises :class:`CorruptFileError` where it is missing."""
+        """Return the content of a text file.
+
+        Raises:
+            CorruptFileError: there is no such file.
+        """
         if name not in self.names:
             raise CorruptFileError(f"{self.where}: {name} is missing; get the data again.")
         return self.read(name).decode("utf-8", errors="replace")
@@ -29,7 +33,11 @@ class Tree(NamedTuple):
 
 @contextmanager
 def open_tree(path: Path) -> Iterator[Tree]:
-    """List a folder, or a zip archive without the first folder of its names; raises :class:`CorruptFileError`."""
+    """Open a folder, or a zip archive, whose names are listed without their first folder.
+
+    Raises:
+        CorruptFileError: the file is not a zip archive, or a member points outside of it.
+    """
     if path.suffix == ".zip":
         with open_zip(path) as archive:
             members = _members(path, archive)
@@ -50,7 +58,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
-    """Map names without their first folder to names; refuses those that point outside the archive."""
+    """Map names without their first folder to the names in the archive; refuse names that point outside of it."""
     members = {}
     for info in archive.infolist():
         parts = PurePosixPath(info.filename).parts
@@ -62,6 +70,10 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip archive; raises :class:`CorruptFileError` if it is none."""
+    """Open a zip archive.
+
+    Raises:
+        CorruptFileError: the file is not a zip archive.
+    """
     with reading(f"{path}: not a zip archive, or cut short"):
         return zipfile.ZipFile(path)

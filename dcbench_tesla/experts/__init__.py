@@ -1,1 +1,1 @@
-"""Expert trajectories on disk: how they are trained, stored, and taken over from other people."""
+"""Expert trajectories on disk: how they are trained, stored, and imported from other people's files."""

@@ -1,4 +1,4 @@
-"""Experts of other people, put into the store by ``dcbench import experts``: read as any, and never trained."""
+"""Experts of other people, which ``dcbench import experts`` put into the store: read like any others, never trained."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.experts.store import ExpertStore, Ticker
 from dcbench_tesla.records.store import load_tensors, read_json, write_json
 
-IMPORTED = "imported.json"  # in the folder of experts of others; written last
+IMPORTED = "imported.json"  # the index in a folder of imported experts; written last, so it marks a finished import
 _HOW_TO_SAY = {
     ("data", "fingerprint"): "the data set's fingerprint",
     ("data", "preprocessing"): "the preprocessing (data.zca)",
@@ -26,9 +26,12 @@ _HOW_TO_SAY = {
 
 
 class ImportedStore(ExpertStore):
-    """Experts of others, put into the store by ``dcbench import experts``: read as any, and never trained.
+    """The store of experts that were imported: they are read like any others, and never trained.
 
-    ``epochs``: the last epoch of each. Raises ``CorruptFileError`` where the folder's index belongs to other experts.
+    Args:
+        root: the folder of all experts.
+        recipe: what identifies the experts.
+        epochs: the last epoch of each expert.
     """
 
     def __init__(self, root: Path, recipe: ExpertRecipe, epochs: Sequence[int]) -> None:
@@ -36,7 +39,11 @@ class ImportedStore(ExpertStore):
         self.epochs = tuple(epochs)
 
     def bounded(self, count: int | None, epochs: int) -> int:
-        """Return how many experts to read, all there are if ``count`` is ``None``, each up to ``epochs``.
+        """Return the number of experts to read, after checking that each has snapshots up to ``epochs``.
+
+        Args:
+            count: number of experts wanted; ``None`` for all.
+            epochs: last epoch wanted of each expert.
 
         Raises:
             UsageError: more experts or more epochs than were imported.
@@ -58,20 +65,24 @@ class ImportedStore(ExpertStore):
         return wanted
 
     def ensure(self, count: int, epochs: int, train: LabelledImages, ticker: Ticker) -> float:
-        """Check that the first ``count`` experts are there up to ``epochs``; return the seconds of training, 0.
+        """Check that the first ``count`` experts are complete up to ``epochs``; return 0, the seconds of training.
 
         Raises:
             UsageError: more experts or more epochs than were imported.
-            CorruptFileError: snapshots that were imported are gone.
+            CorruptFileError: imported snapshots are missing.
         """
         self.bounded(count, epochs)
         gone = [i for i in range(count) if not self.complete_expert(i, epochs)]
         if gone:
-            raise CorruptFileError(f"{self.path(gone[0], 0).parent} is no longer whole. {self._remedy}")
+            raise CorruptFileError(f"{self.path(gone[0], 0).parent} is no longer complete. {self._remedy}")
         return 0.0
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """Read one snapshot ``(P,)``, float32 on the CPU; raises ``CorruptFileError`` if it is damaged or gone."""
+        """Read one snapshot: parameters ``(P,)``, float32 on the CPU.
+
+        Raises:
+            CorruptFileError: the snapshot is damaged or missing.
+        """
         path = self.path(expert, epoch)
         try:
             tensors, _ = load_tensors(path)
@@ -85,23 +96,28 @@ class ImportedStore(ExpertStore):
 
 
 def write_index(folder: Path, recipe: ExpertRecipe, *, name: str, epochs: Sequence[int], files: Any) -> None:
-    """Write what :func:`open_imported` finds imported experts by: it makes the folder a finished import."""
+    """Write the index by which :func:`open_imported` finds imported experts. It completes the import."""
     facts = {"key": recipe.key, "name": name, "epochs": list(epochs), "files": files, "identity": recipe.identity}
     write_json(folder / "recipe.json", recipe.identity)
     write_json(folder / IMPORTED, {"format": "dcbench imported experts", **facts})
 
 
 def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStore:
-    """Return the imported experts ``wanted`` (key, its beginning, or name) for a run described by ``recipe``.
+    """Return the store of the imported experts ``wanted`` for the run that ``recipe`` describes.
+
+    Args:
+        root: the folder of all experts.
+        wanted: key of the imported experts, a beginning of the key, or their name.
+        recipe: data, preprocessing and network of the run.
 
     Raises:
-        UsageError: there are none of this name, or several; or they belong to other data, another preprocessing or
-            another network.
+        UsageError: no import or several imports match ``wanted``, or the experts belong to other data, another
+            preprocessing or another network.
         CorruptFileError: the index of the import is damaged.
     """
     index = _find_imported(root, wanted)
     identity: Mapping[str, Any] = index["identity"]
-    facts = json.loads(json.dumps(recipe.facts))  # tuples become lists, as in what was stored
+    facts = json.loads(json.dumps(recipe.facts))  # turns tuples into lists, as in the stored index
     differences = [
         f"{_HOW_TO_SAY.get((part, name), name)} is {facts[part].get(name)!r} here, {identity[part].get(name)!r} there"
         for part in sorted(facts)
@@ -120,7 +136,7 @@ def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStor
 
 
 def _find_imported(root: Path, wanted: str) -> dict[str, Any]:
-    """The index of the one import that ``wanted`` names."""
+    """Return the index of the one import that ``wanted`` names."""
     found = {index["key"]: index for index in map(read_json, sorted(root.glob(f"*/{IMPORTED}")))}
     exact = [i for key, i in found.items() if wanted in (key, i["name"])]
     matching = exact or [i for key, i in found.items() if key.startswith(wanted)]
@@ -128,8 +144,8 @@ def _find_imported(root: Path, wanted: str) -> dict[str, Any]:
         return dict(matching[0])
     shown = ", ".join(f"{i['key']} ({i['name']})" if i["name"] else i["key"] for i in matching or found.values())
     if matching:
-        raise UsageError(f"experts.imported={wanted} could be each of {shown}: give more of the key.")
+        raise UsageError(f"experts.imported={wanted} matches several imports: {shown}. Give more of the key.")
     raise UsageError(
-        f"no imported experts {wanted!r} under {root}; there: {shown or 'none'}. dcbench import experts FILES "
+        f"no imported experts {wanted!r} under {root}; imported: {shown or 'none'}. dcbench import experts FILES "
         "--dataset NAME puts them there."
     )

@@ -1,7 +1,6 @@
-"""What identifies a set of experts: data, preprocessing, augmentation, network and recipe of training.
+"""The identity of a set of experts: data, preprocessing, augmentation, network and training recipe.
 
-Not how many epochs they were trained, so whoever needs more extends them; and not a cell's seed, so all cells share
-them.
+The number of epochs is no part of it, so experts can be trained further; nor is a cell's seed, so all cells share them.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,10 +18,14 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertRecipe:
-    """What identifies a set of experts, besides their number: hashed into ``key``.
+    """The identity of a set of experts, which is hashed into ``key``.
 
-    ``facts`` are those of data, preprocessing and network, as plain JSON. ``imported``: the digest of the files they
-    were read from, for experts of others.
+    Args:
+        facts: those of data, preprocessing and network, as values that JSON can hold.
+        settings: the training recipe.
+        augmentation: augmentation of the real images.
+        build_network: makes a freshly initialised network.
+        imported: digest of the files that imported experts were read from; empty for others.
     """
 
     facts: Mapping[str, Any]
@@ -33,8 +36,8 @@ class ExpertRecipe:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return everything that defines expert i, but i."""
-        if self.imported:  # how they were trained is not known here; their contents stand for it
+        """Everything that defines an expert, except its number."""
+        if self.imported:  # nobody knows how they were trained; the digest of their files stands for it
             return {"version": _VERSION, "imported": self.imported, **self.facts}
         recipe = {"lr": self.settings.lr, "batch_size": self.settings.batch_size}
         return {
@@ -46,5 +49,5 @@ class ExpertRecipe:
 
     @property
     def key(self) -> str:
-        """Return the content key of :attr:`identity`."""
+        """The content key of :attr:`identity`."""
         return content_key(self.identity)

@@ -1,9 +1,9 @@
-"""Expert trajectories: networks trained on the real images, a snapshot of all parameters an epoch.
+"""Expert trajectories: networks trained on the real images, with a snapshot of all parameters after every epoch.
 
-An expert is identified by data, preprocessing, augmentation, network, recipe and its number, by nothing else: not by
-how many epochs it was trained, so whoever needs more extends it, and not by a cell's seed, so all share it. Each
-snapshot is a file of its own (``<root>/<key>/expert_0003/epoch_007.safetensors``, float32 ``(P,)``): writing is
-atomic, a killed process loses the running epoch only, and matching reads just the two snapshots it needs.
+An expert is identified by data, preprocessing, augmentation, network, training recipe and its number, and by nothing
+else. It can be trained for more epochs later, and cells with different seeds share it. Each snapshot is a file of its
+own (``<root>/<key>/expert_0003/epoch_007.safetensors``, float32 ``(P,)``): writing is atomic, a killed process loses
+only the running epoch, and matching reads just the two snapshots it needs.
 """
 
 import time
@@ -29,17 +29,17 @@ _CACHED_SNAPSHOTS = 8
 
 
 class Ticker(Protocol):
-    """Takes note of finished units of work, as progress bars do."""
+    """Counts finished units of work, like a progress bar."""
 
     def advance(self, amount: int = 1) -> None:
-        """Note ``amount`` further units as done."""
+        """Count ``amount`` further units as done."""
         ...
 
 
 class ExpertStore:
-    """The experts of one recipe on disk; trains what is missing, extends what is short.
+    """The experts of one recipe on disk; trains missing experts, and trains experts further that lack epochs.
 
-    Several processes may want the same experts: each expert is trained under a lock, by one of them.
+    Several processes may use the same store: a lock ensures that one process at a time trains an expert.
     """
 
     def __init__(self, root: Path, recipe: ExpertRecipe) -> None:
@@ -47,7 +47,7 @@ class ExpertStore:
         self.folder = root / recipe.key
 
     def path(self, expert: int, epoch: int) -> Path:
-        """Return where the snapshot of one expert after ``epoch`` epochs lies."""
+        """Return the file of one expert's snapshot after ``epoch`` epochs."""
         return self.folder / f"expert_{expert:04d}" / f"epoch_{epoch:03d}.safetensors"
 
     def missing_epochs(self, count: int, epochs: int) -> int:
@@ -55,24 +55,24 @@ class ExpertStore:
         return sum(epochs - self.trained(i, epochs) for i in range(count))
 
     def trained(self, expert: int, epochs: int) -> int:
-        """Return up to which epoch an expert is trained, ``epochs`` at most."""
+        """Return the last epoch up to which an expert is trained without gaps, ``epochs`` at most."""
         done = 0
         while done < epochs and self.path(expert, done + 1).exists():
             done += 1
         return done
 
     def complete(self, count: int, epochs: int) -> bool:
-        """Whether snapshots 0 .. ``epochs`` of the first ``count`` experts are there."""
+        """Return whether the first ``count`` experts have all snapshots 0 .. ``epochs``."""
         return all(self.complete_expert(i, epochs) for i in range(count))
 
     def ensure(self, count: int, epochs: int, train: LabelledImages, ticker: Ticker) -> float:
         """Train the first ``count`` experts up to ``epochs``; return the seconds this took.
 
-        What another process is training is left to it: first come the free ones, then those it holds are waited for.
+        Experts that another process is training are left for last, and then waited for.
 
         Raises:
             DivergedError: a loss became NaN or infinite.
-            CorruptFileError: the snapshot to go on from is damaged.
+            CorruptFileError: the snapshot to continue from is damaged.
         """
         start = time.perf_counter()
         write_json(self.folder / "recipe.json", self.recipe.identity)
@@ -88,7 +88,7 @@ class ExpertStore:
         return time.perf_counter() - start
 
     def complete_expert(self, expert: int, epochs: int) -> bool:
-        """Whether one expert has snapshots 0 .. ``epochs``."""
+        """Return whether one expert has all snapshots 0 .. ``epochs``."""
         return all(self.path(expert, e).exists() for e in range(epochs + 1))
 
     def _lock(self, expert: int, *, wait: bool) -> AbstractContextManager[Any]:
@@ -97,7 +97,7 @@ class ExpertStore:
         return FileLock(folder / ".lock", timeout=-1 if wait else 0)
 
     def _train(self, expert: int, epochs: int, train: LabelledImages, ticker: Ticker) -> None:
-        """Train one expert on from its last snapshot."""
+        """Train one expert up to ``epochs``, starting from its last snapshot."""
         network = self._network(expert).to(train.device)
         if not self.path(expert, 0).exists():
             self.write(expert, 0, flatten_parameters(network), {})
@@ -115,15 +115,15 @@ class ExpertStore:
             return self.recipe.build_network()
 
     def write(self, expert: int, epoch: int, theta: Tensor, facts: Mapping[str, Any]) -> None:
-        """Write one snapshot ``(P,)`` with further ``facts`` beside what identifies it."""
+        """Write one snapshot: parameters ``theta`` ``(P,)``, with ``facts`` in addition to what identifies it."""
         meta = {"format": "dcbench expert snapshot", "expert": expert, "epoch": epoch, **facts}
         save_tensors(self.path(expert, epoch), {"theta": theta}, {**meta, "identity": self.recipe.identity})
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """Read one snapshot ``(P,)``, float32 on the CPU.
+        """Read one snapshot: parameters ``(P,)``, float32 on the CPU.
 
         Raises:
-            CorruptFileError: it is damaged, or was deleted meanwhile.
+            CorruptFileError: the snapshot is damaged, or was deleted during the run.
         """
         path = self.path(expert, epoch)
         try:
@@ -139,7 +139,7 @@ class ExpertStore:
 
 
 class StoredExperts:
-    """The first ``count`` experts of a store, read when asked for: the :class:`ExpertSource` of a run."""
+    """The first ``count`` experts of a store, read when needed; the :class:`ExpertSource` of a run."""
 
     def __init__(self, store: ExpertStore, count: int, device: torch.device) -> None:
         self._count = count
@@ -150,5 +150,5 @@ class StoredExperts:
         return self._count
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """Return the parameters of one expert after ``epoch`` epochs, on the run's device."""
+        """Return the parameters ``(P,)`` of one expert after ``epoch`` epochs, on the run's device."""
         return self._read(expert, epoch).to(self._device)

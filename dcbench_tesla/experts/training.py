@@ -18,9 +18,9 @@ def train_epoch(
     expert: int,
     epoch: int,
 ) -> float:
-    """Train one epoch of plain SGD with DSA on the real images; return the mean loss.
+    """Train one epoch by plain SGD with DSA on the real images; return the mean loss.
 
-    Every random number comes from (expert, epoch), so an expert resumes or is extended as if never interrupted.
+    All random numbers are derived from (expert, epoch), so training can be resumed or extended at any epoch.
     """
     optimiser = torch.optim.SGD(network.parameters(), lr=settings.lr)
     rng = generator(0, "expert epoch", expert, epoch)

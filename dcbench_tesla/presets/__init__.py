@@ -1,8 +1,9 @@
-"""Hyper-parameters as data: one TOML file a preset, a list of rules; later rules win.
+"""Presets: hyper-parameters as data, one TOML file per preset.
 
-A rule names the ``methods``, ``datasets`` and ``ipcs`` it is for (none: all), the methods whose authors ``published``
-its settings, whose they are for the others (``settings_of``) and the ``source``, and gives settings by section
-(``settings``: the method's).
+A preset is a list of rules; where several rules give the same setting, the last one wins. A rule names the cells it is
+for (``methods``, ``datasets``, ``ipcs``; an absent list means all), the methods whose authors ``published`` these
+settings, whose settings they are for the other methods (``settings_of``) and where they are published (``source``). All
+other keys are sections of settings; section ``settings`` holds those of the method.
 """
 
 import tomllib
@@ -18,10 +19,10 @@ PRESETS = ("paper", "quick", "smoke")
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of a preset: which cells it is for, whose settings these are, and the settings it gives.
+    """One rule of a preset: the cells it is for, the origin of its settings, and the settings.
 
-    ``published``: the methods whose authors published these settings for these cells. ``settings_of``: whose they are,
-    for the other methods.
+    ``published`` holds the methods whose authors published these settings for these cells; ``settings_of`` says whose
+    settings they are when another method uses them. ``values`` are the settings by section and name.
     """
 
     methods: tuple[str, ...]
@@ -33,7 +34,7 @@ class Rule:
     values: Mapping[str, Mapping[str, Any]]
 
     def fits(self, method: str, dataset: str, ipc: int) -> bool:
-        """Whether the rule is for this cell; an empty list is for all."""
+        """Return whether the rule is for this cell; an empty list matches everything."""
         return (
             (not self.methods or method in self.methods)
             and (not self.datasets or dataset in self.datasets)
@@ -42,7 +43,7 @@ class Rule:
 
 
 def rules_of(preset: str) -> list[Rule]:
-    """Return the rules of a preset in their order.
+    """Return the rules of a preset in the order of its file.
 
     Raises:
         UsageError: there is no such preset.

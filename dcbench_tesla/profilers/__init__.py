@@ -1,9 +1,9 @@
-"""Meters and clocks for what a piece of a run needs.
+"""Meters of memory and clocks, for a run or a part of it.
 
-:class:`LiveBytes` counts the memory that tensors hold, and :func:`origin` tells it what they are for.
-:mod:`~dcbench_tesla.profilers.memory` has the three meters of a run's peak, :mod:`~dcbench_tesla.profilers.clocks`
-the clocks, and :mod:`~dcbench_tesla.cells.workload` one iteration of any method, on shapes alone, to measure.
-:class:`PhaseClock` times a piece and, where code marks them by :class:`phase`, its passes.
+:class:`LiveBytes` counts the memory of live tensors, and :func:`origin` labels what they are for.
+:mod:`~dcbench_tesla.profilers.memory` offers three meters of a run's peak memory, and
+:mod:`~dcbench_tesla.profilers.clocks` the clocks. :class:`PhaseClock` times a block and its passes, where the code
+marks them by :class:`phase`. Workloads to measure come from :mod:`~dcbench_tesla.cells.workload`.
 """
 
 from dcbench_tesla.profilers.live_bytes import LiveBytes

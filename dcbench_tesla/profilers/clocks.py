@@ -1,4 +1,4 @@
-"""How long a run takes: marks in a device's own time, and what several runs come to."""
+"""Clocks that run in a device's own time, and summaries of repeated timings."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ ClockName = Literal["cuda events", "perf_counter"]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a repeated run: ``median_s``, and ``spread_s``, the interquartile range (0 for a single one)."""
+    """Summary of a repeated timing: median and interquartile range (0 for a single repetition), in seconds."""
 
     median_s: float
     spread_s: float
@@ -22,10 +22,10 @@ class Timing:
 
     @classmethod
     def of(cls, times_s: Sequence[float]) -> Self:
-        """Return what the seconds of so many runs come to.
+        """Summarise the seconds of several repetitions.
 
         Raises:
-            ValueError: there are none.
+            ValueError: ``times_s`` is empty.
         """
         if not times_s:
             raise ValueError("no run was timed: repetitions must be at least 1.")
@@ -34,25 +34,25 @@ class Timing:
 
 
 class Clock(ABC):
-    """Marks in a device's time, and the seconds between two of them."""
+    """Sets marks in a device's time and returns the seconds between two of them."""
 
     name: ClassVar[ClockName]
 
     @abstractmethod
     def mark(self) -> Any:
-        """Return a mark of now."""
+        """Return a mark of the present moment."""
 
     @abstractmethod
     def seconds(self, start: Any, end: Any) -> float:
-        """Return the seconds between two marks; :meth:`wait` before."""
+        """Return the seconds between two marks; call :meth:`wait` first."""
 
     @abstractmethod
     def wait(self) -> None:
-        """Wait until the device has done what it was told, and so has passed every mark."""
+        """Wait until the device has finished its work and so has passed every mark."""
 
 
 class CounterClock(Clock):
-    """``time.perf_counter``, for devices that have done their work when the program goes on."""
+    """``time.perf_counter``, for devices on which an operation has finished when its call returns."""
 
     name = "perf_counter"
 
@@ -69,7 +69,7 @@ class CounterClock(Clock):
 
 
 class EventClock(Clock):
-    """CUDA events: marks in the queue of a GPU, which stand where its work is and not where the program is."""
+    """CUDA events: marks in the queue of a GPU's work, which the GPU passes when it gets there."""
 
     name = "cuda events"
 
@@ -77,7 +77,7 @@ class EventClock(Clock):
         self._device = device
 
     def mark(self) -> torch.cuda.Event:
-        """See :meth:`Clock.mark`; it costs the program microseconds, and waits for nothing."""
+        """See :meth:`Clock.mark`; takes microseconds and waits for nothing."""
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
@@ -92,5 +92,5 @@ class EventClock(Clock):
 
 
 def clock(device: torch.device) -> Clock:
-    """Return the clock of a device: CUDA events on a GPU, else ``time.perf_counter``."""
+    """Return the clock of a device: CUDA events on a GPU, ``time.perf_counter`` otherwise."""
     return EventClock(device) if device.type == "cuda" else CounterClock()

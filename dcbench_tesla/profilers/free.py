@@ -1,20 +1,21 @@
-"""How much memory is left on a device."""
+"""The free memory of a device."""
 
 import psutil
 import torch
 
 from dcbench_tesla.compute.malloc import kept_bytes
 
-# A CPU's kernels also work in memory that no tensor holds, and where main memory ends processes are killed: some were
-# seen to need 1.2 to 1.4 times their tensors. Where a GPU's memory ends there is an error, which can be caught.
+# Kernels on a CPU also use memory that no tensor holds: processes were seen to need 1.2 to 1.4 times their tensors.
+# When main memory ends, the system kills processes; when a GPU's memory ends, PyTorch raises an error to catch.
 _SHARE_OF_TENSORS = 0.7
 
 
 def free_bytes(device: torch.device) -> int:
     """Return the bytes that further tensors of this process can take on ``device``.
 
-    On a GPU: what is free there, and what PyTorch's allocator holds without using it. Else seven tenths of the main
-    memory that can be had without swapping, or is held without being used; the rest is for what tensors come with.
+    On a GPU this is its free memory, and what PyTorch's allocator holds without using it. On a CPU it is seven tenths
+    of the main memory that is available without swapping or that this process holds without using it; the rest is left
+    for the memory that kernels need besides tensors.
     """
     if device.type != "cuda":
         return int(_SHARE_OF_TENSORS * (psutil.virtual_memory().available + kept_bytes()))

@@ -1,12 +1,12 @@
-"""Running a program without its numbers: :class:`ImaginedBytes`, which counts what tensors without memory would hold.
+"""Run a program without its numbers: :class:`ImaginedBytes` counts the bytes that tensors without memory would hold.
 
-Torch's ``meta`` tensors have a shape and no memory, and operations on them compute shapes alone. They stand for the
-tensors of the device whose memory is to be predicted; what a program keeps in main memory stays real, so that its
-random numbers, indices and drawn augmentations are those of a real run, and its bytes are counted apart. (Torch's
-fake tensors are the same, pretending to be elsewhere; pretended CUDA tensors cannot go backward without a driver, and
-pretended CPU tensors would mix both memories.)
+PyTorch's ``meta`` tensors have a shape and no memory, and operations on them compute shapes only. They stand for the
+tensors of the device whose memory is predicted. Everything that a program keeps in main memory stays real, so its
+random numbers, indices and drawn augmentations are those of a real run, and its bytes are counted separately. (Fake
+tensors are similar, but not suitable: fake CUDA tensors cannot run a backward pass without a driver, and fake CPU
+tensors would mix both kinds of memory.)
 
-Where a program asks such a tensor for its value, it is told something harmless.
+A program that asks a ``meta`` tensor for its value gets a harmless answer.
 """
 
 from collections.abc import Callable
@@ -22,23 +22,25 @@ from dcbench_tesla.errors import UsageError
 from dcbench_tesla.profilers.live_bytes import LiveBytes
 
 IMAGINED = torch.device("meta")
-"""The device a program to be imagined runs on."""
+"""The device on which a program runs whose memory is predicted."""
 
 _aten = torch.ops.aten
 
 
 class ImaginedBytes(LiveBytes):
-    """:class:`LiveBytes` for a program that runs on :data:`IMAGINED`: the bytes it would need on a real device.
+    """:class:`LiveBytes` for a program on :data:`IMAGINED`: counts the bytes that it would need on a real device.
 
-    Values are answered so that a program goes on as one whose numbers are in order: ``isfinite`` and ``all`` hold and
-    every other condition does not; other numbers are 1, and indices 0. A mask lets everything through, which is the
-    most that it can; a copy to the CPU is zeros.
+    Questions about values are answered so that the program continues as if its numbers were in order: ``isfinite`` and
+    ``all`` are true, every other condition is false, other floating-point values are 1, and integers 0. A mask selects
+    everything, which gives the largest possible result. A copy to the CPU is filled with zeros.
 
-    What operations return for given shapes is kept in ``remembered``, since many of torch's operations without memory
-    are slow programs in Python; meters that share one dictionary learn from each other. ``None`` remembers nothing.
+    Args:
+        round_to: see :class:`LiveBytes`.
+        remembered: results of operations by their argument shapes. Many of PyTorch's ``meta`` operations are slow
+            Python code, so meters can share one dictionary to run each of them once; ``None`` remembers nothing.
 
     Raises:
-        UsageError: (from the operation) the size of a result depends on values in a way that is not known here.
+        UsageError: (raised by an operation) the size of a result depends on values in an unsupported way.
     """
 
     def __init__(self, *, round_to: int = 1, remembered: "Remembered | None" = None) -> None:
@@ -53,7 +55,7 @@ class ImaginedBytes(LiveBytes):
         try:
             key = (func, _key(args), _key(tuple(kwargs.items())))
             recipe = self._remembered.get(key)
-        except (TypeError, _RealError):  # an argument is no dictionary's key, or a real tensor, whose values matter
+        except (TypeError, _RealError):  # an argument is not hashable, or is a real tensor, whose values matter
             return _imagine(func, args, kwargs)
         if recipe is not None:
             return recipe.make()
@@ -71,7 +73,7 @@ def _imagine(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
-# What a program is told that asks for values; NotImplemented: it does not ask, the operation is as any other.
+# Answers for operations that ask for values. NotImplemented means: handle this call like any other operation.
 
 
 def _value(func: Any, args: Any, kwargs: Any) -> object:
@@ -84,7 +86,7 @@ def _value(func: Any, args: Any, kwargs: Any) -> object:
 
 
 def _holds(func: Any, args: Any, kwargs: Any) -> Any:
-    """``all``, and the product of two conditions, which is how torch makes ``isfinite``: a condition that holds."""
+    """Return a condition that is true, for ``all`` and for the product of two conditions, which makes ``isfinite``."""
     if not args[0].is_meta or args[0].dtype != torch.bool:
         return NotImplemented
     result = func(*args, **kwargs)
@@ -120,7 +122,7 @@ def _masked_select(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _index(func: Any, args: Any, kwargs: Any) -> Any:
-    """A mask among the indices is the positions it lets through, in each of its dimensions."""
+    """Index with masks replaced by the positions that they select, one index per dimension of the mask."""
     tensor, indices = args
     if not tensor.is_meta or not any(i is not None and i.dtype == torch.bool for i in indices):
         return NotImplemented
@@ -151,11 +153,11 @@ _ANSWERS: dict[Any, Callable[[Any, Any, Any], Any]] = {
 
 
 class _RealError(Exception):
-    """An argument is a tensor that has values."""
+    """An argument is a tensor with values."""
 
 
 class _Recipe(NamedTuple):
-    """How to make an operation's results: shape, strides and type of each, ``None`` where it returns none."""
+    """How to make an operation's results: shape, strides and dtype of each, ``None`` for a result that is ``None``."""
 
     parts: tuple[tuple[Any, tuple[int, ...], torch.dtype] | None, ...]
     single: bool
@@ -166,23 +168,23 @@ class _Recipe(NamedTuple):
 
 
 Remembered = dict[Any, _Recipe]
-"""Results of operations, by operation and arguments."""
+"""How to make the results of operations, by operation and arguments."""
 
 
 @cache
 def _makes_new_tensors(func: Any) -> bool:
-    """Whether an operation changes nothing it was given, and returns tensors that share no memory with it."""
+    """Return whether an operation leaves its arguments unchanged and returns tensors that share no memory with them."""
     schema = func._schema
     returns_tensors = bool(schema.returns) and all(isinstance(r.type, torch.TensorType) for r in schema.returns)
     return returns_tensors and not any(part.alias_info for part in (*schema.arguments, *schema.returns))
 
 
 def _key(value: Any) -> Any:
-    """What of an argument its operation's result can depend on.
+    """Return the properties of an argument that the result of a ``meta`` operation can depend on.
 
     Raises:
-        _RealError: its values.
-        TypeError: (when hashed) it cannot be a dictionary's key.
+        _RealError: the argument is a tensor with values.
+        TypeError: (when hashed) the argument is not hashable.
     """
     kind = type(value)
     if kind is Tensor or kind is Parameter:
@@ -191,13 +193,13 @@ def _key(value: Any) -> Any:
         return value.shape, value.stride(), value.dtype
     if isinstance(value, (tuple, list)):
         return tuple(map(_key, value))
-    if isinstance(value, Tensor):  # of a class of its own, which may do as it likes
+    if isinstance(value, Tensor):  # a subclass of Tensor may behave in any way
         raise _RealError
-    return kind, value  # the kind too: 1, 1.0 and True are equal
+    return kind, value  # with the type, because 1, 1.0 and True are equal
 
 
 def _recipe(result: Any) -> _Recipe | None:
-    """Describe an operation's results; ``None`` where they are no plain tensors each with memory of its own."""
+    """Describe an operation's results; ``None`` unless all are plain tensors that each have their own memory."""
     single = isinstance(result, Tensor)
     tensors = (result,) if single else result
     if not isinstance(tensors, tuple):

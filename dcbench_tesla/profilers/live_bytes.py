@@ -1,6 +1,6 @@
-"""The memory that tensors hold: :class:`LiveBytes`.
+"""The memory of live tensors: :class:`LiveBytes`.
 
-A tensor is a view of a *storage*; storages are what is allocated and released, so the meter follows those.
+A tensor is a view of a *storage*. Memory is allocated and released by storage, so the meter follows storages.
 """
 
 import weakref
@@ -22,28 +22,34 @@ _LIFT_FRESH = torch.ops.aten.lift_fresh.default
 
 
 class LiveBytes(TorchDispatchMode):
-    """Count the bytes of live tensors a device type, and their peak, while the context is entered.
+    """Counts the bytes of live tensors by device type, and their peak, while the context is entered.
 
-    Every storage that an operation makes is followed until it is released, whoever holds it: a Python name, a view,
-    autograd. It counts once, however many tensors use it. Tensors from before the context count only where they are
-    handed over in ``count``. ``round_to`` rounds each storage up to a multiple (CUDA's allocator: 512 bytes).
+    Every storage that an operation creates is followed until it is released, whether a Python name, a view or autograd
+    holds it. It counts once, however many tensors use it. Tensors that are older than the context count only if they
+    are given in ``count``.
 
-    It works for tensors with memory, for ``meta`` tensors (no memory, but a size), and for fake ones, which count
-    under the device they pretend to be on; enter the meter inside the ``FakeTensorMode``.
+    The meter works for tensors with memory, for ``meta`` tensors (which have a size but no memory), and for fake
+    tensors, which count under the device they stand for; enter the meter inside the ``FakeTensorMode``.
 
-    What it describes is the tensors of the eager program. Not seen: what a kernel takes and returns within one call
-    (workspaces), tensors without one storage (sparse ones), the allocator's fragmentation. A size changed by
-    ``untyped_storage().resize_``, which is no operation, is noticed by the next operation on that storage and by
-    :meth:`live_bytes`. Under any dispatch mode autograd adds gradients up in a new tensor where it would else reuse
-    one, so that the peak of a plain backward pass can be one such gradient too high.
+    The counts are those of the eager program. The meter does not see memory that a kernel takes and returns within one
+    call (workspaces), tensors without a single storage (sparse ones), and the allocator's fragmentation. A size changed
+    by ``untyped_storage().resize_``, which is not an operation, is noticed by the next operation on that storage and by
+    :meth:`live_bytes`. Under any dispatch mode autograd adds up gradients in a new tensor where it would otherwise
+    reuse one, so the peak of a plain backward pass can be one such gradient too high.
 
-    :meth:`breakdown` says what the peak was made of, where code labels what it allocates with
-    :func:`~dcbench_tesla.profilers.origins.origin`.
+    :meth:`breakdown` splits the peak by the labels that code sets by :func:`~dcbench_tesla.profilers.origins.origin`.
+
+    Args:
+        count: older tensors that count as well.
+        round_to: round each storage up to a multiple of so many bytes (CUDA's allocator: 512).
+
+    Raises:
+        ValueError: ``round_to`` is less than 1.
 
     Example:
         >>> with LiveBytes() as meter:
         ...     x = torch.zeros(100)  # 400 bytes
-        ...     y = (x + 1).exp()  # 400, and for a moment 400 more
+        ...     y = (x + 1).exp()  # 400, and 400 more until x + 1 is released
         ...     z = y[:50]  # a view: nothing
         >>> meter.live_bytes("cpu"), meter.peak_bytes("cpu")
         (800, 1200)
@@ -65,35 +71,35 @@ class LiveBytes(TorchDispatchMode):
         return self
 
     def live_bytes(self, device: Device) -> int:
-        """Return what the counted tensors of this device type hold now; releases are seen after the context too."""
+        """Return the bytes that the counted tensors of this device type hold now, also after the context is left."""
         self._look_again()
         return self._counts[_type(device)].live
 
     def peak_bytes(self, device: Device) -> int:
-        """Return the most that the counted tensors of this device type have held at once."""
+        """Return the largest number of bytes that the counted tensors of this device type have held at once."""
         return self._counts[_type(device)].peak
 
     def breakdown(self, device: Device) -> dict[str, int]:
-        """Return the bytes by origin at the peak, those that had any; they add up to :meth:`peak_bytes`."""
+        """Return the bytes at the peak by origin, without zeros; they add up to :meth:`peak_bytes`."""
         at_peak = self._counts[_type(device)].at_peak
         return {name: at_peak[name] for name in ORIGINS if at_peak.get(name)}
 
     def reset_peak(self) -> None:
-        """Forget the peaks: from now on they are those of what lives now and of what comes."""
+        """Start the peaks anew from the tensors that live now."""
         self._look_again()
         for count in self._counts.values():
             count.reset_peak()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Leave the dispatch below unwrapped: torch's wrapper would import its compiler first, which takes seconds."""
+        """Keep torch from wrapping the dispatch below: the wrapper would import its compiler, which takes seconds."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = self._call(func, args, kwargs)
-        # A storage that was given was there before: views and in-place results are not new, only perhaps of a new
-        # size. Except for lift_fresh, the first operation to see what torch.tensor(...) has made outside of any.
+        # The storages of arguments existed before: views and in-place results are not new, but may have a new size.
+        # The exception is lift_fresh: it is the first operation to see the result of torch.tensor(...).
         given = set()
         if func is not _LIFT_FRESH:
             for tensor in _tensors((args, kwargs)):
@@ -106,25 +112,25 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run the operation."""
+        """Run the operation; subclasses may answer in its place."""
         return func(*args, **kwargs)
 
     def _look_again(self) -> None:
-        """Take note of sizes that were changed by no operation."""
+        """Notice sizes that changed without an operation."""
         for followed in list(self._followed.values()):
             if (storage := followed.reference()) is not None:
                 self._follow(storage, followed.device)
 
     def _follow(self, storage: UntypedStorage, device: str, *, only_known: bool = False) -> None:
-        """Start to follow ``storage``, or take note of its size if it is followed already."""
+        """Start to follow ``storage``, or update its size if it is followed already."""
         address = storage._cdata
         known = self._followed.get(address)
         if known is None and only_known:
             return
         size = -(-storage.nbytes() // self._round_to) * self._round_to
         if known is None:
-            # While C++ (another tensor, autograd) still uses the storage, torch keeps its Python object alive: one
-            # weak reference speaks for all users, and its callback comes before the address can be used anew.
+            # While C++ (another tensor, autograd) uses the storage, torch keeps its Python object alive. One weak
+            # reference therefore covers all users, and its callback runs before the address can be reused.
             reference = weakref.ref(storage, partial(self._forget, address))
             label = origins.current()
             self._followed[address] = _Followed(reference, device, label, size)
@@ -139,7 +145,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class _Followed(NamedTuple):
-    """A live storage: what tells when it is released, its tensors' device type, its label, the bytes counted."""
+    """A live storage: a reference that reports its release, the device type, the label, and the bytes counted."""
 
     reference: "weakref.ref[UntypedStorage]"
     device: str
@@ -148,7 +154,7 @@ class _Followed(NamedTuple):
 
 
 class _Count:
-    """The live bytes of one device type, by origin, and what they were when they were most."""
+    """The live bytes of one device type by origin, now and at the peak."""
 
     __slots__ = ("_by_origin", "at_peak", "live", "peak")
 
@@ -169,7 +175,7 @@ class _Count:
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield the tensors in what an operation takes or returns: a third of the time of torch's general tree walk."""
+    """Yield the tensors among an operation's arguments or results, in a third of the time of torch's tree walk."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -180,7 +186,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _storage(tensor: Tensor) -> UntypedStorage | None:
-    """Return the storage of a tensor, ``None`` for one that has none of its own (sparse)."""
+    """Return the storage of a tensor, or ``None`` for a sparse tensor, which has no single storage."""
     return tensor.untyped_storage() if tensor.layout == torch.strided else None
 
 

@@ -1,15 +1,15 @@
-"""Three meters of a run's peak memory behind one interface.
+"""Three meters of a run's peak memory with one interface.
 
-==============  ==============================================  ======================  ===============================
-meter           what is counted                                 what it needs           what it does not see
-==============  ==============================================  ======================  ===============================
-``cuda``        what PyTorch's allocator handed out, at most    a GPU with room for it  what CUDA itself takes
-``allocated``   the bytes of live tensors, at most              a device with room      workspaces, fragmentation
-``predicted``   the same, of tensors that have no memory        nothing                 the same, and what values decide
-==============  ==============================================  ======================  ===============================
+=============  ===========================================  ========================  ===============================
+meter          what it measures                             what it needs             what it does not see
+=============  ===========================================  ========================  ===============================
+``cuda``       peak of what PyTorch's allocator handed out  a GPU with enough memory  memory that CUDA itself takes
+``allocated``  peak of the bytes of live tensors            a device with memory      workspaces, fragmentation
+``predicted``  the same, for tensors without memory         nothing                   the same, and effects of values
+=============  ===========================================  ========================  ===============================
 
-The last two follow the eager program: the dispatch mode they rest on makes ``torch.compile``'s functions run eagerly,
-so what they say of a compiled program is what it would need uncompiled.
+``allocated`` and ``predicted`` measure the eager program: they rest on a dispatch mode, under which functions compiled
+by ``torch.compile`` run eagerly. For a compiled program they give what it would need uncompiled.
 """
 
 import gc
@@ -29,20 +29,24 @@ from dcbench_tesla.profilers.live_bytes import LiveBytes
 MeterName = Literal["cuda", "allocated", "predicted"]
 Status = Literal["ok", "out of memory"]
 Prepare = Callable[[], Callable[[], object]]
-"""Makes a workload and returns its run; a run can be repeated."""
+"""Sets up a workload and returns a function that runs it; the function can be called repeatedly."""
 
 CUDA_ROUNDING_BYTES = 512
-"""CUDA's allocator hands out multiples of this."""
+"""CUDA's allocator hands out multiples of so many bytes."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most memory a run needed at once, with what was made for it before and is still there.
+    """The peak memory of a run, including what was set up for the run and is still held.
 
-    ``peak_bytes``: of tensors on the meter's device. ``reserved_bytes``: what the allocator held of the device
-    meanwhile, more than it handed out; ``None`` where there is no allocator to ask. ``status``: ``ok``, or
-    ``out of memory``, with the bytes that had been reached when no more were to be had. ``breakdown``: the peak by
-    :data:`~dcbench_tesla.profilers.origins.Origin`, adding up to ``peak_bytes``; empty from ``cuda``.
+    Args:
+        meter: name of the meter.
+        peak_bytes: bytes of tensors on the meter's device at the peak.
+        reserved_bytes: bytes that the allocator had reserved on the device at most, which is more than it handed out;
+            ``None`` if there is no allocator to ask.
+        status: ``ok``, or ``out of memory``; ``peak_bytes`` is then what had been reached.
+        breakdown: the peak by :data:`~dcbench_tesla.profilers.origins.Origin`, adding up to ``peak_bytes``; empty for
+            the meter ``cuda``.
     """
 
     meter: MeterName
@@ -56,11 +60,11 @@ _NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_
 
 
 def attempt(measured: Callable[[], object]) -> Status:
-    """Do what is measured and say how it ended: a GPU's memory may end, everything else is an error."""
+    """Call ``measured`` and return how it ended. Running out of GPU memory is a result; other errors are raised."""
     try:
         measured()
     except RuntimeError as error:
-        # what PyTorch's allocator could not get has a class of its own, what CUDA's libraries could not only a text
+        # PyTorch's allocator raises a class of its own; CUDA's libraries raise RuntimeError, known only by its text
         if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in _NO_MEMORY):
             raise
         return "out of memory"
@@ -68,7 +72,7 @@ def attempt(measured: Callable[[], object]) -> Status:
 
 
 class MemoryMeter(ABC):
-    """Measures the peak memory of a run on ``device``, where what it is given must put its tensors."""
+    """Measures the peak memory of a run on ``device``, on which the run must put its tensors."""
 
     name: ClassVar[MeterName]
 
@@ -77,17 +81,17 @@ class MemoryMeter(ABC):
 
     @abstractmethod
     def measure(self, prepare: Prepare) -> Peak:
-        """Call ``prepare``, run what it returns, and return the run's peak.
+        """Call ``prepare``, run the function it returns, and return the peak memory of the run.
 
-        What ``prepare`` made and the run's owner still holds counts; what it only made in passing does not. A run is
-        one of many: what the first leaves behind (an optimiser's state) is there in the one that is measured.
+        What ``prepare`` made counts if it is still held during the run. The run is measured as one of many: state that
+        the first run leaves behind, such as an optimiser's, is present in the measured one.
         """
 
 
 class CudaMeter(MemoryMeter):
-    """What PyTorch's allocator handed out on a GPU, and reserved, in the second run.
+    """Measures what PyTorch's allocator hands out and reserves on a GPU, in the second of two runs.
 
-    Everything else on this device in the process counts too: measure in a fresh one.
+    Everything else in this process on the same device counts too, so measure in a fresh process.
     """
 
     name = "cuda"
@@ -100,13 +104,13 @@ class CudaMeter(MemoryMeter):
         return Peak(self.name, allocated, reserved, status)
 
     def _run(self, run: Callable[[], object]) -> None:
-        run()  # loads kernels, chooses algorithms, makes what is made once
+        run()  # loads kernels, chooses algorithms, and makes everything that is made only once
         self._start_over()
         run()
         torch.cuda.synchronize(self.device)
 
     def _start_over(self) -> None:
-        """Give back what is cached, cuBLAS's workspaces too, and count peaks from here."""
+        """Release cached memory, cuBLAS's workspaces included, and reset the peaks."""
         torch.cuda.synchronize(self.device)
         gc.collect()
         torch._C._cuda_clearCublasWorkspaces()
@@ -116,8 +120,8 @@ class CudaMeter(MemoryMeter):
 
 @contextmanager
 def older_objects_kept() -> Iterator[None]:
-    """Let garbage collections in the block look at what was made in it alone: a hundred times faster than at all."""
-    if gc.get_freeze_count():  # somebody else's, who would miss it
+    """Restrict garbage collection in the block to objects made in it, which is a hundred times faster."""
+    if gc.get_freeze_count():  # another caller has frozen objects, and unfreezing would release them
         yield
         return
     gc.freeze()
@@ -128,7 +132,7 @@ def older_objects_kept() -> Iterator[None]:
 
 
 class _TensorMeter(MemoryMeter):
-    """What ``allocated`` and ``predicted`` share: the live tensors of a run are counted by a dispatch mode."""
+    """The base of ``allocated`` and ``predicted``, which count live tensors by a dispatch mode."""
 
     def __init__(self, device: torch.device, round_to: int) -> None:
         super().__init__(device)
@@ -139,7 +143,7 @@ class _TensorMeter(MemoryMeter):
         """Return a meter to enter."""
 
     def measure(self, prepare: Prepare) -> Peak:
-        """See :meth:`MemoryMeter.measure`; a GPU's running out of memory is a result."""
+        """See :meth:`MemoryMeter.measure`; running out of GPU memory is a result."""
         with older_objects_kept(), self._live_bytes() as live:
             status = attempt(lambda: self._run(prepare(), live))
         breakdown = MappingProxyType(live.breakdown(self.device))
@@ -148,12 +152,12 @@ class _TensorMeter(MemoryMeter):
     def _run(self, run: Callable[[], object], live: LiveBytes) -> None:
         before = self._rest(live)
         run()
-        if self._rest(live, keep_peak=True) > before:  # what it left behind would be there in every later run
+        if self._rest(live, keep_peak=True) > before:  # state is left behind, which every later run will find
             self._rest(live)
             run()
 
     def _rest(self, live: LiveBytes, *, keep_peak: bool = False) -> int:
-        """Return what lives between two runs."""
+        """Collect garbage and return the live bytes between two runs; reset the peak unless ``keep_peak``."""
         gc.collect()
         if not keep_peak:
             live.reset_peak()
@@ -161,7 +165,7 @@ class _TensorMeter(MemoryMeter):
 
 
 class AllocatedMeter(_TensorMeter):
-    """The live tensors' bytes on any device, each storage rounded up to a multiple of ``round_to``."""
+    """Measures the bytes of live tensors on any device, each storage rounded up to a multiple of ``round_to``."""
 
     name = "allocated"
 
@@ -173,9 +177,9 @@ class AllocatedMeter(_TensorMeter):
 
 
 class PredictedMeter(_TensorMeter):
-    """The bytes that tensors would take on a device apart from main memory: nothing is computed nor allocated there.
+    """Predicts the bytes that tensors would take on a device with its own memory; allocates and computes nothing there.
 
-    See :class:`~dcbench_tesla.profilers.imagined.ImaginedBytes`. ``round_to`` is CUDA's by default.
+    See :class:`~dcbench_tesla.profilers.imagined.ImaginedBytes`. ``round_to`` is that of CUDA by default.
     """
 
     name = "predicted"
@@ -189,12 +193,14 @@ class PredictedMeter(_TensorMeter):
 
 
 def memory_meter(name: str = "auto", device: torch.device | str = "cpu") -> MemoryMeter:
-    """Return the meter ``name``; ``auto`` is ``cuda`` where there is a GPU, else ``predicted``.
+    """Return the meter ``name``; ``auto`` is ``cuda`` if there is a GPU, otherwise ``predicted``.
 
-    ``device``: what ``allocated`` measures, and which GPU ``cuda`` does (``cpu``: the first one).
+    Args:
+        name: ``cuda``, ``allocated``, ``predicted`` or ``auto``.
+        device: the device that ``allocated`` measures, or the GPU that ``cuda`` measures (``cpu``: the first one).
 
     Raises:
-        UsageError: an unknown name, or ``cuda`` without a GPU.
+        UsageError: the name is unknown, or ``cuda`` is asked for without a GPU.
 
     Example:
         >>> meter = memory_meter("predicted")

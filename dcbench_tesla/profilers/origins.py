@@ -1,27 +1,28 @@
-"""What memory is for: a label that code puts around what it allocates, and that a meter reads.
+"""Labels of what memory is for: code puts them around allocations, and a meter reads them.
 
-Nothing is imported but the standard library, and where no meter is entered a label costs a microsecond.
+This module imports the standard library only, and a label costs a microsecond if no meter is entered.
 """
 
 from typing import Literal, get_args
 
 Origin = Literal["parameters", "inputs", "graph", "trajectory", "optimiser", "other"]
-"""``parameters``: of networks, experts' vectors too. ``inputs``: images and labels, of the set and of a batch, and
-their gradients. ``graph``: what the computation of a step keeps for its backward pass, and its passing results.
-``trajectory``: the students' weight vectors. ``optimiser``: momentum and the like. ``other``: whatever has no label."""
+"""``parameters``: weights of networks, and expert snapshots. ``inputs``: images and labels of the distilled set and of
+batches, and their gradients. ``graph``: what a step keeps for its backward pass, and its intermediate results.
+``trajectory``: weight vectors of the student. ``optimiser``: momentum and the like. ``other``: everything
+unlabelled."""
 
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
-# A plain variable of the module and no ContextVar: autograd computes gradients in a thread of its own for every GPU,
-# and those threads do not carry a context.
+# A plain variable of the module and no ContextVar: autograd computes gradients in a separate thread for each GPU,
+# and a context does not reach these threads.
 _current: Origin = "other"
 
 
 class origin:
-    """Label what is allocated in the block; where blocks are nested, the innermost label counts.
+    """Label what is allocated in the block; in nested blocks the innermost label counts.
 
-    Only the storage's making counts: a view, or a tensor that is handed on, keeps the label it was made under. One
-    object can be entered once at a time. One thread at a time is metered: labels of two threads would mix.
+    The label belongs to the storage from its allocation on: views and later uses do not change it. One object can be
+    entered once at a time. Only one thread may use labels at a time, because those of two threads would mix.
 
     Example:
         >>> import torch
@@ -34,7 +35,7 @@ class origin:
         {'parameters': 400, 'other': 400}
 
     Raises:
-        ValueError: ``name`` is none of :data:`ORIGINS`.
+        ValueError: ``name`` is not one of :data:`ORIGINS`.
     """
 
     __slots__ = ("_before", "_name")
@@ -55,5 +56,5 @@ class origin:
 
 
 def current() -> Origin:
-    """Return the label in force."""
+    """Return the label that is in effect."""
     return _current

@@ -1,6 +1,6 @@
-"""Which part of an iteration time goes to: marks that code puts around its passes, and a clock that sums them up.
+"""Timing the passes of an iteration: code marks them, and a clock sums up their seconds.
 
-Where no clock runs, a mark costs a microsecond.
+A mark costs a microsecond if no clock is running.
 """
 
 from collections import defaultdict
@@ -12,19 +12,19 @@ import torch
 from dcbench_tesla.profilers.clocks import clock
 
 Phase = Literal["pass 1", "pass 2"]
-"""``pass 1``: the matching steps, until it is known where the student arrives. ``pass 2``: from there to the gradients,
-through kept graphs or through steps that are built again."""
+"""``pass 1``: the matching steps up to the student's final weights. ``pass 2``: from there back to the gradients,
+through kept graphs or through steps that are computed again."""
 
-# A plain variable of the module, as for origins: one program at a time is timed.
+# A plain variable of the module, as for origins: only one program is timed at a time.
 _running: "PhaseClock | None" = None
 
 
 class PhaseClock:
-    """Sum up the seconds of the block by :class:`phase`, in the time of ``device``.
+    """Sums up the seconds of the block by :class:`phase`, in the time of ``device``.
 
-    ``total_s``: seconds of the whole block. ``phases_s``: by phase, those that were entered; time in none of them is in
-    ``total_s`` only. Both are there when the block has been left. On a GPU nothing waits inside of the block, so that
-    the clock changes no overlap of program and device. Of two nested clocks the inner one alone hears the phases.
+    When the block has been left, ``total_s`` holds the seconds of the whole block, and ``phases_s`` those of each phase
+    that was entered; time outside of phases is part of ``total_s`` only. On a GPU the clock never waits inside the
+    block, so it does not change how program and device overlap. In nested clocks only the inner one counts phases.
 
     Example:
         >>> import torch
@@ -45,7 +45,7 @@ class PhaseClock:
     def __enter__(self) -> Self:
         global _running
         self._outer, _running = _running, self
-        self._clock.wait()  # for what was asked of the device before
+        self._clock.wait()  # for earlier work of the device
         self._marks = [(None, self._clock.mark())]
         return self
 
@@ -62,16 +62,16 @@ class PhaseClock:
         self.phases_s = {name: seconds for name, seconds in sums.items() if name is not None}
 
     def switch(self, name: Phase | None) -> Phase | None:
-        """Count what comes as ``name``; return the phase that was in force."""
+        """Count the time from now on as ``name``; return the phase that was in effect."""
         before, _ = self._marks[-1]
         self._marks.append((name, self._clock.mark()))
         return before
 
 
 class phase:
-    """Name the phase that the block is, for a :class:`PhaseClock` if one runs.
+    """Mark the block as a phase for the running :class:`PhaseClock`, if there is one.
 
-    A phase that is entered several times adds up; where blocks are nested, time counts for the innermost only.
+    The seconds of a phase that is entered several times add up; in nested blocks time counts for the innermost phase.
     """
 
     __slots__ = ("_before", "_clock", "_name")

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: files that are whole or absent, the results folder, rows, environment, progress."""
+"""What a run leaves on disk: complete files, the results folder, rows and environment; and progress on the terminal."""

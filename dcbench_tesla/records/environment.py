@@ -1,4 +1,4 @@
-"""What a result was computed with: hardware, versions, commit. Recorded beside every row, hashed into no key."""
+"""The environment of a result: hardware, versions, commit. Every row records it, and no key depends on it."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ _PACKAGES = ("dcbench-tesla", "torch", "torchvision", "kornia", "timm", "numpy",
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of Python and the packages that results depend on, without importing them."""
+    """Return the versions of Python and of the packages that results depend on, without importing the packages."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -35,9 +35,9 @@ def cpu_name() -> str:
 
 @cache
 def commit() -> str:
-    """Return the commit of the checkout this package runs from, ``+changes`` behind it where it is not clean.
+    """Return the commit of the checkout that this package runs from, with ``+changes`` if tracked files are modified.
 
-    Empty for an installed package: its version says what it is.
+    An installed package has no commit; its version identifies it, and the result is empty.
     """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
@@ -48,7 +48,7 @@ def commit() -> str:
         return done.stdout.strip()
 
     try:
-        # what a run writes under results/ does not change the program
+        # files that a run writes under results/ do not change the program
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
@@ -56,7 +56,7 @@ def commit() -> str:
 
 
 def hardware(device: str = "cpu") -> str:
-    """Return the name of what computes on ``device``: the GPU, or the processor with its number of cores."""
+    """Return the name of the hardware behind ``device``: the GPU, or the processor with its number of cores."""
     if device.startswith("cuda"):
         import torch
 
@@ -65,7 +65,7 @@ def hardware(device: str = "cpu") -> str:
 
 
 def environment(device: str, threads: int, backend: str = "serial") -> dict[str, Any]:
-    """Return hardware, device, threads, backend, versions, platform and commit, as plain JSON."""
+    """Return hardware, device, threads, backend, versions, platform and commit as values that JSON can hold."""
     return {
         "hardware": hardware(device),
         "device": device,

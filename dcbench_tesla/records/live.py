@@ -1,4 +1,4 @@
-"""Metrics where people watch them: TensorBoard or Weights & Biases, besides the JSON lines in the cell's folder."""
+"""Live metrics in TensorBoard or Weights & Biases, in addition to the JSON lines in the cell's folder."""
 
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
@@ -11,26 +11,26 @@ _REMEDIES = {"tensorboard": "pip install dcbench-tesla[tensorboard]", "wandb": "
 
 
 class MetricLog(Protocol):
-    """Takes the metrics of iterations, in order."""
+    """Receives the metrics of every iteration, in order."""
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of an iteration."""
+        """Record the metrics of one iteration."""
         ...
 
     def flush(self) -> None:
-        """Make what was written survive ``kill -9``: iterations before a checkpoint are not made again."""
+        """Make everything written so far survive ``kill -9``; iterations before a checkpoint are not repeated."""
         ...
 
     def close(self) -> None:
-        """Take no more."""
+        """Finish the log; nothing is written after this."""
         ...
 
 
 def check_logs(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the logs to write, each once.
+    """Return ``names`` without duplicates.
 
     Raises:
-        UsageError: a name is unknown, or what it needs is not installed.
+        UsageError: a name is unknown, or the package it needs is not installed.
     """
     wanted = tuple(dict.fromkeys(names))
     for name in wanted:
@@ -43,27 +43,35 @@ def check_logs(names: Iterable[str]) -> tuple[str, ...]:
 
 def _installed(name: str) -> bool:
     spec = find_spec(name)
-    return spec is not None and spec.origin is not None  # wandb leaves a folder of its name, which is no package
+    return spec is not None and spec.origin is not None  # wandb's run files lie in a folder wandb, which is no package
 
 
 def open_log(
     name: str, folder: Path, run_name: str, config: Mapping[str, Any], *, key: str, start: int = 0
 ) -> MetricLog:
-    """Open the log ``name`` of a cell: ``folder`` is the cell's, ``key`` and ``run_name`` tell it from others.
+    """Open the log ``name`` of a cell.
 
-    ``start``: the iteration the run goes on with. What an earlier process, killed after its last checkpoint, wrote of
-    that iteration and of later ones does not stand twice: TensorBoard drops it, and Weights & Biases keeps the first.
+    An earlier process may have logged iterations after its last checkpoint before it was killed. When they are run
+    again, TensorBoard drops the earlier values, and Weights & Biases keeps them; no iteration is shown twice.
+
+    Args:
+        name: ``tensorboard`` or ``wandb``.
+        folder: the cell's folder.
+        run_name: name of the run, for people.
+        config: the cell's configuration.
+        key: the cell's key, which identifies the run.
+        start: the iteration that the run continues with.
 
     Raises:
-        UsageError: as :func:`check_logs`.
-        DcbenchError: Weights & Biases cannot begin the run.
+        UsageError: the name is unknown, or the package it needs is not installed.
+        DcbenchError: Weights & Biases cannot start the run.
     """
     check_logs([name])
     return TensorBoard(folder, start) if name == "tensorboard" else WandB(folder, run_name, config, key, start)
 
 
 class TensorBoard:
-    """Event files under ``<folder>/tensorboard``, a scalar a metric."""
+    """Event files under ``<folder>/tensorboard``, with one scalar per metric."""
 
     def __init__(self, folder: Path, start: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -71,7 +79,7 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Add a scalar a metric."""
+        """Add one scalar per metric."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, iteration)
 
@@ -85,26 +93,28 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of project ``dcbench`` whose id is the cell's key; its files lie under ``<folder>/wandb``."""
+    """A run in the Weights & Biases project ``dcbench`` with the cell's key as id; files go to ``<folder>/wandb``."""
 
     def __init__(self, folder: Path, run_name: str, config: Mapping[str, Any], key: str, start: int) -> None:
         import wandb
 
-        # from the first iteration on the run starts over: resumed, it would drop every step it has
+        # a run that begins at iteration 0 starts over: if resumed, wandb would drop every step that it already has
         resume = "allow" if start else None
         try:
             self._run = wandb.init(
                 project="dcbench", name=run_name, dir=str(folder), id=key, resume=resume, config=dict(config)
             )
         except wandb.Error as error:
-            raise DcbenchError(f"wandb cannot begin the run: {error}. WANDB_MODE=offline keeps it here.") from error
+            raise DcbenchError(
+                f"wandb cannot start the run: {error}. WANDB_MODE=offline keeps it on this machine."
+            ) from error
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics as one step."""
         self._run.log(dict(metrics), step=iteration)
 
     def flush(self) -> None:
-        """Do nothing: a process of its own, which outlives this one, has what was logged."""
+        """Do nothing: wandb hands what was logged to a process of its own, which outlives this one."""
 
     def close(self) -> None:
         """Finish the run."""

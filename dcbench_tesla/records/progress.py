@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar with rate and time left; a line now and then where there is no terminal."""
+"""Progress for people: a bar with rate and time left, or an occasional line where there is no terminal."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ _LINE_EVERY_S = 30.0
 
 
 def duration(seconds: float) -> str:
-    """Return a duration for people: ``45 s``, ``12 min``, ``3.5 h``, ``4.2 days``."""
+    """Return a duration as text: ``45 s``, ``12 min``, ``3.5 h``, ``4.2 days``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -23,10 +23,10 @@ def duration(seconds: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of a duration as people write it: ``90s``, ``30min``, ``2h``, ``1.5 days``.
+    """Return the seconds of a duration such as ``90s``, ``30min``, ``2h`` or ``1.5 days``.
 
     Raises:
-        UsageError: it is none, has no unit, or is not positive.
+        UsageError: the text is not a duration, has no unit, or is not positive.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|days?|d)", text.strip())
     if not found or not float(found[1]):
@@ -35,39 +35,39 @@ def parse_duration(text: str) -> float:
 
 
 def size(count: float) -> str:
-    """Return bytes for people: ``23.2 MiB``, ``1.84 GiB``."""
+    """Return a number of bytes as text: ``23.2 MiB``, ``1.84 GiB``."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def rate(units: float, seconds: float, unit: str) -> str:
-    """Return a rate for people: ``12.3 it/s``, or ``4.1 s/it`` where that reads better."""
+    """Return a rate as text: ``12.3 it/s``, or ``4.1 s/it`` if there is less than one unit per second."""
     if units <= 0 or seconds <= 0:
         return ""
     return f"{units / seconds:.1f} {unit}/s" if units >= seconds else f"{seconds / units:.1f} s/{unit}"
 
 
 def say(text: str) -> None:
-    """Tell the user something on standard error, which results do not go to."""
+    """Print a line on standard error, so that standard output holds results only."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Bar:
-    """Counts finished units of one piece of work, and shows them."""
+    """Counts finished units of one piece of work; subclasses show the count."""
 
     def __init__(self, label: str, total: int, done: int, unit: str) -> None:
         self.label, self.total, self.done, self.unit = label, total, done, unit
         self._first, self._start = done, time.monotonic()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Note ``amount`` further units as done; ``note`` is shown beside them."""
+        """Count ``amount`` further units as done; ``note`` is shown beside the count."""
         self.done += amount
         self._show(note)
 
     def _show(self, note: str) -> None:
-        """Show nothing: subclasses do."""
+        """Show nothing; subclasses override this."""
 
     def status(self) -> str:
-        """Return rate and time left, from what was done since the bar was made."""
+        """Return rate and time left, measured since the bar was created; empty before the first unit."""
         elapsed, units = time.monotonic() - self._start, self.done - self._first
         if not units:
             return ""
@@ -76,7 +76,7 @@ class Bar:
 
 
 class _Lines(Bar):
-    """A line every half minute, for logs."""
+    """Prints a line every half minute, for log files."""
 
     def __init__(self, label: str, total: int, done: int, unit: str) -> None:
         super().__init__(label, total, done, unit)
@@ -92,7 +92,7 @@ class _Lines(Bar):
 
 @contextmanager
 def bar(label: str, total: int, *, done: int = 0, unit: str = "it", quiet: bool = False) -> Iterator[Bar]:
-    """Show the progress of ``total`` units of work, ``done`` of which are there already."""
+    """Show the progress of ``total`` units of work, of which ``done`` were finished earlier."""
     if quiet:
         yield Bar(label, total, done, unit)
     elif not sys.stderr.isatty():

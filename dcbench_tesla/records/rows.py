@@ -1,4 +1,4 @@
-"""The rows of finished and of failed stages, read back: the whole ones, and what is to be said of the others."""
+"""Reading the rows of finished and failed stages: the valid rows, and messages about the damaged ones."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,44 +24,44 @@ _NEEDED: Mapping[str, Sequence[str]] = {
     ),
     "failed": ("status", "reason", *_OF_A_CELL),
 }
-"""What is read of a row; behind a dot what is in a part of it, or in every part of a list."""
+"""The columns that readers of a row rely on. A dot leads into a part of the row, or into every entry of a list."""
 
 STAGES = tuple(_NEEDED)
 
 
 def stage_rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
-    """Return the whole rows of a stage, one of :data:`STAGES`, in order of files.
+    """Return the valid rows of a stage (one of :data:`STAGES`), sorted by file name.
 
-    Where shipped rows are read too, ``origin`` says which a row is. Of an own and a shipped row with one key the own
-    one counts, and a shipped failure is none where the cell is done. What is no row is left out; :func:`damaged_rows`
-    tells of it.
+    If shipped rows are read as well, ``origin`` says which kind a row is. Where an own and a shipped row have the same
+    key, the own one counts; a shipped failure does not count if the cell has been finished. Damaged rows are left out;
+    :func:`damaged_rows` reports them.
     """
     rows = [row for row in _read(workspace, stage) if not isinstance(row, CorruptFileError)]
     return [row for row in rows if not (stage == "failed" and mark(row) and _is_done(workspace, row))]
 
 
 def mark(row: Mapping[str, Any]) -> str:
-    """Return what stands behind the name of a row's cell: :data:`~workspace.MARK` of a shipped one, else nothing."""
+    """Return the mark after the name of a row's cell: :data:`~workspace.MARK` for a shipped row, else nothing."""
     return MARK if row.get("origin") == SHIPPED else ""
 
 
 def damaged_rows(workspace: Workspace, stages: Sequence[str] = STAGES) -> list[str]:
-    """Say of every file among the rows of some stages that is no row what is wrong with it, and what to do."""
+    """Return a message for every damaged row of some stages: what is wrong with the file, and what to do."""
     return [str(row) for stage in stages for row in _read(workspace, stage) if isinstance(row, CorruptFileError)]
 
 
 def is_settled(workspace: Workspace, failure: Mapping[str, Any]) -> bool:
-    """Whether all the evaluations that a failure's row names are done under ``workspace``."""
+    """Return whether all evaluations that a failure's row names have been finished under ``workspace``."""
     return all((workspace.rows / f"evaluate-{key}.json").exists() for key in failure.get("evaluations", ()))
 
 
 def _is_done(workspace: Workspace, failure: Mapping[str, Any]) -> bool:
-    """Whether what a shipped failure is of was finished under ``workspace``."""
+    """Return whether the cell of a shipped failure has been finished under ``workspace``."""
     return (workspace.rows / f"condense-{failure.get('key')}.json").exists() and is_settled(workspace, failure)
 
 
 def drop_settled_failure(workspace: Workspace, key: str) -> None:
-    """Drop the row of a condensation's failure, unless it names an evaluation that is not done."""
+    """Remove the row of a failed condensation, unless it names an evaluation that is not finished."""
     found = [row for row in stage_rows(workspace, "failed") if row.get("key") == key]
     if all(is_settled(workspace, row) for row in found):
         workspace.drop_row("failed", key)
@@ -76,19 +76,19 @@ def _read(workspace: Workspace, stage: str) -> Iterator[dict[str, Any] | Corrupt
 
 
 def _row(path: Path, needed: Sequence[str]) -> dict[str, Any]:
-    """Read a row; raises ``CorruptFileError`` where there is none."""
+    """Read a row; raise ``CorruptFileError`` if the file does not hold one."""
     if path.is_dir():
-        raise CorruptFileError(f"{path} is a folder, and no row of dcbench. Move it away.")
+        raise CorruptFileError(f"{path} is a folder, not a row of dcbench. Move it away.")
     remedy = "Delete it: the command that made it, dcbench run or dcbench evaluate, makes it again."
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8 is one too
+    except ValueError as error:  # also raised for text that is not UTF-8
         raise CorruptFileError(f"{path} is not valid JSON ({error}). {remedy}") from error
     if not isinstance(row, dict):
-        raise CorruptFileError(f"{path} is no row of dcbench. {remedy}")
+        raise CorruptFileError(f"{path} is not a row of dcbench. {remedy}")
     lacking = next((name for name in needed if not _has(row, name.split("."))), None)
     if lacking:
-        raise CorruptFileError(f"{path} is no row of dcbench: it has no {lacking}. {remedy}")
+        raise CorruptFileError(f"{path} is not a row of dcbench: it has no {lacking}. {remedy}")
     return row
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, tensors with a digest, JSON rows, locks."""
+"""Files that are either complete or absent: atomic writes, tensors with a digest, and JSON."""
 
 import hashlib
 import json
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _META = "dcbench"
-_REMEDY = "Delete it: dcbench run makes what is its own again, with --force where the cell is done already."
+_REMEDY = "Delete it: dcbench run makes its own files again, with --force if the cell is finished."
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place when the block succeeds.
+    """Yield a temporary path beside ``path``, which replaces ``path`` if the block succeeds.
 
     Raises:
-        DcbenchError: the folder cannot be written or the disk is full; ``path`` is then as it was.
+        DcbenchError: the folder cannot be written or the disk is full; ``path`` is then unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     with writing(path):
@@ -32,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.touch(exist_ok=False)
             mode = temporary.stat().st_mode
             yield temporary
-            temporary.chmod(mode)  # what the umask says: some writers make files of their own, for the owner only
+            temporary.chmod(mode)  # as the umask wants it: some writers replace the file by one for the owner only
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -40,7 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says while ``path`` is written into one message.
+    """Turn the system's errors while ``path`` is written into one message with a remedy.
 
     Raises:
         DcbenchError: the folder cannot be written or is a file, or the disk is full.
@@ -101,7 +101,7 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str,
     """Write named tensors and JSON metadata as one safetensors file, atomically, with a digest of the contents."""
     from safetensors.torch import save_file
 
-    # cloned: safetensors refuses tensors that share storage, and views would drag their whole storage along
+    # cloned: safetensors refuses tensors that share storage, and a view would be stored with its whole storage
     whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     head = json.dumps({**meta, "digest": _digest(whole, meta)}, sort_keys=True)
     with atomic_path(path) as temporary:
@@ -114,11 +114,11 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str,
 
 
 def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote, as ``(tensors, meta)`` on the CPU.
+    """Read a file of :func:`save_tensors`; return its tensors, on the CPU, and its metadata.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptFileError: it is damaged, or no file of ours.
+        CorruptFileError: the file is damaged or was not written by dcbench.
     """
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -129,7 +129,7 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Read only the metadata of what :func:`save_tensors` wrote; raises as :func:`load_tensors`."""
+    """Read only the metadata of a file of :func:`save_tensors`; raises the errors of :func:`load_tensors`."""
     with _opened(path) as file:
         return _meta(path, file)
 
@@ -144,7 +144,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise CorruptFileError(f"{path} is damaged or no safetensors file ({error}). {_REMEDY}") from error
+        raise CorruptFileError(f"{path} is damaged or not a safetensors file ({error}). {_REMEDY}") from error
 
 
 def _meta(path: Path, file: Any) -> dict[str, Any]:
@@ -154,5 +154,5 @@ def _meta(path: Path, file: Any) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads(head)
     except ValueError as error:
-        raise CorruptFileError(f"{path} is damaged: its metadata is no JSON ({error}). {_REMEDY}") from error
+        raise CorruptFileError(f"{path} is damaged: its metadata is not JSON ({error}). {_REMEDY}") from error
     return meta

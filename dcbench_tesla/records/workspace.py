@@ -1,6 +1,6 @@
-"""The folders under ``--out``: rows and sheets, small, to be committed; cells, experts, whitenings that are not.
+"""The folders of results under ``--out``.
 
-Beside a workspace's own rows those that the repository ships can be read. Nothing is ever written there.
+A workspace can also read the results that the repository ships, but never writes to them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,16 +16,18 @@ DEFAULT_OUT = "runs"
 
 OWN, SHIPPED = "own", "shipped"
 MARK = f" ({SHIPPED})"
-"""Stands behind the name of what the repository ships, wherever own results can stand beside it."""
+"""The mark after the names of results that the repository ships, wherever they can stand beside own results."""
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders under ``--out``: rows to be committed, and cells, experts, whitenings and jobs that are not.
+    """The folders under ``--out``.
 
-    ``shipped``: a folder whose rows, sheets and comparisons are read beside those under ``root``.
+    Rows, sheets, tables and figures are small and may be committed. Cells, experts, preprocessing and jobs are large or
+    of passing interest, and are not. ``shipped`` is a folder whose rows, sheets and comparisons are read beside those
+    under ``root``.
     """
 
     root: Path
@@ -33,48 +35,49 @@ class Workspace:
 
     @property
     def rows(self) -> Path:
-        """One small file a finished stage, and one a cell that failed."""
+        """Rows: one small JSON file per finished stage, and one per failed cell."""
         return self.root / "rows"
 
     @property
     def cells(self) -> Path:
-        """One folder a cell: tensors, checkpoints, logs."""
+        """One folder per cell with its tensors, checkpoints and logs."""
         return self.root / "cells"
 
     @property
     def experts(self) -> Path:
-        """Expert trajectories, shared by all cells."""
+        """Expert trajectories, shared by all cells that read them."""
         return self.root / "experts"
 
     @property
     def preprocessing(self) -> Path:
-        """ZCA whitenings, once each."""
+        """Fitted ZCA whitenings, each stored once."""
         return self.root / "preprocessing"
 
     @property
     def jobs(self) -> Path:
-        """Frozen cells and the logs of the processes that run them."""
+        """Task files of the processes that run cells, and the logs of these processes."""
         return self.root / "jobs"
 
     @property
     def sheets(self) -> Path:
-        """PNG sheets of the distilled sets whose images may be passed on, to be committed with the rows."""
+        """PNG sheets of the distilled sets whose images may be passed on."""
         return self.root / "sheets"
 
     @property
     def tables(self) -> Path:
-        """Tables made from the rows: CSV and Markdown, to be committed with them."""
+        """Tables made from the rows, as CSV and Markdown."""
         return self.root / "tables"
 
     @property
     def figures(self) -> Path:
-        """Tidy CSV of comparisons and their plots, to be committed."""
+        """Figures made from the rows, and their data as tidy CSV."""
         return self.root / "figures"
 
     def files(self, folder: str, pattern: str) -> Iterator[tuple[Path, str]]:
-        """Yield what matches ``pattern`` in a folder, by name, own files before shipped ones, each with its origin.
+        """Yield the files in a folder that match ``pattern``, own before shipped ones, by name, each with its origin.
 
-        Of an own and a shipped file of one name, the own one counts. The origin is empty where only own files are read.
+        Where an own and a shipped file have the same name, only the own one is yielded. The origin is empty if only own
+        files are read.
         """
         own = {path.name: path for path in (self.root / folder).glob(pattern)}
         yield from ((own[name], OWN if self.shipped else "") for name in sorted(own))
@@ -83,7 +86,7 @@ class Workspace:
             yield from ((path, SHIPPED) for path in others if path.name not in own)
 
     def check_writable(self) -> None:
-        """Find out now, not after hours, whether results can be written.
+        """Check now, and not after hours, that results can be written.
 
         Raises:
             DcbenchError: they cannot.
@@ -93,30 +96,30 @@ class Workspace:
         (self.root / ".writable").unlink(missing_ok=True)
 
     def row(self, stage: str, key: str) -> dict[str, Any] | None:
-        """Return a finished stage's row, ``None`` where it is not finished.
+        """Return the row of a finished stage, or ``None`` if the stage is not finished.
 
         Raises:
-            CorruptFileError: the file there is no such row.
+            CorruptFileError: the file does not hold this row.
         """
         path = self.rows / f"{stage}-{key}.json"
         if not path.exists():
             return None
         row = read_json(path)
         if not isinstance(row, dict) or (row.get("stage"), row.get("key")) != (stage, key):
-            raise CorruptFileError(f"{path} is no row of dcbench. Delete it: the same command makes it again.")
+            raise CorruptFileError(f"{path} is not a row of dcbench. Delete it: the same command makes it again.")
         return row
 
     def write_row(self, stage: str, key: str, content: Mapping[str, Any]) -> None:
-        """Write a finished stage's row."""
+        """Write the row of a finished stage."""
         write_json(self.rows / f"{stage}-{key}.json", {"stage": stage, "key": key, **content})
 
     def drop_row(self, stage: str, key: str) -> None:
-        """Forget that a stage was finished."""
+        """Delete the row of a stage, so that the stage counts as not finished."""
         (self.rows / f"{stage}-{key}.json").unlink(missing_ok=True)
 
 
 def with_shipped(out: Path) -> Workspace:
-    """Return the workspace at ``out`` that reads what the repository ships too; ``out`` may be that very folder.
+    """Return the workspace at ``out`` that also reads the results the repository ships, which ``out`` may be itself.
 
     Raises:
         UsageError: the package does not run from a checkout of the repository.
@@ -131,6 +134,6 @@ def with_shipped(out: Path) -> Workspace:
 
 
 def shipped_folder() -> Path | None:
-    """Return the folder of committed results of the checkout this package runs from; ``None`` where there is none."""
+    """Return the folder of committed results in the checkout that this package runs from, or ``None``."""
     folder = _CHECKOUT / "results"
     return folder if (_CHECKOUT / "pyproject.toml").is_file() and (folder / "rows").is_dir() else None

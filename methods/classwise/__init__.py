@@ -1,1 +1,1 @@
-"""Matching class by class: `dc`, `dsa` and `dm`."""
+"""Class-wise matching of synthetic and real images: `dc` and `dsa` match gradients, `dm` matches mean features."""

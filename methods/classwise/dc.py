@@ -10,7 +10,7 @@ from .gradient_matching import GradientMatching, GradientMatchingSettings
 
 @dataclass(frozen=True, kw_only=True)
 class DCSettings(GradientMatchingSettings):
-    """:class:`GradientMatchingSettings` with DC's start, noise."""
+    """:class:`GradientMatchingSettings` that start from noise, like DC."""
 
     start: str = "noise"
 
@@ -25,9 +25,9 @@ class DC(GradientMatching):
 
     @property
     def augmentation(self) -> Augmentation:
-        """None: DC matches plain images."""
+        """No augmentation: DC matches plain images."""
         return Augmentation(NO_STRATEGY)
 
     def distilled(self) -> DistilledSet:
-        """Return the images with their hard labels, to be trained on without augmentation, as DC's are."""
+        """Return the images with their hard labels, for training without augmentation, as DC is evaluated."""
         return replace(super().distilled(), augmentation=NO_STRATEGY)

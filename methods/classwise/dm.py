@@ -1,4 +1,4 @@
-"""DM: matching the mean features of real and synthetic images under random networks."""
+"""DM: matching the mean features of real and synthetic images under randomly initialised networks."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class DMSettings(ClassMatchingSettings):
 def mean_distance(real: Tensor, synthetic: Tensor) -> Tensor:
     """Return ``sum_c || mean_i phi(real_ci) - mean_j phi(syn_cj) ||^2`` (DM eq. 4), a scalar.
 
-    ``real``: features ``(K, R, F)``; ``synthetic``: ``(K, IPC, F)``.
+    ``real`` are features ``(K, R, F)``, ``synthetic`` features ``(K, IPC, F)``.
     """
     return (real.mean(1) - synthetic.mean(1)).square().sum()
 
@@ -36,7 +36,7 @@ class DM(ClassMatching):
     Settings = DMSettings
 
     def iterate(self, iteration: int) -> IterationRecord:
-        """Match the mean features of all classes under one fresh network, and step once."""
+        """Match the mean features of every class under one freshly initialised network, and make one step."""
         network = self.fresh_network(iteration)
         with origin("inputs"):
             gradient, total = torch.zeros_like(self.images), 0.0
@@ -52,6 +52,6 @@ class DM(ClassMatching):
 
 
 def _features(features: torch.nn.Module, images: Tensor) -> Tensor:
-    """Flattened features before the classifier, ``(K, n, F)``, of images ``(K, n, C, H, W)``, in one call."""
+    """Return flattened features before the classifier, ``(K, n, F)``, of images ``(K, n, C, H, W)``, in one call."""
     found: Tensor = features(images.flatten(0, 1)).flatten(1).unflatten(0, images.shape[:2])
     return found

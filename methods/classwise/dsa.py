@@ -1,4 +1,4 @@
-"""DSA: gradient matching under differentiable siamese augmentation."""
+"""DSA: gradient matching with differentiable siamese augmentation."""
 
 from .gradient_matching import GradientMatching
 

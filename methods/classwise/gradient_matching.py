@@ -1,4 +1,4 @@
-"""What ``dc`` and ``dsa`` share: matching the gradients of real and synthetic images along a network's training."""
+"""Gradient matching, which ``dc`` and ``dsa`` share: real and synthetic gradients agree while a network is trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,10 +21,13 @@ _PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMatchingSettings(ClassMatchingSettings):
-    """:class:`ClassMatchingSettings`, and the two loops of an iteration.
+    """:class:`ClassMatchingSettings`, and settings of the two loops of an iteration.
 
-    ``outer``: image steps an iteration. ``inner``: epochs the network is trained on the synthetic images after each,
-    but the last. 0 takes what DC publishes for the nearest IPC. ``lr_network`` and ``network_batch``: of that training.
+    Args:
+        outer: steps on the images per iteration; 0: as DC publishes for the nearest IPC.
+        inner: epochs of training the network on the synthetic images between two of these steps; 0: likewise.
+        lr_network: learning rate of that training.
+        network_batch: synthetic images per step of that training.
     """
 
     outer: int = 0
@@ -39,12 +42,12 @@ class GradientMatchingSettings(ClassMatchingSettings):
 
 
 def published_loops(ipc: int) -> tuple[int, int]:
-    """Return DC's published (outer, inner) loops for an IPC; of the nearest published one where it is another."""
+    """Return DC's published (outer, inner) loops for the nearest IPC for which DC publishes them."""
     return _PUBLISHED_LOOPS[min(_PUBLISHED_LOOPS, key=lambda known: (abs(known - ipc), known))]
 
 
 def _loops(settings: GradientMatchingSettings, ipc: int) -> tuple[int, int]:
-    """The (outer, inner) loops of an iteration."""
+    """Return the (outer, inner) loops of an iteration."""
     outer, inner = published_loops(ipc)
     return settings.outer or outer, settings.inner or inner
 
@@ -52,8 +55,8 @@ def _loops(settings: GradientMatchingSettings, ipc: int) -> tuple[int, int]:
 def gradient_distance(real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor]) -> Tensor:
     """Return ``sum over classes, layers and outputs of 1 - <g_r, g_s> / (|g_r| |g_s| + 1e-6)`` (DC eq. 10), a scalar.
 
-    Each tensor is ``(K, out, ...)``, a gradient a class; a layer is flattened to (out, rest), and tensors with one
-    dimension besides K (biases, norms) count nothing.
+    Each tensor is ``(K, out, ...)``, one gradient per class. A layer is flattened to (out, rest). Tensors with only one
+    dimension besides K (biases, norms) do not count.
     """
     total = torch.zeros(())
     for name, g_real in real.items():
@@ -66,19 +69,19 @@ def gradient_distance(real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor
 
 
 class GradientMatching(ClassMatching):
-    """Gradient matching; a subclass chooses augmentation and start."""
+    """Gradient matching; subclasses choose the augmentation and the initial images."""
 
     Settings = GradientMatchingSettings
     settings: GradientMatchingSettings
 
     @classmethod
     def memory_probe(cls, settings: Any, ipc: int) -> Any:
-        """Take two rounds with one epoch of training between them: the others need what these do."""
+        """Return settings with two rounds and one epoch of training between them; more rounds need no more memory."""
         outer, inner = _loops(settings, ipc)
         return replace(settings, outer=min(2, outer), inner=min(1, inner))
 
     def iterate(self, iteration: int) -> IterationRecord:
-        """Along one fresh network's training on the synthetic images, match gradients and step once a round."""
+        """Train one fresh network on the synthetic images; in every round, match gradients and make one step."""
         network = self.fresh_network(iteration)
         outer, inner = _loops(self.settings, self.problem.ipc)
         total = 0.0
@@ -101,7 +104,7 @@ class GradientMatching(ClassMatching):
         return total
 
     def _class_gradients(self, network: ConvNet, chunk: Chunk, images: Tensor) -> dict[str, Tensor]:
-        """The gradients of each class's mean loss by parameter, ``(K, ...)``, for images ``(K, n, C, H, W)``."""
+        """Return the gradient of each class's mean loss by parameter, ``(K, ...)``, for images ``(K, n, C, H, W)``."""
         parameters = {name: p.detach() for name, p in network.named_parameters()}
 
         def loss(values: dict[str, Tensor], x: Tensor, label: Tensor) -> Tensor:
@@ -112,7 +115,7 @@ class GradientMatching(ClassMatching):
         return gradients
 
     def _train(self, network: ConvNet, iteration: int, round_: int, epochs: int) -> None:
-        """Train the network on the synthetic images: plain SGD, augmented where the method augments."""
+        """Train the network on the synthetic images by plain SGD, with the method's augmentation."""
         optimiser = torch.optim.SGD(network.parameters(), lr=self.settings.lr_network)
         labels = self.problem.hard_labels().to(self.images.device)
         for epoch in range(epochs):

@@ -1,11 +1,12 @@
-"""What ``dm``, ``dc`` and ``dsa`` share: matching a class's synthetic images with a real batch of that class.
+"""Class-wise matching, which ``dm``, ``dc`` and ``dsa`` share.
 
-Each iteration compares, class by class, 256 real images with the class's synthetic ones under a fresh network, and
-makes SGD steps on the synthetic images. Classes go through the network together, ``class_chunk`` at a time: the setting
-bounds the memory and is no part of the result beyond rounding. A GPU wants many images in a call; on a CPU 512 take
-longer an image than 256, which its caches can hold (``tests/benchmarks``).
+The synthetic images of a class match a real batch of this class. Each iteration compares, class by class, 256 real
+images with the synthetic ones under a freshly initialised network, and makes SGD steps on the synthetic images.
+``class_chunk`` classes go through the network together. This setting limits the memory and changes results by rounding
+only. A GPU is fast with many images per call; a CPU takes longer per image for 512 images than for 256, which fit its
+caches (``tests/benchmarks``).
 
-Shapes: N = K * IPC synthetic images, class-major; K classes, C channels, H = W = side, R real images of a class.
+Shapes: N = K * IPC synthetic images, sorted by class; K classes, C channels, H = W = side, R real images of a class.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,17 +23,20 @@ from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings
 from dcbench_tesla.profilers import origin
 
 _STARTS = ("real", "noise")
-_GPU_IMAGES, _CPU_IMAGES = 4096, 256  # real images in the network at once
+_GPU_IMAGES, _CPU_IMAGES = 4096, 256  # real images that go through the network at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMatchingSettings(Settings):
     """Hyper-parameters of class-wise matching.
 
-    ``iterations``: fresh networks. ``lr_images`` and ``momentum``: of the SGD on the images. ``real_batch``: real
-    images of every class in a step (as many as the smallest class has, where that is fewer). ``start``: from ``real``
-    images or ``noise``. ``class_chunk``: classes that go through the network together (0: as many as make 4,096 real
-    images, on a CPU 256).
+    Args:
+        iterations: number of iterations, each with a freshly initialised network.
+        lr_images: learning rate of the SGD on the images.
+        momentum: momentum of the SGD on the images.
+        real_batch: real images of every class in a step, at most as many as the smallest class has.
+        start: start from ``real`` images or from ``noise``.
+        class_chunk: classes that go through the network together; 0: as many as make 4,096 real images (on a CPU 256).
     """
 
     iterations: int = 1000
@@ -54,7 +58,7 @@ class ClassMatchingSettings(Settings):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some classes of a step: ``first`` and ``count``, and their augmented real images, ``(count, R, C, H, W)``."""
+    """Consecutive classes of a step, ``first`` and ``count``, with augmented real images ``(count, R, C, H, W)``."""
 
     first: int
     count: int
@@ -63,25 +67,25 @@ class Chunk:
 
 
 class ClassMatching(Condenser):
-    """Class-wise matching; a subclass says what is compared."""
+    """Class-wise matching; subclasses define what is compared."""
 
     Settings = ClassMatchingSettings
     settings: ClassMatchingSettings
 
     @classmethod
     def for_device(cls, settings: Any, device: torch.device, smallest_class: int) -> Any:
-        """Choose ``class_chunk``."""
+        """Return the settings with ``class_chunk`` chosen for the device."""
         images = _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES
         chosen = settings.class_chunk or max(1, images // min(settings.real_batch, smallest_class))
         return replace(settings, class_chunk=chosen)
 
     @property
     def augmentation(self) -> Augmentation:
-        """The siamese augmentation of matching: the task's, unless a method has none."""
+        """The siamese augmentation of matching: that of the task, unless the method uses none."""
         return self.problem.task.augmentation
 
     def setup(self, problem: Problem) -> None:
-        """Start from real images or noise, momentum at rest."""
+        """Start from real images or noise, with zero momentum."""
         self.problem = problem
         self._ipc, self._side = problem.ipc, problem.task.side
         images = problem.train.inputs(problem.draw_real("start images")).clone()
@@ -90,16 +94,16 @@ class ClassMatching(Condenser):
         with origin("optimiser"):
             self.images, self._velocity = images, torch.zeros_like(images)
         smallest = min(len(members) for members in problem.train.members)
-        self._real_count = min(self.settings.real_batch, smallest)  # the same for all, so that classes can be stacked
+        self._real_count = min(self.settings.real_batch, smallest)  # equal for all classes, so that they can be stacked
         self._at_once = self.for_device(self.settings, problem.device, smallest).class_chunk
 
     def fresh_network(self, iteration: int) -> ConvNet:
-        """Return the iteration's network, newly initialised, on the device."""
+        """Return the iteration's freshly initialised network, on the device."""
         with seeded(self.problem.seed_for("network", iteration)), origin("parameters"):
             return self.problem.build_network().to(self.problem.device)
 
     def chunks(self, *repetition: int) -> Iterator[Chunk]:
-        """Draw a real batch and an augmentation for every class, and yield them ``class_chunk`` classes at a time."""
+        """Draw a real batch and an augmentation for every class; yield ``class_chunk`` classes at a time."""
         classes = range(self.problem.task.classes)
         for first in classes[:: self._at_once]:
             members = classes[first : first + self._at_once]
@@ -109,7 +113,7 @@ class ClassMatching(Condenser):
             yield Chunk(first, len(members), real, draws)
 
     def _real(self, classes: Sequence[int], *repetition: int) -> Tensor:
-        """The real batches of some classes, ``(K, R, C, H, W)``, fetched at once."""
+        """Return the real batches of some classes, ``(K, R, C, H, W)``, in one call."""
         indices = torch.cat([self._real_indices(*repetition, c) for c in classes])
         images: Tensor = self.problem.train.inputs(indices).unflatten(0, (len(classes), self._real_count))
         return images
@@ -120,12 +124,12 @@ class ClassMatching(Condenser):
         return members[order[: self._real_count]]
 
     def _draw(self, *repetition: int) -> Draw:
-        """One operation and one set of parameters for the whole real and the whole synthetic batch of a class."""
+        """Draw one operation and one set of parameters for the real and the synthetic batch of a class."""
         rng = self.problem.generator("siamese augmentation", *repetition)
         return self.augmentation.draw(1, self._side, rng, siamese=True)
 
     def augmented(self, images: Tensor, draws: Sequence[Draw]) -> Tensor:
-        """Augment each class's images by its own draw, ``(K, n, C, H, W)``: a call an operation, not a call a class."""
+        """Augment each class's images ``(K, n, C, H, W)`` by its own draw, with one call per operation for speed."""
         by_operation: dict[str, list[int]] = {}
         for position, draw in enumerate(draws):
             by_operation.setdefault(draw.operation, []).append(position)
@@ -141,11 +145,14 @@ class ClassMatching(Condenser):
         return torch.cat(parts)[order.argsort().to(images.device)]
 
     def rows_of(self, chunk: Chunk) -> slice:
-        """Return where a chunk's synthetic images stand."""
+        """Return the positions of a chunk's synthetic images."""
         return slice(chunk.first * self._ipc, (chunk.first + chunk.count) * self._ipc)
 
     def synthetic(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """Return a chunk's synthetic images, as a leaf, and augmented like the real ones, ``(count, IPC, C, H, W)``."""
+        """Return a chunk's synthetic images as a leaf ``(count * IPC, C, H, W)``, and augmented like the real ones.
+
+        The augmented images have shape ``(count, IPC, C, H, W)``.
+        """
         with origin("inputs"):
             leaf = self.images[self.rows_of(chunk)].clone().requires_grad_()
             return leaf, self.augmented(leaf.unflatten(0, (chunk.count, self._ipc)), chunk.draws)
@@ -157,11 +164,11 @@ class ClassMatching(Condenser):
             self.images.sub_(self.settings.lr_images * self._velocity)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Images and their momentum."""
+        """Return the images and their momentum."""
         return {"images": self.images, "velocity": self._velocity}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back :meth:`state_dict`."""
+        """Restore what :meth:`state_dict` returned."""
         self.images.copy_(state["images"])
         self._velocity.copy_(state["velocity"])
 

@@ -1,1 +1,1 @@
-"""Differentiating through the training of a network: a step, and the gradients of what comes out at the end."""
+"""Differentiating through the training of a network: single steps, and gradients of the distance at the end."""

@@ -1,17 +1,17 @@
-"""One matching step: the student's gradient, and what its product with the adjoint depends on; eager or compiled.
+"""One matching step: the student's gradient, and the derivatives of its product with the adjoint; eager or compiled.
 
-Both passes of :mod:`~dcbench_tesla.methods.inner.gradients` are made of two operations at given weights ``w``, inputs
+Both passes of :mod:`~dcbench_tesla.methods.inner.gradients` consist of two operations, at the weights ``w``, inputs
 ``x`` and labels ``y`` of a step:
 
     pass 1:  g = grad_w l(w; x, y)
     pass 2:  s = g . a,  u = ds/dw = H a,  h = ds/dx,  m = ds/dy,   with ``a`` the adjoint
 
-:class:`MatchingStep` computes them by autograd, in reverse over reverse: eager, that keeps the least memory.
-:class:`CompiledStep` compiles a graph for each and uses it for all steps of all iterations. There s is the derivative
-of the loss along a, and everything else is its gradient, ``g = ds/da`` too (reverse over forward): the fastest order of
-those tried on a CPU.
+:class:`MatchingStep` computes them by autograd, reverse over reverse, which needs the least memory in eager mode.
+:class:`CompiledStep` compiles one graph for each operation and uses it for all steps of all iterations. There s is the
+derivative of the loss along a, and everything else is a gradient of s, including ``g = ds/da`` (reverse over forward).
+This was the fastest order of those tried on a CPU.
 
-Shapes: P parameters; ``w``, ``a``, ``g`` and ``u`` are ``(P,)``, ``x`` and ``y`` any that the loss accepts.
+Shapes: P parameters; ``w``, ``a``, ``g`` and ``u`` are ``(P,)``, ``x`` and ``y`` have any shape that the loss accepts.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Built(NamedTuple):
-    """One step's gradient with its graph, which ends at the step's own leaves: no step's graph holds another's."""
+    """One step's gradient with its graph, which ends at the step's own leaves, so it holds no other step's graph."""
 
     weights: Tensor
     inputs: Tensor
@@ -40,7 +40,7 @@ class Built(NamedTuple):
 
 @dataclass(frozen=True)
 class Back:
-    """One step of pass 2: ``g``, ``s = g . a``, and the gradient of s in w (where asked for), x and y (if learned)."""
+    """One step of pass 2: ``g``, ``s = g . a``, and the gradients of s in w (if wanted), x, and y (if learned)."""
 
     gradient: Tensor
     product: Tensor
@@ -50,28 +50,28 @@ class Back:
 
 
 def leaves(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut a step's tensors off from what made them; labels ask for a gradient where they did before."""
+    """Detach a step's tensors and make them leaves; labels require a gradient if they did before."""
     return x.detach().requires_grad_(), y.detach().requires_grad_(y.requires_grad)
 
 
 class MatchingStep:
-    """The operations of one step of ``loss(w, x, y)``, by autograd.
+    """The operations of one step for ``loss(w, x, y)``, by autograd.
 
-    ``loss``: a scalar function of a flat parameter vector, twice differentiable.
+    ``loss`` is a scalar function of a flat parameter vector, and twice differentiable.
     """
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``g``, keeping no graph."""
+        """Return ``g`` ``(P,)`` without a graph."""
         w = w.detach().requires_grad_()
         with torch.enable_grad():
             (g,) = grad(self.loss(w, x.detach(), y.detach()), w)
         return g
 
     def build(self, w: Tensor, x: Tensor, y: Tensor) -> Built:
-        """Return ``g`` with its graph."""
+        """Return ``g`` ``(P,)`` with its graph."""
         w = w.detach().requires_grad_()
         x, y = leaves(x, y)
         with torch.enable_grad():
@@ -79,34 +79,33 @@ class MatchingStep:
         return Built(w, x, y, g)
 
     def back_through(self, built: Built, adjoint: Tensor, *, through_weights: bool) -> Back:
-        """Differentiate the product of a built gradient with the adjoint: a double backward, which uses the graph up.
+        """Differentiate the product of a built gradient and the adjoint (double backward), which frees the graph.
 
-        ``through_weights``: whether ``u`` is wanted.
+        ``through_weights`` says whether ``u`` is wanted.
         """
         w, x, y, g = built
         with torch.enable_grad():
             product = torch.dot(g, adjoint)
         wanted = [x] + [y] * y.requires_grad + [w] * through_weights
-        # a loss that is linear in one of them has no second derivative there: materialised as zeros
+        # if the loss is linear in one of these, the second derivative does not exist in the graph: zeros in its place
         h, *rest = grad(product, wanted, allow_unused=True, materialize_grads=True)
         m = rest.pop(0) if y.requires_grad else None
         u = rest.pop(0) if through_weights else None
         return Back(g.detach(), product.detach(), u, h, m)
 
     def back(self, w: Tensor, x: Tensor, y: Tensor, adjoint: Tensor, *, through_weights: bool) -> Back:
-        """Build the step again and go back through it: :meth:`build`, then :meth:`back_through`."""
+        """Build the step again and differentiate through it: :meth:`build`, then :meth:`back_through`."""
         return self.back_through(self.build(w, x, y), adjoint, through_weights=through_weights)
 
 
 class CompiledStep(MatchingStep):
-    """:class:`MatchingStep`, compiled for the shapes of its first call; other shapes are compiled when they come.
+    """:class:`MatchingStep`, compiled; each new combination of shapes is compiled at its first call.
 
-    Where the compiler fails the step goes on eagerly, see
-    :class:`~dcbench_tesla.compute.compiling.CompiledFunctions`. A meter of live tensors sees none of what compiled code
-    allocates, and is refused.
+    If the compiler fails, steps run eagerly (:class:`~dcbench_tesla.compute.compiling.CompiledFunctions`). A meter of
+    live tensors would see nothing of what compiled code allocates, so calls under a meter are refused.
 
     Raises:
-        UsageError: it is called while tensors are counted or made up (a dispatch mode).
+        UsageError: a step is called in a dispatch mode, which counts tensors or computes shapes only.
     """
 
     def __init__(self, loss: Loss) -> None:
@@ -115,7 +114,7 @@ class CompiledStep(MatchingStep):
 
     @property
     def given_up(self) -> bool:
-        """Whether the compiler failed."""
+        """Whether the compiler failed, so that steps run eagerly."""
         return self._functions.given_up
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -140,12 +139,12 @@ class CompiledStep(MatchingStep):
         return (torch.func.grad(self.loss)(w, x, y),)
 
     def _along(self, w: Tensor, x: Tensor, y: Tensor, a: Tensor) -> Tensor:
-        """The derivative of the loss along ``a``: g . a."""
+        """Return the derivative of the loss along ``a``: g . a."""
         derivative: Tensor = torch.func.jvp(lambda v: self.loss(v, x, y), (w,), (a,))[1]
         return derivative
 
     def _run(self, what: object, function: Function, *arguments: Tensor) -> tuple[Tensor, ...] | None:
-        """Run ``function`` compiled; ``None`` where it cannot be."""
+        """Run ``function`` compiled; return ``None`` if it cannot be compiled."""
         if is_in_torch_dispatch_mode():
             raise UsageError(
                 "live tensors of compiled steps cannot be counted: measure the eager program (--compile off), or take "

@@ -1,1 +1,1 @@
-"""Choosing real images: `random`, `whole`, `herding` and `k-center`."""
+"""Selecting real images: `random`, `whole`, `herding` and `k-center`."""

@@ -1,4 +1,4 @@
-"""What ``herding`` and ``k-center`` share: choosing real images by the features of a trained ConvNet."""
+"""Coresets, which ``herding`` and ``k-center`` share: real images chosen by the features of a trained ConvNet."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -17,7 +17,11 @@ _BATCH = 512
 
 @dataclass(frozen=True, kw_only=True)
 class CoresetSettings(Settings):
-    """``feature_epochs``: the features are those of expert 0 after so many epochs on the real images."""
+    """Settings of coresets.
+
+    Args:
+        feature_epochs: the features are those of expert 0 after so many epochs of training on the real images.
+    """
 
     feature_epochs: int = 20
 
@@ -27,14 +31,14 @@ class CoresetSettings(Settings):
 
 
 class Coreset(Condenser):
-    """A choice of real images by features; a subclass says which of a class's images."""
+    """A selection of real images by their features; subclasses define which images of a class are chosen."""
 
     Settings = CoresetSettings
     settings: CoresetSettings
 
     @classmethod
     def expert_request(cls, settings: Any) -> ExpertRequest:
-        """Ask for one trained network."""
+        """Request one trained network."""
         return ExpertRequest(epochs=settings.feature_epochs, count=1)
 
     def setup(self, problem: Problem) -> None:
@@ -57,7 +61,7 @@ class Coreset(Condenser):
     @staticmethod
     @abstractmethod
     def choose(features: Tensor, count: int) -> Tensor:
-        """Return the positions ``(count,)`` of the chosen ones among features ``(n, F)``."""
+        """Return the positions ``(count,)`` of the chosen images among the features ``(n, F)`` of a class."""
 
     def distilled(self) -> DistilledSet:
         """Return the chosen images."""

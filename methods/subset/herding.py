@@ -1,4 +1,4 @@
-"""Herding: a coreset whose mean feature follows the class's."""
+"""Herding: a coreset whose mean feature follows that of the class."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from .coreset import Coreset
 
 
 class Herding(Coreset):
-    """Real images whose mean feature stays nearest to the class's, chosen greedily.
+    """Real images whose mean feature is nearest to that of their class, chosen greedily.
 
     Welling, "Herding Dynamical Weights to Learn", ICML 2009; as a coreset in Rebuffi et al., iCaRL, CVPR 2017.
     """
 
     @staticmethod
     def choose(features: Tensor, count: int) -> Tensor:
-        """Choose, one after another, the image that brings the chosen ones' mean nearest to the mean of all."""
+        """Choose, one after another, the image that brings the mean of the chosen ones nearest to the mean of all."""
         mean, total = features.mean(0), torch.zeros_like(features[0])
         left = torch.ones(len(features), dtype=torch.bool, device=features.device)
         chosen = []

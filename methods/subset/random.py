@@ -1,4 +1,4 @@
-"""Random selection: the baseline every condensation has to beat."""
+"""Random selection: the baseline that every condensation has to beat."""
 
 from dcbench_tesla.interface import Condenser, DistilledSet, Problem
 
@@ -6,7 +6,7 @@ from .selection import real_images
 
 
 class RandomSelection(Condenser):
-    """IPC real images of every class, drawn at random: the baseline every condensation has to beat."""
+    """IPC real images of every class, drawn at random: the baseline that every condensation has to beat."""
 
     uses_network = False
 

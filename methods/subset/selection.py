@@ -1,4 +1,4 @@
-"""What ``random`` and ``whole`` share: distilled sets of real images, as uint8 pixels."""
+"""Distilled sets of real images as uint8 pixels, which all methods of this family make."""
 
 from torch import Tensor
 
@@ -6,5 +6,5 @@ from dcbench_tesla.interface import DistilledSet, Problem
 
 
 def real_images(problem: Problem, indices: Tensor) -> DistilledSet:
-    """Return the training images at ``indices`` ``(N,)``, as they are, with their labels."""
+    """Return the training images at ``indices`` ``(N,)``, unchanged, with their labels."""
     return problem.distilled(problem.train.pixels[indices], problem.train.labels[indices])

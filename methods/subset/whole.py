@@ -1,4 +1,4 @@
-"""The whole training set: what a condensed set is measured against."""
+"""The whole training set, whose accuracy condensed sets are compared with."""
 
 import torch
 
@@ -8,7 +8,7 @@ from .selection import real_images
 
 
 class WholeSet(Condenser):
-    """The whole training set, as it is: the accuracy a condensed set is measured against."""
+    """The whole training set: the accuracy that condensed sets are compared with."""
 
     uses_ipc = False
     uses_network = False

@@ -1,9 +1,9 @@
-"""The condenser that ``mtt``, ``tesla`` and ``tesla-exact`` share: trajectory matching with a choice of gradient.
+"""Trajectory matching: the condenser that ``mtt``, ``tesla`` and ``tesla-exact`` share; they differ in its gradient.
 
-One iteration (MTT Algorithm 1, TESLA Algorithm 1, with the corrections of ``docs/gradients.md``): draw an expert and
-a start epoch t; a student starts at theta*_t and takes T SGD steps on the synthetic images; the distance of where it
-arrives to theta*_{t+M} is differentiated with respect to the images, the student's learning rate b and, where they
-are learned, the labels; one step of SGD with momentum updates all of them.
+One iteration (MTT Algorithm 1, TESLA Algorithm 1, with the corrections of ``docs/gradients.md``) draws an expert and a
+start epoch t. A student starts at theta*_t and takes T SGD steps on the synthetic images. The distance of its final
+weights to theta*_{t+M} is differentiated with respect to the images, the student's learning rate b and, if they are
+learned, the labels. One step of SGD with momentum updates all of them.
 
 Shapes: N synthetic images, C channels, H = W = side, K classes, P parameters, T matching steps.
 """
@@ -38,25 +38,32 @@ Labels = Literal["hard", "target", "last", "learned"]
 LabelSpace = Literal["logits", "probabilities"]
 
 _NEARLY_ONE_HOT = 0.99
-_LEAST_PROBABILITY = 1e-6  # not 0: a row of zeros could not be normalised
+_LEAST_PROBABILITY = 1e-6  # not 0, because a row of zeros could not be normalised
 _TEACHER_CHUNK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingSettings(Settings):
-    """Hyper-parameters of trajectory matching, in the papers' symbols where they have one.
+    """Hyper-parameters of trajectory matching, with the papers' symbols where there are any.
 
-    ``iterations``: updates of the images. ``steps``: T, the student's SGD steps. ``expert_epochs``: M, how many
-    epochs after the start the target lies. ``max_start_epoch``: the start is drawn from 0 .. max_start_epoch - 1.
-    ``lr_images``: image learning rate. ``student_lr``: b at the start; ``lr_student_lr``: the learning rate of b
-    (0: b stays); ``min_student_lr``: b is clamped there after each update, since it can turn negative.
-    ``momentum``: of all of these. ``batch_size``: synthetic images in an inner step (0: all).
-
-    ``labels``: ``hard``; ``target``: softmax of the sampled expert at the target epoch (TESLA Section 3.4); ``last``:
-    of the sampled expert at ``last_epoch``; ``learned``: optimised with the images at rate ``lr_labels``, in the
-    space ``label_space`` of ``logits`` or ``probabilities``.
-
-    ``precision``: of the matching steps, ``float32``, ``tf32`` or ``bf16``, see :mod:`dcbench_tesla.compute.precision`.
+    Args:
+        iterations: updates of the images.
+        steps: T, the student's SGD steps (matching steps).
+        expert_epochs: M, the number of epochs between the start and the target on the expert trajectory.
+        max_start_epoch: the start epoch is drawn from 0 .. max_start_epoch - 1.
+        lr_images: learning rate of the images.
+        student_lr: initial value of b, the student's learning rate.
+        lr_student_lr: learning rate of b; 0: b is not learned.
+        min_student_lr: b is clamped at this value after each update, because it could turn negative.
+        momentum: momentum of all these updates.
+        batch_size: synthetic images per matching step; 0: all.
+        labels: ``hard``; ``target``: softmax of the drawn expert at the target epoch (TESLA Section 3.4); ``last``: of
+            the drawn expert at ``last_epoch``; ``learned``: optimised together with the images.
+        label_space: the space of learned labels, ``logits`` or ``probabilities``.
+        lr_labels: learning rate of learned labels.
+        last_epoch: epoch of the expert that gives labels ``last``.
+        precision: precision of the matching steps, ``float32``, ``tf32`` or ``bf16``; see
+            :mod:`dcbench_tesla.compute.precision`.
     """
 
     iterations: int = 5000
@@ -81,7 +88,7 @@ class MatchingSettings(Settings):
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
         for name in ("lr_images", "lr_student_lr", "lr_labels", "batch_size", "last_epoch"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}; nor infinite.")
+                raise UsageError(f"{name} must be finite and not negative, but is {getattr(self, name)}.")
         if not 0 < self.min_student_lr <= self.student_lr < math.inf:
             raise UsageError(
                 f"student_lr must be positive and at least min_student_lr = {self.min_student_lr:g}, "
@@ -96,7 +103,7 @@ class MatchingSettings(Settings):
         check_precision(self.precision)
 
     def inert(self) -> Mapping[str, str]:
-        """The settings of labels that are not learned, or do not come from the last epoch."""
+        """Return the settings without effect: those of learned labels, and of labels ``last``, if labels are others."""
         inert: dict[str, str] = {}
         if self.labels != "learned":
             inert |= dict.fromkeys(("label_space", "lr_labels"), f"labels are {self.labels}, not learned")
@@ -107,9 +114,10 @@ class MatchingSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoPassSettings(MatchingSettings):
-    """:class:`MatchingSettings`, and what pass 1 leaves for pass 2 (no part of the result).
+    """:class:`MatchingSettings`, and what pass 1 keeps for pass 2, which does not change the result.
 
-    ``keep_graphs``: K, of how many of the T steps the graph is kept, so that pass 2 need not build it again.
+    Args:
+        keep_graphs: K, the number of the T steps whose graphs are kept, so that pass 2 need not build them again.
     """
 
     keep_graphs: int = field(default=0, metadata={"execution": True})
@@ -117,14 +125,15 @@ class TwoPassSettings(MatchingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep_graphs < 0:
-            raise UsageError(f"keep_graphs must not be negative, but is {self.keep_graphs}; 0 keeps the least memory.")
+            raise UsageError(f"keep_graphs must not be negative, but is {self.keep_graphs}; 0 needs the least memory.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExactSettings(TwoPassSettings):
-    """:class:`TwoPassSettings`, and where the exact gradient keeps its T weight vectors (no part of the result).
+    """:class:`TwoPassSettings`, and where the exact gradient keeps its T weight vectors; the result does not change.
 
-    ``weights``: ``auto``, ``device``, ``host`` or ``restep``, see :mod:`dcbench_tesla.methods.inner.gradients`.
+    Args:
+        weights: ``auto``, ``device``, ``host`` or ``restep``; see :mod:`dcbench_tesla.methods.inner.gradients`.
     """
 
     weights: str = field(default="auto", metadata={"execution": True})
@@ -136,7 +145,7 @@ class ExactSettings(TwoPassSettings):
 
 
 class TrajectoryMatching(Condenser):
-    """Trajectory matching; a subclass names the ``mode`` of its gradient."""
+    """Trajectory matching; subclasses choose the ``mode`` of the gradient."""
 
     learns_lr = True
     mode: ClassVar[Mode]
@@ -145,13 +154,16 @@ class TrajectoryMatching(Condenser):
 
     @classmethod
     def expert_request(cls, settings: Any) -> ExpertRequest:
-        """Ask for the epochs that are ever read: 0 .. max_start_epoch - 1 + M, and the labels' teacher."""
+        """Request the epochs that are ever read: 0 .. max_start_epoch - 1 + M, and that of the labels' teacher."""
         last_target = settings.max_start_epoch - 1 + settings.expert_epochs
         return ExpertRequest(epochs=max(last_target, settings.last_epoch if settings.labels == "last" else 0))
 
     @classmethod
     def probe(cls, settings: Any) -> tuple[Any, float]:
-        """Take two of the T steps, and as large a share of kept graphs as two allow: time is linear in both."""
+        """Return settings with two of the T steps, and the factor T / 2: time is linear in steps and kept graphs.
+
+        The share of steps whose graphs are kept stays as near to that of ``settings`` as two steps allow.
+        """
         steps = min(2, settings.steps)
         few = replace(settings, steps=steps)
         if isinstance(few, TwoPassSettings):
@@ -160,10 +172,10 @@ class TrajectoryMatching(Condenser):
         return few, settings.steps / steps
 
     def setup(self, problem: Problem) -> None:
-        """Start from real images, b and the labels as the settings say, and momentum at rest.
+        """Start from real images, with b and labels as the settings say, and zero momentum.
 
         Raises:
-            UsageError: the device does not have the precision.
+            UsageError: the device does not support the precision.
         """
         s = self.settings
         check_precision(s.precision, problem.device)
@@ -183,7 +195,7 @@ class TrajectoryMatching(Condenser):
 
     @property
     def compiled(self) -> bool:
-        """Whether the matching steps are: not where the compiler failed."""
+        """Whether the matching steps are compiled; they are not if the compiler failed."""
         return isinstance(self._step, CompiledStep) and not self._step.given_up
 
     @property
@@ -206,13 +218,13 @@ class TrajectoryMatching(Condenser):
         return expert, int(torch.randint(self.settings.max_start_epoch, (), generator=rng))
 
     def _teacher(self, iteration: int) -> tuple[int, int]:
-        """Which expert labels the images in an iteration, and after which epoch."""
+        """Return the expert that labels the images in an iteration, and its epoch."""
         expert, epoch = self._draw_segment(iteration)
         last = self.settings.labels == "last"
         return expert, self.settings.last_epoch if last else epoch + self.settings.expert_epochs
 
     def _assign(self, iteration: int) -> Tensor:
-        """Soft label assignment: softmax (temperature 1) of the teacher on the un-augmented images (TESLA eq. 9)."""
+        """Return soft labels: the teacher's softmax (temperature 1) on images without augmentation (TESLA eq. 9)."""
         theta = self._experts.snapshot(*self._teacher(iteration))
         with torch.no_grad():
             chunks = self._values["images"].split(_TEACHER_CHUNK)
@@ -228,7 +240,7 @@ class TrajectoryMatching(Condenser):
         return values.softmax(1) if self.settings.label_space == "logits" else values
 
     def iterate(self, iteration: int) -> IterationRecord:
-        """Match one segment of one expert, and update images, b and learned labels."""
+        """Match one segment of one expert trajectory; update images, b and learned labels."""
         s = self.settings
         record, gradients = self.gradients(iteration)
         self._update("images", gradients["images"], s.lr_images)
@@ -241,7 +253,10 @@ class TrajectoryMatching(Condenser):
         return replace(record, metrics={**reached, **record.metrics})
 
     def gradients(self, iteration: int) -> tuple[IterationRecord, dict[str, Tensor]]:
-        """Return dL/dX ``(N, C, H, W)``, dL/db and, of learned labels, dL/dY ``(N, K)`` as they stand now."""
+        """Return the record of an iteration, and the gradients of its loss at the present values.
+
+        They are dL/dX ``(N, C, H, W)``, dL/db and, for learned labels, dL/dY ``(N, K)``.
+        """
         s = self.settings
         expert, epoch = self._draw_segment(iteration)
         batches = InnerBatches(self.problem, self._values["images"], self.labels(iteration), s, iteration)
@@ -264,13 +279,13 @@ class TrajectoryMatching(Condenser):
         return IterationRecord(loss=float(result.loss), metrics=metrics), found
 
     def _update(self, name: str, gradient: Tensor, lr: float) -> None:
-        """SGD with momentum: v <- momentum v + gradient, value <- value - lr v."""
+        """Make one step of SGD with momentum: v <- momentum v + gradient, value <- value - lr v."""
         velocity = self._momentum[name].mul_(self.settings.momentum).add_(gradient)
         with origin("optimiser"):
             self._values[name].sub_(lr * velocity)
 
     def _update_labels(self, gradient: Tensor) -> None:
-        """Carry the gradient of the probabilities to the learned values; keep probabilities on the simplex."""
+        """Update learned labels by the gradient of the probabilities; keep ``probabilities`` on the simplex."""
         values = self._values["labels"]
         if self.settings.label_space == "logits":
             p = values.softmax(1)
@@ -281,34 +296,34 @@ class TrajectoryMatching(Condenser):
             values.div_(values.sum(1, keepdim=True))
 
     def _clamp_student_lr(self) -> None:
-        """Project b back where it must stay; a projection, since the published rate of b is in b's own units."""
+        """Clamp b at its minimum: a projection, because the published learning rate of b is in units of b itself."""
         b = self._values["student_lr"]
         before = float(b)
         b.clamp_(min=self.settings.min_student_lr)
         self._clamps += float(b) != before and math.isfinite(before)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Images, b, learned labels, their momentum, and the counters."""
+        """Return the images, b, learned labels, their momentum, and the counters."""
         state = {f"value.{name}": value for name, value in self._values.items()}
         state |= {f"momentum.{name}": value for name, value in self._momentum.items()}
         return state | {"counters": torch.tensor([self._done, self._clamps])}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back :meth:`state_dict`."""
+        """Restore what :meth:`state_dict` returned."""
         for name in self._values:
             self._values[name].copy_(state[f"value.{name}"])
             self._momentum[name].copy_(state[f"momentum.{name}"])
         self._done, self._clamps = (int(n) for n in state["counters"])
 
     def notes(self) -> list[str]:
-        """Tell how often b had to be clamped: a student that cannot move matches nothing."""
+        """Report how often b was clamped: a student with a tiny learning rate does not move, and matches nothing."""
         if not self._clamps:
             return []
         often = f"in {self._clamps} of {self._done} iterations"
         return [f"student_lr had to be clamped at {self.settings.min_student_lr:g} {often}: lower lr_student_lr"]
 
     def distilled(self) -> DistilledSet:
-        """Return images, labels and b; assigned labels come from the last iteration's teacher on these images."""
+        """Return images, labels and b; a teacher's labels are those of the last iteration's teacher on these images."""
         last = max(self._done - 1, 0)
         student_lr = float(self._values["student_lr"])
         distilled = self.problem.distilled(self._values["images"], self.labels(last), lr=student_lr)
@@ -319,10 +334,10 @@ class TrajectoryMatching(Condenser):
 
 
 class InnerBatches:
-    """The T augmented batches of one iteration, made when asked for; gradients go to the images at once.
+    """The T augmented batches of one iteration, made on demand; their gradients are added up on the images.
 
-    Batches are chunks of a random permutation, a new one when it is used up; the augmentation is drawn once an inner
-    step. Both come from generators of (iteration, step), so that asking twice gives the same and nothing is kept.
+    Batches are chunks of a random permutation, with a new permutation when one is used up. One augmentation is drawn
+    per matching step. Both come from generators of (iteration, step), so a batch can be made again and none is kept.
     ``image_gradient`` is dL/dX ``(N, C, H, W)``, ``label_gradient`` dL/dY ``(N, K)`` (zero unless labels are learned).
     """
 
@@ -354,7 +369,7 @@ class InnerBatches:
         return augmentation(images, augmentation.draw(len(images), self._problem.task.side, rng))
 
     def batch(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return step k's augmented images and labels."""
+        """Return the augmented images and the labels of step k."""
         with origin("inputs"), torch.no_grad():
             indices = self._indices(k)
             images = self._augment(k, self._images[indices])
@@ -362,7 +377,7 @@ class InnerBatches:
             return images, self._labels[indices]
 
     def accumulate(self, k: int, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
-        """Pull step k's gradient back through its augmentation and add it to the images' and the labels'."""
+        """Differentiate through step k's augmentation, and add up the gradients of the images and the labels."""
         indices = self._indices(k)
         images = self._images[indices].requires_grad_()
         with torch.enable_grad():

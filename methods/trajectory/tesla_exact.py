@@ -1,4 +1,4 @@
-"""tesla-exact: the unrolled gradient in the memory of one step's graph."""
+"""tesla-exact: the gradient of the unrolled steps, with the memory of one step's graph."""
 
 from .matching import ExactSettings, TrajectoryMatching
 
@@ -6,7 +6,7 @@ from .matching import ExactSettings, TrajectoryMatching
 class TESLAExact(TrajectoryMatching):
     """Trajectory matching with MTT's exact gradient in the graph memory of a single step (the adjoint recursion).
 
-    What TESLA's abstract promises; ``docs/gradients.md`` has the derivation.
+    This is what TESLA's abstract promises; ``docs/gradients.md`` has the derivation.
     """
 
     mode = "exact"

@@ -165,7 +165,9 @@ def test_no_memory_is_asked_for_where_that_of_a_job_is_not_known(commands: Path,
 
 def test_threads_are_a_number(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("abc", "0", "-1", "1.5"):
-        with pytest.raises(UsageError, match=rf"--backend-option cpus_per_task must be a positive whole number, not '{value}'"):
+        with pytest.raises(
+            UsageError, match=rf"--backend-option cpus_per_task must be a positive whole number, not '{value}'"
+        ):
             Slurm(tmp_path, options={"cpus_per_task": value})
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # a number a level of nested loops: the outer one's is meant
     assert Slurm(tmp_path).execution.threads == 4

@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -65,6 +67,54 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.is_file(), link
         assert not anchor or anchor in anchors(target), link
+
+
+# --- the drawings of architecture --------------------------------------------------------------------------------
+
+
+def statements(drawing: str) -> tuple[dict[str, list[str]], list[str]]:
+    """A drawing's nodes with the lines of their labels, and its edges, each ``a->b``, from its text."""
+    text = (DOCS / "drawings" / f"{drawing}.dot").read_text(encoding="utf-8")
+    nodes = re.findall(r'^  (\w+) \[label="(.*?)"', text, re.MULTILINE)
+    edges = re.findall(r"^  (\w+) -> (\w+)", text, re.MULTILINE)
+    return {name: label.split("\\n") for name, label in nodes}, [f"{a}->{b}" for a, b in edges]
+
+
+@pytest.mark.parametrize("drawing", ["wings", "cell"])
+def test_a_drawing_is_that_of_its_text(drawing: str) -> None:
+    nodes, edges = statements(drawing)
+    picture = ElementTree.parse(DOCS / "drawings" / f"{drawing}.svg").getroot()
+    names = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}title")]
+    assert sorted(filter(None, names)) == sorted([drawing, *nodes, *edges])
+    words = [" ".join((e.text or "").split()) for e in picture.iter("{http://www.w3.org/2000/svg}text")]
+    labels = [" ".join(line.split()) for lines in nodes.values() for line in lines]
+    assert [label for label in labels if label not in words] == []
+
+
+def test_the_wings_are_drawn_as_the_contract_has_them() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = project["tool"]["importlinter"]["contracts"][0]
+    _, edges = statements("wings")
+    below = dict(edge.split("->") for edge in edges if "plugins" not in edge)
+    (drawn,) = set(below) - set(below.values())
+    order = [drawn]
+    while order[-1] in below:
+        order.append(below[order[-1]])
+    assert order == ["contracts" if " : " in layer else layer for layer in contract["layers"]]
+
+
+def test_architecture_names_every_wing_and_what_is_there() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    wings = [row[0] for row in table("architecture.md", "wing")]
+    named = {name for row in wings for name in re.findall(r"`([\w.]+/?)`", row)}
+    package = ROOT / "dcbench_tesla"
+    found = {path.name + "/" * path.is_dir() for path in package.iterdir() if not path.name.startswith("_")}
+    plugins = {"methods/", "evaluators/", "py.typed"}
+    assert named == found - plugins
+    for path in re.findall(
+        r"`((?:cli|reports|exchange|compare|backends|cells|experts|profilers|data|records)/\S+?\.\w+)`", page
+    ):
+        assert (package / path).is_file(), path
 
 
 # --- the doctest -------------------------------------------------------------------------------------------------

@@ -5,14 +5,19 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 from xml.etree import ElementTree
 
+import click
 import pytest
 
+from dcbench_tesla.cli import main
 from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.config import CellConfig, resolve
 
@@ -67,6 +72,57 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.is_file(), link
         assert not anchor or anchor in anchors(target), link
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def console_commands(page: Path) -> Iterator[list[str]]:
+    """The dcbench commands of a page as words, its shell variables put in; loops are left out."""
+    variables: dict[str, str] = {}
+    for block in re.findall(r"^```console\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            command = Template(line.removeprefix("$ ")).safe_substitute(variables)
+            if assigned := re.fullmatch(r'(\w)="(.*)"', command):
+                variables[assigned[1]] = assigned[2]
+            words = shlex.split(command, comments=True)
+            if words[:2] == ["uv", "run"]:
+                words = words[2:]
+            if words[:1] == ["dcbench"]:
+                yield words[1:]
+
+
+def check_options(words: list[str], where: Path) -> None:
+    """Let click parse a command and run nothing; files that it asks for are made beforehand."""
+    group: click.Command = main
+    context = click.Context(main, info_name="dcbench")
+    while isinstance(group, click.Group):
+        _, command, words = group.resolve_command(context, words)
+        assert command is not None
+        group, context = command, click.Context(command, parent=context, info_name=command.name)
+    for word in words:
+        if not word.startswith("-") and re.search(r"\.\w+$", word) and ":" not in word:
+            (where / word).parent.mkdir(parents=True, exist_ok=True)
+            (where / word).touch()
+    group.parse_args(context, list(words))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_have_the_options_they_name(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in console_commands(page):
+        try:
+            check_options(words, tmp_path)
+        except click.ClickException as error:
+            pytest.fail(f"dcbench {' '.join(words)}: {error.format_message()}")
+
+
+def test_commands_of_the_pages_are_found() -> None:
+    found = [" ".join(words) for page in PAGES for words in console_commands(page)]
+    assert len(found) > 80
+    assert any(words.endswith("--set convnet.epochs=300 --set labels=hard") for words in found)
+    with pytest.raises(click.ClickException):
+        check_options(["run", "--methods", "tesla"], ROOT)
 
 
 # --- the drawings of architecture --------------------------------------------------------------------------------

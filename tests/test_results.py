@@ -94,7 +94,7 @@ def test_the_readme_shows_the_table_of_the_rows() -> None:
 
 
 def test_the_page_shows_the_whole_training_set_and_the_shares_of_it() -> None:
-    last: dict[tuple[str, int], dict[str, float]] = {}
+    last: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
     for row in rows("evaluate"):
         if row["dataset"] == "fashion-mnist" and row["protocol"] == "quick" and row["evaluator"] == "convnet":
             last[row["method"], row["ipc"]] = row["accuracy"]

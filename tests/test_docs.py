@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from string import Template
 from xml.etree import ElementTree
@@ -20,6 +21,9 @@ import pytest
 from dcbench_tesla.cli import main
 from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.config import CellConfig, resolve
+from dcbench_tesla.data.augmentation import STRATEGY_NO_FLIP
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.files import OPTIONAL_KEYS, REQUIRED_KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -259,6 +263,21 @@ def test_the_evaluator_of_the_page_is_listed_keeps_the_contract_and_runs(install
     (row,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "rows").glob("evaluate-*.json"))
     assert (row["evaluator"], row["recipe"]) == ("linear", "adam, 50 steps, lr 0.01")
     assert row["accuracy"]["last"]["mean"] > 0.3  # ten images teach it something
+
+
+# --- the keys of own data -----------------------------------------------------------------------------------------
+
+
+def test_every_key_of_an_archive_is_described() -> None:
+    keys = [re.findall(r"`(\w+)`", row[0]) for row in table("own-data.md", "key")]
+    rows = zip(table("own-data.md", "key"), keys, strict=True)
+    optional = [name for row, names in rows for name in names if "optional" in row[0]]
+    assert sorted(name for names in keys for name in names) == sorted((*REQUIRED_KEYS, *OPTIONAL_KEYS))
+    assert sorted(optional) == sorted(OPTIONAL_KEYS)
+    defaults = {field.name: field.default for field in fields(Dataset)}
+    assert (defaults["flippable"], defaults["redistributable"]) == (True, False)  # as the page says
+    page = (DOCS / "own-data.md").read_text(encoding="utf-8")
+    assert f"--set data.augmentation={STRATEGY_NO_FLIP}\n" in page
 
 
 # --- the numbers of protocols ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The README's example runs as a doctest, in a folder of its own: it writes results."""
+"""The examples of the README and of docs/ run as doctests, each page in a folder of its own: they write results."""
 
 from pathlib import Path
 

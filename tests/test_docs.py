@@ -5,16 +5,29 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from string import Template
+from xml.etree import ElementTree
 
+import click
 import pytest
 
+from dcbench_tesla.cli import main
 from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.config import CellConfig, resolve
+from dcbench_tesla.data.augmentation import STRATEGY_NO_FLIP
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.files import OPTIONAL_KEYS, REQUIRED_KEYS
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("results/*.md"))]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -33,6 +46,135 @@ def table(page: str, first_column: str) -> list[list[str]]:
             break
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
     return rows
+
+
+# --- the README, and links ---------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short_and_shows_a_picture_soon() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 170
+    assert any("![" in line for line in lines[:40])
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which code hosts and the site know a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
+        path, _, anchor = link.partition("#")
+        if path.startswith("https://"):
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def console_commands(page: Path) -> Iterator[list[str]]:
+    """The dcbench commands of a page as words, its shell variables put in; loops are left out."""
+    variables: dict[str, str] = {}
+    for block in re.findall(r"^```console\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            command = Template(line.removeprefix("$ ")).safe_substitute(variables)
+            if assigned := re.fullmatch(r'(\w)="(.*)"', command):
+                variables[assigned[1]] = assigned[2]
+            words = shlex.split(command, comments=True)
+            if words[:2] == ["uv", "run"]:
+                words = words[2:]
+            if words[:1] == ["dcbench"]:
+                yield words[1:]
+
+
+def check_options(words: list[str], where: Path) -> None:
+    """Let click parse a command and run nothing; files that it asks for are made beforehand."""
+    group: click.Command = main
+    context = click.Context(main, info_name="dcbench")
+    while isinstance(group, click.Group):
+        _, command, words = group.resolve_command(context, words)
+        assert command is not None
+        group, context = command, click.Context(command, parent=context, info_name=command.name)
+    for word in words:
+        if not word.startswith("-") and re.search(r"\.\w+$", word) and ":" not in word:
+            (where / word).parent.mkdir(parents=True, exist_ok=True)
+            (where / word).touch()
+    group.parse_args(context, list(words))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_have_the_options_they_name(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in console_commands(page):
+        try:
+            check_options(words, tmp_path)
+        except click.ClickException as error:
+            pytest.fail(f"dcbench {' '.join(words)}: {error.format_message()}")
+
+
+def test_commands_of_the_pages_are_found() -> None:
+    found = [" ".join(words) for page in PAGES for words in console_commands(page)]
+    assert len(found) > 80
+    assert any(words.endswith("--set convnet.epochs=300 --set labels=hard") for words in found)
+    with pytest.raises(click.ClickException):
+        check_options(["run", "--methods", "tesla"], ROOT)
+
+
+# --- the drawings of architecture --------------------------------------------------------------------------------
+
+
+def statements(drawing: str) -> tuple[dict[str, list[str]], list[str]]:
+    """A drawing's nodes with the lines of their labels, and its edges, each ``a->b``, from its text."""
+    text = (DOCS / "drawings" / f"{drawing}.dot").read_text(encoding="utf-8")
+    nodes = re.findall(r'^  (\w+) \[label="(.*?)"', text, re.MULTILINE)
+    edges = re.findall(r"^  (\w+) -> (\w+)", text, re.MULTILINE)
+    return {name: label.split("\\n") for name, label in nodes}, [f"{a}->{b}" for a, b in edges]
+
+
+@pytest.mark.parametrize("drawing", ["wings", "cell"])
+def test_a_drawing_is_that_of_its_text(drawing: str) -> None:
+    nodes, edges = statements(drawing)
+    picture = ElementTree.parse(DOCS / "drawings" / f"{drawing}.svg").getroot()
+    names = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}title")]
+    assert sorted(filter(None, names)) == sorted([drawing, *nodes, *edges])
+    words = [" ".join((e.text or "").split()) for e in picture.iter("{http://www.w3.org/2000/svg}text")]
+    labels = [" ".join(line.split()) for lines in nodes.values() for line in lines]
+    assert [label for label in labels if label not in words] == []
+
+
+def test_the_wings_are_drawn_as_the_contract_has_them() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = project["tool"]["importlinter"]["contracts"][0]
+    _, edges = statements("wings")
+    below = dict(edge.split("->") for edge in edges if "plugins" not in edge)
+    (drawn,) = set(below) - set(below.values())
+    order = [drawn]
+    while order[-1] in below:
+        order.append(below[order[-1]])
+    assert order == ["contracts" if " : " in layer else layer for layer in contract["layers"]]
+
+
+def test_architecture_names_every_wing_and_what_is_there() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    wings = [row[0] for row in table("architecture.md", "wing")]
+    named = {name for row in wings for name in re.findall(r"`([\w.]+/?)`", row)}
+    package = ROOT / "dcbench_tesla"
+    found = {path.name + "/" * path.is_dir() for path in package.iterdir() if not path.name.startswith("_")}
+    plugins = {"methods/", "evaluators/", "py.typed"}
+    assert named == found - plugins
+    for path in re.findall(
+        r"`((?:cli|reports|exchange|compare|backends|cells|experts|profilers|data|records)/\S+?\.\w+)`", page
+    ):
+        assert (package / path).is_file(), path
 
 
 # --- the doctest -------------------------------------------------------------------------------------------------
@@ -121,6 +263,21 @@ def test_the_evaluator_of_the_page_is_listed_keeps_the_contract_and_runs(install
     (row,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "rows").glob("evaluate-*.json"))
     assert (row["evaluator"], row["recipe"]) == ("linear", "adam, 50 steps, lr 0.01")
     assert row["accuracy"]["last"]["mean"] > 0.3  # ten images teach it something
+
+
+# --- the keys of own data -----------------------------------------------------------------------------------------
+
+
+def test_every_key_of_an_archive_is_described() -> None:
+    keys = [re.findall(r"`(\w+)`", row[0]) for row in table("own-data.md", "key")]
+    rows = zip(table("own-data.md", "key"), keys, strict=True)
+    optional = [name for row, names in rows for name in names if "optional" in row[0]]
+    assert sorted(name for names in keys for name in names) == sorted((*REQUIRED_KEYS, *OPTIONAL_KEYS))
+    assert sorted(optional) == sorted(OPTIONAL_KEYS)
+    defaults = {field.name: field.default for field in fields(Dataset)}
+    assert (defaults["flippable"], defaults["redistributable"]) == (True, False)  # as the page says
+    page = (DOCS / "own-data.md").read_text(encoding="utf-8")
+    assert f"--set data.augmentation={STRATEGY_NO_FLIP}\n" in page
 
 
 # --- the numbers of protocols ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The committed results: rows are readable and complete, and the README shows what they hold."""
+"""The committed results: rows are readable and complete, and README and docs/results/ show what they hold."""
 
 import json
 import math
@@ -24,6 +24,8 @@ from dcbench_tesla.reports.tables import runs
 
 ROOT = Path(__file__).parents[1]
 ROWS = sorted((ROOT / "results" / "rows").glob("*.json"))
+PAGES = ROOT / "docs" / "results"
+METHODS = ("random", "herding", "k-center", "dc", "dsa", "dm", "mtt", "tesla", "tesla-exact")
 
 
 def rows(stage: str) -> list[dict[str, Any]]:
@@ -33,6 +35,10 @@ def rows(stage: str) -> list[dict[str, Any]]:
 def read(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+def page(name: str) -> str:
+    return (PAGES / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
@@ -47,8 +53,8 @@ def test_every_row_says_where_it_comes_from(path: Path) -> None:
     assert "+changes" not in row["environment"]["commit"]  # made by code that is in the history
 
 
-def test_the_readme_shows_the_committed_accuracies() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_shows_the_committed_accuracies() -> None:
+    text = page("fashion-mnist.md")
     quick = [r for r in rows("evaluate") if r["protocol"] == "quick" and r["ipc"] == 1 and r["evaluator"] == "convnet"]
     assert quick
     for row in quick:
@@ -57,20 +63,51 @@ def test_the_readme_shows_the_committed_accuracies() -> None:
             accuracy = row["accuracy"][name]
             assert f" {100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f} |" in line
         sheet = ROOT / "results" / "sheets" / f"{row['cell']}.png"
-        assert f"(results/sheets/{sheet.name})" in line
+        assert f"(../../results/sheets/{sheet.name})" in line
         assert sheet.is_file()
 
 
-def test_the_readme_shows_the_table_of_the_rows() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_shows_the_table_of_the_rows() -> None:
+    text = page("fashion-mnist.md")
     table = accuracies(Workspace(ROOT / "results"), Wanted(datasets=["fashion-mnist"], ipcs=[10], presets=["quick"]))
     lines = [line for line in markdown(table).splitlines() if line.startswith(("| ", "- "))]
     assert len(lines) > 4
     assert [line for line in lines if line not in text.splitlines()] == []
 
 
-def test_the_readme_shows_the_label_strategies_of_the_rows() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+def test_the_readme_shows_the_table_of_the_rows() -> None:
+    """Accuracies at both IPC; time and peak memory at ten images a class; every method, the best first."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    cells: dict[int, dict[str, list[str]]] = {}
+    for ipc in (1, 10):
+        wanted = Wanted(datasets=["fashion-mnist"], ipcs=[ipc], presets=["quick"])
+        table = markdown(accuracies(Workspace(ROOT / "results"), wanted)).splitlines()
+        found = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if line.startswith("| `")]
+        cells[ipc] = {row[0].strip("`"): [row[1], *row[-2:]] for row in found}
+    expected = [
+        f"| `{method}` | {cells[1][method][0]} | {' | '.join(values)} |".replace("  |", " |")
+        for method, values in reversed(cells[10].items())
+    ]
+    assert sorted(cells[10]) == sorted(METHODS)
+    start = lines.index(expected[0])
+    assert lines[start : start + len(expected) + 1] == [*expected, ""]
+
+
+def test_the_page_shows_the_whole_training_set_and_the_shares_of_it() -> None:
+    last: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    for row in rows("evaluate"):
+        if row["dataset"] == "fashion-mnist" and row["protocol"] == "quick" and row["evaluator"] == "convnet":
+            last[row["method"], row["ipc"]] = row["accuracy"]
+    best = {key: accuracy["best_on_test"]["mean"] for key, accuracy in last.items()}
+    ((_, whole),) = [(key, accuracy["last"]) for key, accuracy in last.items() if key[0] == "whole"]
+    text = " ".join(page("fashion-mnist.md").split())
+    assert f"The whole training set gives {100 * whole['mean']:.1f} ± {100 * whole['std']:.1f} %." in text
+    one, ten = (round(100 * best["tesla", ipc] / whole["mean"]) for ipc in (1, 10))
+    assert f"With one image a class `tesla` reaches {one} % of that, with ten {ten} %" in text
+
+
+def test_the_page_shows_the_label_strategies_of_the_rows() -> None:
+    text = page("labels.md").splitlines()
     declaration, workspace = declarations()["figure2"], Workspace(ROOT / "results")
     ran = runs(declaration, workspace)
     shown = 0
@@ -145,8 +182,7 @@ def test_the_whole_table_of_the_field_was_run() -> None:
         for row in rows("evaluate")
         if row["dataset"] == "fashion-mnist" and row["protocol"] == "quick"
     }
-    methods = ("random", "herding", "k-center", "dc", "dsa", "dm", "mtt", "tesla", "tesla-exact")
-    for method in methods:
+    for method in METHODS:
         assert {(method, ipc, "convnet", 5) for ipc in (1, 10)} <= found
         assert {(method, 10, name, 3) for name in ("resnet18", "vit")} <= found
 
@@ -159,7 +195,7 @@ def test_every_evaluated_set_was_condensed_on_record() -> None:
 @pytest.mark.parametrize("ipc", [1, 10])
 @pytest.mark.parametrize("method", ["tesla", "tesla-exact", "mtt", "random", "dm", "dc", "dsa", "herding", "k-center"])
 def test_the_program_recognises_what_is_committed(method: str, ipc: int) -> None:
-    """A key that changes makes every committed row an orphan, and the README's command starts over."""
+    """A key that changes makes every committed row an orphan, and the page's command starts over."""
     from dcbench_tesla import registry
     from dcbench_tesla.cells.session import Session
     from dcbench_tesla.config import resolve
@@ -180,8 +216,8 @@ def speeds() -> pd.DataFrame:
     return table.pivot_table(index="work", columns="measure", values="value")
 
 
-def test_the_readme_shows_the_speeds_on_record() -> None:
-    text, table = (ROOT / "README.md").read_text(encoding="utf-8").splitlines(), speeds()
+def test_the_page_shows_the_speeds_on_record() -> None:
+    text, table = page("speed.md").splitlines(), speeds()
 
     def value(work: str, measure: str) -> str:
         found = table[measure].get(work, math.nan)

@@ -408,7 +408,7 @@ def test_output_that_is_there(tmp_path: Path) -> None:
     path, out = save(tmp_path), tmp_path / "set.safetensors"
     words = ["import", "set", path, "--dataset", "digits", "--lr", 0.1, "--preprocessing", "standardise", "--output"]
     out.write_text("mine")
-    refused(dcbench(*words, out), 2, "is there already")
+    refused(dcbench(*words, out), 2, "exists already")
     assert out.read_text() == "mine"
     refused(dcbench(*words, tmp_path), 2, "is a folder: --output names the file to write")
     result = dcbench(*words, out, "--force")

@@ -432,8 +432,8 @@ def test_output_that_is_there(tmp_path: Path) -> None:
         (None, HARD.float(), {}, "labels of type torch.float32"),
         (None, HARD + 1, {}, "labels from 1 to 10, but digits has classes 0 to 9"),
         (None, HARD.clamp(max=8), {}, r"0 of class 9 \(\w+\), up to 4 of others"),
-        (None, torch.randn(20, 10), {}, r"no probability distribution .*torch\.softmax\(labels, 1\)"),
-        (None, torch.full((20, 10), torch.nan), {}, "no probability distribution"),
+        (None, torch.randn(20, 10), {}, r"not a probability distribution .*torch\.softmax\(labels, 1\)"),
+        (None, torch.full((20, 10), torch.nan), {}, "not a probability distribution"),
         (None, torch.rand(20, 9).softmax(1), {}, r"probabilities \(20, 10\)"),
         (None, HARD, {"ipc": 3}, "holds 2 images for each of 10 classes, not --ipc 3"),
         (None, HARD, {"index": 0}, "holds one set of images: leave out --index"),
@@ -479,7 +479,7 @@ def test_images_with_the_whitening_undone_are_refused(tmp_path: Path) -> None:
 
 def test_pixels_are_suspected(tmp_path: Path) -> None:
     _, (note,) = import_set(save(tmp_path, foreign_images().sigmoid()), DIGITS)
-    assert "all values lie in [0, 1]: are these pixels" in note
+    assert "all values lie in [0, 1]: if these are pixels" in note
 
 
 # -------------------------------------------------------------------------------------------------------- preprocessing

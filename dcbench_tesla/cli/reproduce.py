@@ -338,7 +338,7 @@ def checked_cells(name: str, part: "Part", *, to_run: bool) -> "tuple[Declaratio
         to_run: whether the cells are to be run, so that there must be some.
 
     Raises:
-        UsageError: a name is unknown, the table does not have a method, or there are no cells to run.
+        UsageError: a name is unknown, the table has none of the methods, or there are no cells to run.
     """
     from dcbench_tesla.reports.declarations import cells, check_methods, declarations, nothing_to_run
 

@@ -55,7 +55,7 @@ def list_(what: str, data_dir: Path | None, out: Path, shipped: bool) -> None:
 def info(name: str, data_dir: Path | None) -> None:
     """Describe a method, an evaluator or a data set.
 
-    Shows its description, and its settings or where its files are.
+    Shows the description and settings of a method or evaluator, and the size and files of a data set.
 
     \b
     Examples:

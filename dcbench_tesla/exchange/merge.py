@@ -64,7 +64,7 @@ class Merged:
 
     @property
     def whole(self) -> bool:
-        """Whether everything was merged: no conflicts and no damaged files."""
+        """Whether everything was merged, without conflicts and damaged files."""
         return not self.conflicts and not self.damaged
 
     def __str__(self) -> str:

@@ -154,7 +154,7 @@ def rows_b(lines: Iterable[Line]) -> pd.DataFrame:
     return pd.DataFrame([line.row(line.points[-1]) for line in lines], columns=COLUMNS_B).assign(status=RUN)
 
 
-# ------------------------------------------------------------------------------------------------------- for people
+# --------------------------------------------------------------------------------------------------------- Markdown
 
 
 def markdown(

@@ -77,7 +77,7 @@ class Finished:
 
     @property
     def protocol(self) -> str:
-        """The protocol's name without what was changed: ``paper, settings of MTT``."""
+        """The protocol's name without the changed settings, such as ``paper, settings of MTT``."""
         return str(self.rows[0]["protocol"]).partition(", changed: ")[0]
 
     @cached_property

@@ -142,7 +142,7 @@ def test_the_command_trains_experts_and_writes_rows_and_plots(tmp_path: Path) ->
     ("words", "message"),
     [
         (["--method", "tesl"], "Did you mean 'tesla'"),
-        (["--method", "dm"], "dm shows no gradient of trajectory matching"),
+        (["--method", "dm"], "dm has no gradient of trajectory matching"),
         (["--dataset", "digit"], "Did you mean 'digits'"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--student-lr", "-1"], "--student-lr must be positive"),

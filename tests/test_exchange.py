@@ -167,7 +167,7 @@ def test_damaged_export(tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError, match=r"dcbench\.safetensors is damaged"):
         import_set(tmp_path / "out", Given())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no export of dcbench: name the file of images in it"):
+    with pytest.raises(UsageError, match="not an export of dcbench: name the file of images in it"):
         import_set(tmp_path / "empty", Given())
     with pytest.raises(UsageError, match="there is no file or folder"):
         import_set(tmp_path / "none", Given())
@@ -220,12 +220,12 @@ def test_png_that_was_edited_is_said_not_to_count(tmp_path: Path) -> None:
     second.write_bytes(b"no picture")
     back, (note,) = import_set(tmp_path / "out", Given())
     assert same(back, SETS["hard"])
-    assert note.startswith("2 PNG files are gone or differ")
+    assert note.startswith("2 PNG files are missing or differ")
 
 
 def test_images_that_are_no_png(tmp_path: Path) -> None:
     two = make(images=make().images[:, :2], preprocessing=Preprocessing("standardise", torch.ones(2), torch.ones(2)))
-    with pytest.raises(UsageError, match="images of 2 channels are no PNG"):
+    with pytest.raises(UsageError, match="PNG cannot hold images of 2 channels"):
         export_set(two, "png", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -242,7 +242,7 @@ def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     export_set(SETS["soft"], "authors", out, force=True)
     assert {p.name for p in out.iterdir()} == {"images_best.pt", "labels_best.pt", "dcbench.safetensors"}
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"holds notes\.txt, so it is no export of dcbench, and stays"):
+    with pytest.raises(UsageError, match=r"holds notes\.txt, so it is not an export of dcbench and stays"):
         export_set(SETS["hard"], "png", out, force=True)
     assert (out / "notes.txt").read_text() == "mine"
     with pytest.raises(UsageError, match="is a file"):
@@ -251,7 +251,7 @@ def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
 
 def test_files_of_the_authors_are_no_earlier_export(tmp_path: Path) -> None:
     torch.save(torch.zeros(1), tmp_path / "images_best.pt")
-    with pytest.raises(UsageError, match="no export of dcbench"):
+    with pytest.raises(UsageError, match="not an export of dcbench"):
         export_set(SETS["hard"], "authors", tmp_path, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["images_best.pt"]
 
@@ -277,7 +277,7 @@ def test_export_is_asked_for_wrongly(tmp_path: Path) -> None:
     out = ["--output", tmp_path / "out"]
     refused(dcbench("export", tmp_path / "set.safetensors", *out, "--format", "pngs"), 2, "Did you mean 'png'?")
     refused(dcbench("export", tmp_path / "none", *out), 2, "there is no file or folder")
-    refused(dcbench("export", tmp_path, *out), 2, "the folder of a cell that is finished")
+    refused(dcbench("export", tmp_path, *out), 2, "the folder of a finished cell")
     assert find_set(tmp_path / "set.safetensors") == tmp_path / "set.safetensors"
     assert not (tmp_path / "out").exists()
 
@@ -362,7 +362,7 @@ def test_images_however_they_were_saved(stored: Tensor, tmp_path: Path) -> None:
 def test_images_in_half_precision(tmp_path: Path) -> None:
     found, (note,) = import_set(save(tmp_path, foreign_images(torch.float16)), DIGITS)
     assert torch.equal(found.images, foreign_images(torch.float16).float())
-    assert note == "images were float16 and became float32"
+    assert note == "images were converted from float16 to float32"
     assert found.provenance["imported"]["notes"] == [note]
 
 
@@ -408,7 +408,7 @@ def test_output_that_is_there(tmp_path: Path) -> None:
     path, out = save(tmp_path), tmp_path / "set.safetensors"
     words = ["import", "set", path, "--dataset", "digits", "--lr", 0.1, "--preprocessing", "standardise", "--output"]
     out.write_text("mine")
-    refused(dcbench(*words, out), 2, "is there already")
+    refused(dcbench(*words, out), 2, "exists already")
     assert out.read_text() == "mine"
     refused(dcbench(*words, tmp_path), 2, "is a folder: --output names the file to write")
     result = dcbench(*words, out, "--force")
@@ -422,7 +422,7 @@ def test_output_that_is_there(tmp_path: Path) -> None:
     [
         (torch.zeros(20, 3, 8, 8), HARD, {}, r"images of shape \(20, 3, 8, 8\), .*digits are \(N, 1, 8, 8\)"),
         (torch.zeros(20, 64), HARD, {}, "is this the right --dataset"),
-        (torch.zeros(15, 1, 8, 8), HARD[:15], {}, "15 images, which is no multiple of digits's 10 classes"),
+        (torch.zeros(15, 1, 8, 8), HARD[:15], {}, "15 images, which is not a multiple of digits's 10 classes"),
         (torch.zeros(0, 1, 8, 8), HARD[:0], {}, "0 images"),
         (torch.zeros(20, 1, 8, 8, dtype=torch.uint8), HARD, {}, "images of type torch.uint8, expected float32"),
         (torch.zeros(20, 1, 8, 8, dtype=torch.complex64), HARD, {}, "images of type torch.complex64"),
@@ -432,8 +432,8 @@ def test_output_that_is_there(tmp_path: Path) -> None:
         (None, HARD.float(), {}, "labels of type torch.float32"),
         (None, HARD + 1, {}, "labels from 1 to 10, but digits has classes 0 to 9"),
         (None, HARD.clamp(max=8), {}, r"0 of class 9 \(\w+\), up to 4 of others"),
-        (None, torch.randn(20, 10), {}, r"no probability distribution .*torch\.softmax\(labels, 1\)"),
-        (None, torch.full((20, 10), torch.nan), {}, "no probability distribution"),
+        (None, torch.randn(20, 10), {}, r"not a probability distribution .*torch\.softmax\(labels, 1\)"),
+        (None, torch.full((20, 10), torch.nan), {}, "not a probability distribution"),
         (None, torch.rand(20, 9).softmax(1), {}, r"probabilities \(20, 10\)"),
         (None, HARD, {"ipc": 3}, "holds 2 images for each of 10 classes, not --ipc 3"),
         (None, HARD, {"index": 0}, "holds one set of images: leave out --index"),
@@ -473,13 +473,13 @@ def test_images_in_another_order_are_sorted_by_class(tmp_path: Path) -> None:
 
 
 def test_images_with_the_whitening_undone_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"for looking at; .* images_best\.pt: import that one"):
+    with pytest.raises(UsageError, match=r"for viewing; .* images_best\.pt: import that one"):
         import_set(save(tmp_path, name="zca_best"), DIGITS)
 
 
 def test_pixels_are_suspected(tmp_path: Path) -> None:
     _, (note,) = import_set(save(tmp_path, foreign_images().sigmoid()), DIGITS)
-    assert "all values lie in [0, 1]: are these pixels" in note
+    assert "all values lie in [0, 1]: if these are pixels" in note
 
 
 # -------------------------------------------------------------------------------------------------------- preprocessing
@@ -513,7 +513,7 @@ def test_preprocessing_from_a_file(tmp_path: Path, digits: Dataset) -> None:
         assert options["preprocessing"] == Path(name).name
         assert len(options["preprocessing_sha256"]) == 64
     make().save(tmp_path / "toys.safetensors")
-    with pytest.raises(UsageError, match=r"\(standardise\) of 3 numbers a mean, but digits needs 1"):
+    with pytest.raises(UsageError, match=r"\(standardise\) whose mean has 3 numbers, but digits needs 1"):
         import_set(path, dataclasses.replace(DIGITS, preprocessing=str(tmp_path / "toys.safetensors")))
     with pytest.raises(CorruptFileError, match="damaged or not a safetensors file"):
         import_set(path, dataclasses.replace(DIGITS, preprocessing=str(path)))
@@ -881,8 +881,8 @@ def spoilt() -> list[list[list[Tensor]]]:
             r"for 7 classes .*another --dataset than digits \(1 channels, 10 classes",
         ),
         ([trajectory(channels=3)], UsageError, "3 channels .*another --dataset"),
-        ([[e[:-1] for e in trajectory()]], UsageError, "5 tensors, the network has 6. They are of no ConvNet"),
-        ([[e[::-1] for e in trajectory()]], UsageError, "They are of no ConvNet"),
+        ([[e[:-1] for e in trajectory()]], UsageError, "5 tensors, the network has 6. They are not those of a ConvNet"),
+        ([[e[::-1] for e in trajectory()]], UsageError, "They are not those of a ConvNet"),
         (spoilt(), CorruptFileError, "expert 1 of this file, epoch 2: holds NaN"),
         ([[[p.long() for p in e] for e in trajectory()]], CorruptFileError, "of type torch.int64, expected float32"),
         (shared_snapshots(), CorruptFileError, "names more numbers than it holds"),

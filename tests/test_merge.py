@@ -149,7 +149,7 @@ def test_another_distilled_set_is_a_conflict_and_brings_no_evaluations(made: Pat
     assert result.exit_code == 1
     assert summary(result, other) == "0 rows new, 2 already here, 2 conflicts; 0 sets copied"
     assert "hold different images" in result.stderr
-    assert f"evaluate-{'5' * 16}.json evaluates a set that is another one here" in result.stderr
+    assert f"evaluate-{'5' * 16}.json evaluates another distilled set than the one here" in result.stderr
     assert contents(out) == before
 
 

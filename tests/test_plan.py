@@ -194,7 +194,7 @@ def test_usage(words: list[str], message: str, tmp_path: Path) -> None:
         (["table1", "--method", "kip"], "a plugin of that name adds it. table1 has here: random, herding,"),
         (["table1", "--ipc", "7"], "table1 has no IPC 7: the paper's data sets have 1, 2, 10, 50 there."),
         (["figure1"], "figure1 has no cells to plan: dcbench reproduce figure1 makes it"),
-        (["table1", "--preset", ""], "--preset is empty: paper, quick or smoke"),
+        (["table1", "--preset", ""], "--preset is empty: give paper, quick or smoke"),
     ],
 )
 def test_a_part_that_cannot_be_is_refused_with_what_there_is(words: list[str], message: str, tmp_path: Path) -> None:

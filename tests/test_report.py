@@ -359,7 +359,7 @@ def test_without_results_there_is_no_page(tmp_path: Path) -> None:
 def test_another_table_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.parent.mkdir()
-    for content, message in (("a,b\n1,2\n", "is another table: it has no column"), ("", "is no CSV")):
+    for content, message in (("a,b\n1,2\n", "is another table: it has no column"), ("", "is not a CSV file")):
         path.write_text(content)
         with pytest.raises(CorruptFileError, match=message):
             page(Workspace(tmp_path))
@@ -368,7 +368,7 @@ def test_another_table_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_damaged_sheet_is_refused(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     (tmp_path / "sheets" / "broken.png").write_text("no picture")
-    with pytest.raises(CorruptFileError, match=r"broken\.png is no picture"):
+    with pytest.raises(CorruptFileError, match=r"broken\.png is not an image"):
         page(Workspace(tmp_path))
 
 

@@ -758,7 +758,7 @@ def test_a_fuller_table_is_not_replaced_unasked(write: Written, tmp_path: Path) 
         path.unlink()
     result = dcbench("reproduce", "table2", "--out", tmp_path)
     assert result.exit_code == 1
-    assert "table2.csv stays as it is: 1 of its rows were run, and what is on record" in result.stderr
+    assert "table2.csv stays as it is: 1 of its rows were run, but are not on record" in result.stderr
     assert "--force replaces it" in result.stderr
     assert (tmp_path / "tables" / "table2.csv").read_bytes() == before
     assert dcbench("reproduce", "table2", "--out", tmp_path, "--force").exit_code == 0

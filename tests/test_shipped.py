@@ -278,7 +278,7 @@ def test_reproduce_shows_what_is_shipped_where_there_is_nothing_of_ones_own(ship
     first = dcbench("reproduce", "table1", "--out", out)
     assert first.exit_code == 0, first.output
     (said,) = [line for line in first.stderr.splitlines() if line.startswith("no results under")]
-    assert said.endswith("shown are the repository's, marked (shipped); --no-shipped leaves them out")
+    assert said.endswith("showing the repository's, marked (shipped); --no-shipped leaves them out")
     assert "| paper (shipped) " in first.stdout
     assert "`dcbench reproduce table1 --shipped --run` runs them; `dcbench plan table1 --shipped`" in first.stdout
     assert protocols(out) == {"paper (shipped)"}

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports stand inside the commands: help and listings need no torch."""
+"""The command line. Heavy imports are inside the commands, so that help and listings do not import torch."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""What the commands share: how an error is shown, and the options that several of them take."""
+"""The shared parts of the commands: how errors are shown, and the options that several commands take."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +18,11 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.__dict__["exit_code"] = exit_code  # click declares it for the class; here every failure has its own
+        self.__dict__["exit_code"] = exit_code  # click declares exit_code on the class; here each failure has its own
 
 
 def failure(error: BaseException) -> Failure | None:
-    """Return how an error is shown to a user; ``None`` for a defect of the program, which deserves its traceback."""
+    """Return the message and exit code for the user, or ``None`` for a bug, whose traceback should be shown."""
     if isinstance(error, KeyboardInterrupt):
         return Failure("interrupted. What was done is kept: the same command goes on.", 130)
     message = explained(error)
@@ -31,7 +31,11 @@ def failure(error: BaseException) -> Failure | None:
 
 @contextmanager
 def damaged_rows_told(workspace: Workspace, stages: Sequence[str]) -> Iterator[None]:
-    """Tell which files among the rows of ``stages`` are none; fail for them when all is made of the others."""
+    """Report the damaged row files of ``stages``, run the body with the other rows, and fail if there were any.
+
+    Raises:
+        Failure: after the body, if a row file is damaged.
+    """
     from dcbench_tesla.records.progress import say
     from dcbench_tesla.records.rows import damaged_rows
 
@@ -45,15 +49,15 @@ def damaged_rows_told(workspace: Workspace, stages: Sequence[str]) -> Iterator[N
 
 
 def workspace_of(out: Path, *, shipped: bool) -> Workspace:
-    """Return the workspace at ``--out``, with the repository's results beside its own if ``--shipped`` is given."""
+    """Return the workspace at ``--out``, with the repository's committed results added if ``--shipped`` is given."""
     return with_shipped(out) if shipped else Workspace(out)
 
 
 class Group(click.Group):
-    """A group of commands whose errors end in one message and an exit code: 2 for usage, 1 for failure."""
+    """A group of commands whose errors end in one message and an exit code: 2 for invalid usage, 1 for failures."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and turn what a user can meet into a message."""
+        """Run the command, and turn every error but a bug into a message."""
         try:
             return super().invoke(ctx)
         except click.exceptions.Exit:
@@ -67,13 +71,17 @@ class Group(click.Group):
             raise shown from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands, each with its whole summary: click cuts them to a line."""
+        """List the commands with their whole summaries, which click would cut to one line."""
         shown = [(name, command.get_short_help_str(limit=200)) for name, command in sorted(self.commands.items())]
         with formatter.section("Commands"):
             formatter.write_dl(shown)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command; an unknown one gets the nearest name."""
+        """Find the command.
+
+        Raises:
+            click.UsageError: the command is unknown; the message suggests the most similar name.
+        """
         from dcbench_tesla.errors import unknown_name
 
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
@@ -82,7 +90,7 @@ class Group(click.Group):
 
 
 def options(*wanted: Callable[[Any], Any]) -> Callable[[_F], _F]:
-    """Stack several options into one decorator."""
+    """Return one decorator that adds several options, in order."""
 
     def decorate(function: _F) -> _F:
         for option in reversed(wanted):
@@ -93,22 +101,22 @@ def options(*wanted: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path), default=Path(DEFAULT_OUT), show_default=True, help="Where results go."
+    "--out", type=click.Path(path_type=Path), default=Path(DEFAULT_OUT), show_default=True, help="Folder for results."
 )
 shipped_option = click.option(
-    "--shipped", is_flag=True, help="Add the repository's committed results, marked (shipped); own ones count first."
+    "--shipped", is_flag=True, help="Add the repository's committed results, marked (shipped); yours take precedence."
 )
 data_dir_option = click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="Where data sets lie.  [default: $DCBENCH_DATA, or the platform's cache folder]",
+    help="Folder of the data sets.  [default: $DCBENCH_DATA, or the platform's cache folder]",
 )
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+device_option = click.option("--device", default="auto", show_default=True, help="Device: auto, cpu, cuda, cuda:1.")
 
 
 def _not_empty(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
     if value == "":
-        raise UsageError(f"{option.opts[0]} is empty: paper, quick or smoke, or leave it out.")
+        raise UsageError(f"{option.opts[0]} is empty: give paper, quick or smoke, or leave it out.")
     return value
 
 
@@ -135,21 +143,21 @@ backend_options = (
         "--backend",
         default="serial",
         show_default=True,
-        help="Where cells run: serial (in this process), local (in processes of their own), slurm (on a cluster).",
+        help="Where cells run: serial (in this process), local (each in its own process), slurm (on a cluster).",
     ),
     click.option(
         "--jobs",
         "at_once",
         type=int,
-        help="How many cells at a time.  [default: local: one a GPU, or cores / OMP_NUM_THREADS; slurm: its limits]",
+        help="Cells that run at a time.  [default: local: one per GPU, or cores / OMP_NUM_THREADS; slurm: its limits]",
     ),
-    click.option("--timeout", help="How long a cell may take: 90s, 30min, 2h, 1.5d (local, slurm).  [default: any]"),
+    click.option("--timeout", help="Time limit of a cell: 90s, 30min, 2h, 1.5d (local, slurm).  [default: none]"),
     click.option(
         "--backend-option",
         "backend_settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help="What to ask Slurm for, as sbatch names it: partition=gpu, account=lab, cpus_per_task=8, mem=32G.",
+        help="An option of sbatch: partition=gpu, account=lab, cpus_per_task=8, mem=32G.",
     ),
 )
 compile_option = click.option(
@@ -157,14 +165,14 @@ compile_option = click.option(
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
-    help="Compile matching steps of tesla and tesla-exact, and ConvNet's training (auto: where a run is long enough).",
+    help="Compile the matching steps of tesla and tesla-exact and the training of ConvNets (auto: in long runs).",
 )
 log_option = click.option(
     "--log",
     "logs",
     multiple=True,
     metavar="NAME",
-    help="Where metrics go besides the cell's metrics.jsonl: tensorboard, wandb.",
+    help="Send metrics to tensorboard or wandb, in addition to the cell's metrics.jsonl.",
 )
 config_option = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="A TOML file with options and settings."

@@ -31,7 +31,7 @@ _STATISTICS = ("last", "best_on_validation", "best_on_test")
 
 @click.group(cls=Group)
 def compare() -> None:
-    """Put methods side by side.
+    """Compare methods: accuracy, memory, time and gradients.
 
     \b
     Examples:
@@ -47,13 +47,13 @@ def compare() -> None:
     click.option("--method", "methods", multiple=True, help="Only this method.  [default: all]"),
     click.option("--ipc", "ipcs", multiple=True, type=int, help="Only this IPC.  [default: all]"),
     click.option("--evaluator", "evaluators", multiple=True, help="Only this network.  [default: all]"),
-    click.option("--preset", "presets", multiple=True, help="Only what this preset made.  [default: all]"),
+    click.option("--preset", "presets", multiple=True, help="Only this preset.  [default: all]"),
     click.option(
         "--statistic",
         type=click.Choice(_STATISTICS),
         default="last",
         show_default=True,
-        help="Which test accuracy the table shows; the CSV has all.",
+        help="Test accuracy that the table shows; the CSV file has all.",
     ),
     out_option,
     shipped_option,
@@ -70,9 +70,9 @@ def accuracy(
 ) -> None:
     """Compare test accuracies, method by evaluator.
 
-    From what was run under --out; with --shipped the committed results of the repository stand beside it. Spreads over
-    networks and over seeds stand apart; seconds and peak memory of the condensation stand beside. Prints Markdown, and
-    writes it with all columns to OUT/tables/accuracy.md and accuracy.csv.
+    Reads the results under --out; --shipped adds the committed results of the repository. The table shows the standard
+    deviations over networks and over seeds separately, and seconds and peak memory of the condensation. It is printed
+    as Markdown and written to OUT/tables/accuracy.md, and with all columns to OUT/tables/accuracy.csv.
 
     \b
     Examples:
@@ -96,10 +96,10 @@ def accuracy(
 
 
 def _point_options(methods: str, steps: str, batch_size: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The options that say on which shapes methods are compared; ``methods`` and ``steps``: their defaults in words."""
+    """Return the options that define the points of a comparison; ``methods`` and ``steps`` are defaults in words."""
     return options(
         click.option("--method", "methods", multiple=True, help=f"A method.  [default: {methods}]"),
-        click.option("--dataset", "datasets", multiple=True, help="Whose shapes.  [default: cifar100]"),
+        click.option("--dataset", "datasets", multiple=True, help="Data set of the shapes.  [default: cifar100]"),
         click.option("--steps", "steps", multiple=True, type=int, help=f"Matching steps T.  [default: {steps}]"),
         batch_size,
         click.option("--width", type=int, default=128, show_default=True, help="Filters of the ConvNet."),
@@ -118,7 +118,7 @@ def _points(
     width: int,
     depth: int,
 ) -> "list[Point]":
-    """Return the points that were asked for.
+    """Return the points that the options define.
 
     Raises:
         UsageError: a name is unknown, or a number is too small.
@@ -135,18 +135,18 @@ def _points(
 
 
 def _only_what_varies(against: str, **given: tuple[int, ...]) -> None:
-    """Check that only what a comparison goes against was given several times.
+    """Check that only the option ``--<against>`` has several values.
 
     Raises:
-        UsageError: something else was.
+        UsageError: another option has several values.
     """
     for name, values in given.items():
         if len(values) > 1 and name != against:
-            raise UsageError(f"several --{name} need --against {name}: give one, or that.")
+            raise UsageError(f"several --{name} need --against {name}: give one --{name}, or add --against {name}.")
 
 
 def _keep_figure(figure: "Figure", stem: Path, table: Path) -> None:
-    """Write a plot beside the table of its rows, and say so."""
+    """Save a plot beside the table of its rows, and name the written files."""
     from dcbench_tesla.compare.files import save_figure
     from dcbench_tesla.records.progress import say
 
@@ -158,7 +158,7 @@ def _keep_figure(figure: "Figure", stem: Path, table: Path) -> None:
     _point_options(
         "mtt, tesla, tesla-exact, dm, dsa",
         "1 5 10 20 30 50",
-        click.option("--batch-size", type=int, default=100, show_default=True, help="Synthetic images in a step."),
+        click.option("--batch-size", type=int, default=100, show_default=True, help="Synthetic images per step."),
     ),
     click.option("--ipc", "ipcs", multiple=True, type=int, help="Images per class.  [default: 1]"),
     click.option(
@@ -166,7 +166,7 @@ def _keep_figure(figure: "Figure", stem: Path, table: Path) -> None:
         type=click.Choice(["steps", "ipc"]),
         default="steps",
         show_default=True,
-        help="What varies; ipc: 1 to 50 at T = 20, unless --ipc and --steps say otherwise.",
+        help="What varies; ipc: 1 to 50 at T = 20, unless --ipc and --steps are given.",
     ),
     click.option(
         "--meter",
@@ -192,9 +192,9 @@ def memory(
 ) -> None:
     """Compare the peak memory of one iteration.
 
-    Against matching steps T, or against IPC. Shapes suffice: no data files are read, and with the meter `predicted`
-    nothing is computed, so that any size can be asked on any machine. Rows go to OUT/figures/memory.csv, where equal
-    ones are replaced; the plot stands beside.
+    Varies the matching steps T or the IPC. Only shapes matter: no data files are read, and the meter `predicted`
+    computes nothing, so it works for any size on any machine. Rows go to OUT/figures/memory.csv and replace earlier
+    rows of the same points; the plot is saved beside it.
 
     \b
     Examples:
@@ -247,7 +247,7 @@ def memory(
         "mtt, tesla, tesla-exact",
         "1 5 10; on a GPU also 20 30 50",
         click.option(
-            "--batch-size", "batch_sizes", multiple=True, type=int, help="Synthetic images in a step.  [default: 100]"
+            "--batch-size", "batch_sizes", multiple=True, type=int, help="Synthetic images per step.  [default: 100]"
         ),
     ),
     click.option("--ipc", type=int, default=1, show_default=True, help="Images per class."),
@@ -256,16 +256,16 @@ def memory(
         type=click.Choice(["steps", "batch-size"]),
         default="steps",
         show_default=True,
-        help="What varies; batch-size: 10 25 50 100 at T = 5, unless --batch-size and --steps say otherwise.",
+        help="What varies; batch-size: 10 25 50 100 at T = 5, unless --batch-size and --steps are given.",
     ),
     click.option(
         "--compile",
         type=click.Choice(["off", "on", "both"]),
         default="off",
         show_default=True,
-        help="Whether what can is compiled; both: compiled and eager take turns.",
+        help="Compile methods that support it; both: eager and compiled iterations alternate.",
     ),
-    click.option("--repetitions", type=int, help="Iterations that count.  [default: 3; on a GPU 10]"),
+    click.option("--repetitions", type=int, help="Timed iterations per row.  [default: 3; on a GPU 10]"),
     device_option,
     out_option,
 )
@@ -285,9 +285,9 @@ def time_(
 ) -> None:
     """Compare the seconds of one iteration, and of its two passes.
 
-    Against matching steps T, or against the batch. Shapes suffice: no data files are read. Methods take turns, so that
-    noise of the machine hits all of them alike; what does not fit in memory is told and not run. Rows go to
-    OUT/figures/time.csv, where equal ones are replaced; the plot stands beside.
+    Varies the matching steps T or the batch size. Only shapes matter: no data files are read. Iterations of the methods
+    alternate, so that noise of the machine affects all alike. A point that does not fit in memory is reported and not
+    run. Rows go to OUT/figures/time.csv and replace earlier rows of the same points; the plot is saved beside it.
 
     \b
     Examples:
@@ -346,13 +346,13 @@ def time_(
         "student_lrs",
         multiple=True,
         type=float,
-        help="The student's rate b.  [default: 0.01 0.02 0.05]",
+        help="The student's learning rate b.  [default: 0.01 0.02 0.05]",
     ),
     click.option(
-        "--repetitions", type=int, default=5, show_default=True, help="Iterations: experts, start epochs and batches."
+        "--repetitions", type=int, default=5, show_default=True, help="Iterations; each draws experts and batches."
     ),
     click.option(
-        "--preset", default="quick", show_default=True, help="Whose experts and settings: paper, quick, smoke."
+        "--preset", default="quick", show_default=True, help="Preset of experts and settings: paper, quick, smoke."
     ),
     set_option,
     device_option,
@@ -374,9 +374,10 @@ def gradient(
 ) -> None:
     """Compare the gradients of trajectory matching with the exact one.
 
-    That is mtt's, unrolled, in float64. Takes real experts (trains those that are missing) and real images, and shows
-    cosine, ratio of norms and relative error against matching steps T and the student's rate b, for the images and for
-    b. Rows go to OUT/figures/gradient.csv, where equal ones are replaced; the plot stands beside.
+    The exact gradient is that of mtt, unrolled, in float64. Uses real images and real experts, and trains missing
+    experts. Shows cosine, ratio of norms and relative error of the gradients of the images and of the student's
+    learning rate b, against the matching steps T and b. Rows go to OUT/figures/gradient.csv and replace earlier rows of
+    the same points; the plot is saved beside it.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`dcbench evaluate`: networks trained on distilled sets that are there."""
+"""`dcbench evaluate`: train networks on existing distilled sets, and test them."""
 
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,16 @@ from dcbench_tesla.cli.common import (
         "--evaluator",
         "evaluators",
         multiple=True,
-        help="A network to evaluate with.  [default: convnet; of a cell: those it was condensed with]",
+        help="A network to evaluate with.  [default: convnet; for a cell: the evaluators of its run]",
     ),
     click.option("--dataset", help="The data set to test on.  [default: the one the set was made from]"),
-    click.option("--seed", type=int, help="A seed, for files.  [default: 0]"),
+    click.option("--seed", type=int, help="A seed, for files only.  [default: 0]"),
     preset_option,
     set_option,
     device_option,
     data_dir_option,
     out_option,
-    click.option("--force", is_flag=True, help="Do it again, even what is on record."),
+    click.option("--force", is_flag=True, help="Repeat evaluations that are on record."),
 )
 def evaluate(
     targets: tuple[str, ...],
@@ -49,9 +49,9 @@ def evaluate(
 ) -> None:
     """Train networks on finished cells or distilled sets.
 
-    Prints their test accuracy. A cell (its folder, or its name under --out) keeps its preset, seed and schedule; its
-    images are not condensed again, and its rows stand beside it. A file is tested with the settings of --preset, and
-    its rows go to --out. What is on record is not done again.
+    Prints their test accuracy. A cell (its folder, or its name under --out) keeps its preset, seed and schedule and is
+    not condensed again; the new rows go to the results folder of the cell. A file is evaluated with the settings of
+    --preset, and its rows go to --out. Evaluations on record are not repeated.
 
     \b
     Examples:
@@ -86,7 +86,7 @@ def evaluate(
                 device=device,
                 force=force,
             )
-        except Exception as error:  # the others go on
+        except Exception as error:  # the other targets are still evaluated
             shown = failure(error)
             if shown is None or len(targets) == 1:
                 raise
@@ -100,7 +100,7 @@ def evaluate(
 
 
 def _show(rows: dict[str, dict[str, Any]], *, named: bool) -> None:
-    """Print a line for every evaluator, with the set's name before it where there are several sets."""
+    """Print a line for every evaluator, preceded by the name of the set if ``named``."""
     from dcbench_tesla.cells.evaluation import Accuracy
 
     for name, row in rows.items():

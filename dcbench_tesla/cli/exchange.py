@@ -1,4 +1,4 @@
-"""`dcbench import` and `dcbench export`: distilled sets and experts from and to the files other people have."""
+"""`dcbench import` and `dcbench export`: distilled sets and experts in the file formats of other people's code."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.group(name="import", cls=Group)
 def import_() -> None:
-    """Take over distilled sets and experts of others.
+    """Import distilled sets and experts of others.
 
     \b
     Examples:
@@ -29,14 +29,14 @@ def import_() -> None:
     click.option("--dataset", help="The data set it was made from."),
     click.option("--labels", type=_PATH, help="The file of labels.  [default: labels_X.pt beside images_X.pt]"),
     click.option("--hard-labels", is_flag=True, help="There is no file of labels: images are ordered by class."),
-    click.option("--index", type=int, help="Which experiment of a res_*.pt, from 0.  [default: the last]"),
+    click.option("--index", type=int, help="Experiment in a res_*.pt, counted from 0.  [default: the last]"),
     click.option("--lr", type=float, help="The learning rate that was learned with the images."),
     click.option("--no-lr", is_flag=True, help="No learning rate was learned."),
-    click.option("--preprocessing", help="What the images live in: standardise, zca, or a safetensors file with it."),
+    click.option("--preprocessing", help="The images' preprocessing: standardise, zca, or a safetensors file with it."),
     click.option("--augmentation", help="The DSA strategy to train with, or none.  [default: the data set's]"),
-    click.option("--method", help="Who made it, for the record: mtt, for instance."),
-    click.option("--ipc", type=int, help="Images per class, to be checked."),
-    click.option("--ignore-side-file", is_flag=True, help="The .pt was changed since dcbench exported it."),
+    click.option("--method", help="Method that made it, for the record: mtt, for instance."),
+    click.option("--ipc", type=int, help="Images per class, which the file must have."),
+    click.option("--ignore-side-file", is_flag=True, help="Import the .pt itself, which was changed after the export."),
     click.option("--force", is_flag=True, help="Replace what is at --output."),
     data_dir_option,
 )
@@ -57,9 +57,9 @@ def set_(
     force: bool,
     data_dir: Path | None,
 ) -> None:
-    """Make a distilled set of FILE, for `dcbench evaluate`.
+    """Convert FILE to a distilled set for `dcbench evaluate`.
 
-    FILE: images_*.pt of MTT or TESLA, res_*.pt of DC, DSA or DM, or a file or folder of `dcbench export`.
+    FILE is images_*.pt of MTT or TESLA, res_*.pt of DC, DSA or DM, or a file or folder of `dcbench export`.
     No code in these files is run.
 
     \b
@@ -102,7 +102,7 @@ def _check_file(output: Path, *, force: bool) -> None:
     if output.is_dir():
         raise UsageError(f"{output} is a folder: --output names the file to write.")
     if output.exists() and not force:
-        raise UsageError(f"{output} is there already: name another file, or replace it by --force.")
+        raise UsageError(f"{output} exists already: name another file, or replace it by --force.")
 
 
 @import_.command(name="experts")
@@ -111,13 +111,15 @@ def _check_file(output: Path, *, force: bool) -> None:
     click.option("--dataset", required=True, help="The data set they were trained on."),
     click.option("--zca", is_flag=True, help="They were trained on whitened images (the same as --preprocessing zca)."),
     click.option(
-        "--preprocessing", type=click.Choice(["standardise", "zca"]), help="What they saw.  [default: standardise]"
+        "--preprocessing",
+        type=click.Choice(["standardise", "zca"]),
+        help="Preprocessing of their training images.  [default: standardise]",
     ),
     click.option("--width", type=int, default=128, show_default=True, help="Filters of their ConvNet."),
     click.option("--depth", type=int, default=0, show_default=True, help="Blocks of their ConvNet (0: by image size)."),
-    click.option("--train-images", type=int, default=0, show_default=True, help="How many images they saw (0: all)."),
-    click.option("--validation", type=float, default=0.0, show_default=True, help="Share held out from them."),
-    click.option("--name", default="", help="What to call them in --set experts.imported=NAME.  [default: their key]"),
+    click.option("--train-images", type=int, default=0, show_default=True, help="Number of training images (0: all)."),
+    click.option("--validation", type=float, default=0.0, show_default=True, help="Fraction of images held out."),
+    click.option("--name", default="", help="Their name in --set experts.imported=NAME.  [default: their key]"),
     data_dir_option,
     out_option,
 )
@@ -134,10 +136,11 @@ def experts_(
     data_dir: Path | None,
     out: Path,
 ) -> None:
-    """Put expert buffers of MTT or TESLA into the expert store.
+    """Import expert buffers of MTT or TESLA.
 
-    FILES are replay_buffer_*.pt; the command says how to use them. They are used by runs on the data they were trained
-    on, and never trained further. No code in these files is run.
+    FILES are replay_buffer_*.pt. The experts go to the expert store under --out, and the command prints how to use
+    them. Only runs on the data they were trained on can use them, and they are never trained further. No code in these
+    files is run.
 
     \b
     Examples:
@@ -180,15 +183,15 @@ def experts_(
         type=_PATH,
         default=Path(DEFAULT_OUT),
         show_default=True,
-        help="Where results are, for a cell given by its name.",
+        help="Folder of the results, for a cell given by its name.",
     ),
 )
 def export(source: Path, layout: str, output: Path, force: bool, out: Path) -> None:
     """Write a distilled set in files that others can read.
 
-    SET_OR_CELL is a distilled.safetensors, a cell's folder, or a cell's name under --out. tensors: one complete file.
-    png: an image a file, with a dataset card. authors: images_best.pt and labels_best.pt as MTT and TESLA write them.
-    `dcbench import set` reads each of them back without loss.
+    SET_OR_CELL is a distilled.safetensors, a cell's folder, or a cell's name under --out. The format tensors is one
+    complete file; png is a file per image, with a dataset card; authors is images_best.pt and labels_best.pt as MTT and
+    TESLA write them. `dcbench import set` reads each format back without loss.
 
     \b
     Examples:
@@ -207,4 +210,4 @@ def export(source: Path, layout: str, output: Path, force: bool, out: Path) -> N
     export_set(distilled, layout, output, force=force)
     click.echo(f"{len(distilled)} images as {layout}: {output}")
     if not distilled.provenance.get("redistributable"):
-        click.echo("The images this set was made from may not be passed on, as far as is known: keep it to yourself.")
+        click.echo("The images this set was made from may not be redistributed, as far as is known: do not publish it.")

@@ -1,4 +1,4 @@
-"""What ``dcbench list``, ``info`` and ``env`` show."""
+"""The content of ``dcbench list``, ``info`` and ``env``."""
 
 import dataclasses
 import inspect
@@ -26,7 +26,7 @@ def columns(rows: Sequence[Row]) -> list[str]:
 
 
 def plugins(kind: registry.Kind) -> list[Row]:
-    """Return name, summary and package of every method or evaluator; a broken one shows its reason."""
+    """Return name, summary and package of every method or evaluator; for a broken one the error is the summary."""
     shown: list[Row] = []
     for p in registry.describe(kind):
         package = "" if p.package == "dcbench-tesla" else f"[{p.package}]"
@@ -35,12 +35,12 @@ def plugins(kind: registry.Kind) -> list[Row]:
 
 
 def datasets(data_dir: Path | None) -> list[Row]:
-    """Return name, shape, sizes and whether the files are here, of every data set."""
+    """Return name, shape of the images, sizes and whether the files were found, for every data set."""
     rows: list[Row] = [("name", "images", "classes", "train", "test", "files")]
     for name in registry.names("datasets"):
         try:
             s = registry.load_source(name)
-            found = "here" if s.find(data_dir or default_data_dir()) else "not here (dcbench info tells how)"
+            found = "here" if s.find(data_dir or default_data_dir()) else "not here (see dcbench info)"
             shape = f"{s.channels} x {s.side} x {s.side}"
             rows.append((name, shape, str(s.classes), f"{s.train_images:,}", f"{s.test_images:,}", found))
         except Exception as error:  # one broken plugin does not hide the others
@@ -49,9 +49,9 @@ def datasets(data_dir: Path | None) -> list[Row]:
 
 
 def cells(workspace: Workspace) -> list[Row]:
-    """Return the finished evaluations on record, then the cells that failed, with their reasons.
+    """Return the finished evaluations on record, then the failed cells with their reasons.
 
-    Shipped ones have ``(shipped)`` behind their cell's name.
+    Names of committed cells are followed by ``(shipped)``.
     """
     rows: list[Row] = [("method", "data set", "IPC", "seed", "evaluator", "test accuracy (last)", "protocol", "cell")]
     for row in stage_rows(workspace, "evaluate"):

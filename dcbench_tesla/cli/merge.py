@@ -1,4 +1,4 @@
-"""`dcbench merge`: results of several machines in one folder."""
+"""`dcbench merge`: collect the results of several machines in one folder."""
 
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from dcbench_tesla.errors import UsageError
 @options(
     click.argument("sources", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path)),
     out_option,
-    click.option("--no-tensors", is_flag=True, help="Leave the cells' folders out: rows, sheets and figures only."),
+    click.option("--no-tensors", is_flag=True, help="Merge rows, sheets and figures only, without the cells' folders."),
     click.option("--experts", is_flag=True, help="Copy expert trajectories and whitenings too; they are large."),
 )
 def merge(sources: tuple[Path, ...], out: Path, no_tensors: bool, experts: bool) -> None:
-    """Join results folders of other machines into --out.
+    """Merge results folders of other machines into --out.
 
-    Rows that are equal in what they result in are one, wherever they were computed. Where two contradict, both files
-    are named with what differs, the one in --out stays, and the command ends with exit code 1 after everything else
-    is merged. The same command again changes nothing.
+    Rows with equal results count as one, wherever they were computed. If two rows contradict each other, the command
+    names both files and what differs, keeps the one in --out, merges everything else and ends with exit code 1. The
+    same command again changes nothing.
 
     \b
     Examples:

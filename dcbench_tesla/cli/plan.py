@@ -1,4 +1,4 @@
-"""`dcbench plan`: what a table of the paper still takes, before anything runs."""
+"""`dcbench plan`: the time and memory that a table of the paper still needs, before anything runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,12 +39,12 @@ def plan(
     out: Path,
     shipped: bool,
 ) -> None:
-    """Show what a table still takes: time and memory.
+    """Show the time and memory that a table still needs.
 
-    Nothing is run. TABLE is table1, table2, table3 or figure2; every cell of it stands in a line. Times are measured on
-    this machine, by a few steps of every stage, and extrapolated; experts are counted with the first cell that uses
-    them. Memory is the predicted peak of the tensors of condensation and expert training. Done is what lies under
-    --out; with --shipped also what the repository has.
+    TABLE is table1, table2, table3 or figure2, and every cell of it has a line. Nothing is run but a few steps of every
+    stage, from which the time on this machine is extrapolated. Experts count with the first cell that uses them. Memory
+    is the predicted peak of the tensors of condensation and expert training. A cell is done if its results are under
+    --out; with --shipped also if the repository has them.
 
     \b
     Examples:
@@ -75,9 +75,9 @@ def plan(
 
 
 def _measured(configs: "list[CellConfig]", session: "Session", workspace: "Workspace") -> "list[PlannedCell]":
-    """Plan all cells, those last that there cannot be; say why figures are missing, a reason once.
+    """Plan all cells, and print every reason for a missing time or memory once.
 
-    Those that ``workspace`` has shipped results of stand first, and are done.
+    Cells with committed results in ``workspace`` come first and are done. Cells that cannot exist come last.
     """
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.profilers.memory import PredictedMeter
@@ -107,7 +107,7 @@ def _row(cell: "PlannedCell") -> tuple[str, ...]:
 
 
 def _totals(planned: "Sequence[PlannedCell]", where: str) -> str:
-    """Return one line: how many cells, how long on this machine, and the largest peak."""
+    """Return one line: the number of cells to do, their time on the machine ``where``, and the largest peak."""
     from dcbench_tesla.records.progress import duration, size
 
     todo = [cell for cell in planned if not cell.done]

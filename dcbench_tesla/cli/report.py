@@ -1,4 +1,4 @@
-"""`dcbench report`: everything that was measured, on one page."""
+"""`dcbench report`: all results on one page."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from dcbench_tesla.cli.common import damaged_rows_told, options, out_option, shi
 def report(out: Path, shipped: bool, output: Path | None) -> None:
     """Write one HTML page with all results.
 
-    It shows what was run and compared under --out; with --shipped the committed results of the repository too. Tables
-    that sort, plots, the distilled images, and for each the command, hardware and configuration that made it. One file
-    with everything in it: it opens in any browser, on a telephone too, without a network.
+    The page shows all results under --out; --shipped adds the committed results of the repository. It has tables that
+    can be sorted, plots, the distilled images, and for each result the command, hardware and configuration that made
+    it. It is one file with everything in it, and opens in any browser, on a telephone too, without a network.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`dcbench reproduce`: the paper's tables and figures, from what was run, beside what was published."""
+"""`dcbench reproduce`: the paper's tables and figures, with own results beside the published numbers."""
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def reproduce() -> None:
     """Make the paper's tables and figures from your results.
 
-    Published numbers stand beside what was run under --out. Where nothing was, a checkout shows its committed results.
+    Published numbers stand beside the results under --out. If there are none, a checkout shows its committed results.
 
     \b
     Examples:
@@ -54,12 +54,12 @@ def reproduce() -> None:
 _shipped_option = click.option(
     "--shipped/--no-shipped",
     default=None,
-    help="Add the repository's committed results, marked (shipped).  [default: where --out has none, in a checkout]",
+    help="Add the repository's committed results, marked (shipped).  [default: in a checkout, if --out has none]",
 )
 _HOW_TO_RUN = ("device", "data_dir", "backend", "at_once", "timeout", "backend_settings", "logs", "compile")
 _part_options = options(
     *part_options,
-    click.option("--run", "run_missing", is_flag=True, help="Run what is missing of this part first."),
+    click.option("--run", "run_missing", is_flag=True, help="First run the missing cells of this part."),
     device_option,
     data_dir_option,
     out_option,
@@ -67,7 +67,7 @@ _part_options = options(
     *backend_options,
     log_option,
     compile_option,
-    click.option("--force", is_flag=True, help="Replace a table that has what is not on record any more."),
+    click.option("--force", is_flag=True, help="Replace a table even if it has results no longer on record."),
 )
 
 
@@ -76,10 +76,10 @@ _part_options = options(
 def table1(**given: Any) -> None:
     """Table 1: test accuracy by method.
 
-    Beside it stand shares of the whole set's accuracy and of the images. Prints the table, or the part that is asked
-    for; writes the whole to OUT/tables/table1 (CSV, Markdown, LaTeX, PNG and SVG). What was not run stays empty. Data
-    sets that are not the paper's are rows of their own, as is every protocol; differences compare `best_on_test`, as
-    published.
+    Also shows the accuracy as a share of that of the whole data set, and the share of its images. Prints the requested
+    part and writes the whole table to OUT/tables/table1 (CSV, Markdown, LaTeX, PNG and SVG). Cells that were not run
+    are empty. Every protocol and every data set that is not in the paper has its own rows. Differences are those of
+    `best_on_test`, which the paper reports.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def table1(**given: Any) -> None:
 @reproduce.command()
 @_part_options
 def table2(**given: Any) -> None:
-    """Table 2: TESLA with hard labels and with the teacher's.
+    """Table 2: TESLA with hard labels and with the teacher's soft labels.
 
     Writes OUT/tables/table2 (CSV, Markdown, LaTeX, PNG and SVG).
 
@@ -108,7 +108,7 @@ def table2(**given: Any) -> None:
 @reproduce.command()
 @_part_options
 def table3(**given: Any) -> None:
-    """Table 3: test accuracy of networks not condensed with.
+    """Table 3: test accuracy of networks not used to condense.
 
     Writes OUT/tables/table3 (CSV, Markdown, LaTeX, PNG and SVG).
 
@@ -122,15 +122,13 @@ def table3(**given: Any) -> None:
 
 @reproduce.command()
 @options(
-    click.option(
-        "--dataset", "datasets", multiple=True, help="Make it only if it has this data set.  [default: make it]"
-    ),
-    click.option("--method", "methods", multiple=True, help="Make it only if it has this method.  [default: make it]"),
-    click.option("--run", "run_missing", is_flag=True, help="Time what was not timed on this machine first."),
+    click.option("--dataset", "datasets", multiple=True, help="Make the figure only if it has this data set."),
+    click.option("--method", "methods", multiple=True, help="Make the figure only if it has this method."),
+    click.option("--run", "run_missing", is_flag=True, help="First time the points not yet timed on this machine."),
     device_option,
     out_option,
     _shipped_option,
-    click.option("--force", is_flag=True, help="Replace a figure that shows what is not on record any more."),
+    click.option("--force", is_flag=True, help="Replace a figure even if it has results no longer on record."),
 )
 def figure1(
     datasets: tuple[str, ...],
@@ -143,11 +141,11 @@ def figure1(
 ) -> None:
     """Figure 1: memory against matching steps, and runtime.
 
-    Memory and runtime are shown at 50 steps too, with the table of Section 3.3. Memory is measured by CUDA's allocator
-    where there is a GPU, else predicted, which computes nothing. Of every point the best on record in
-    OUT/figures/memory.csv is shown, measured before predicted; runtimes are those in OUT/figures/time.csv, and what was
-    not timed stays empty. Writes OUT/figures/memory.csv, figure1a and figure1b (PNG, SVG, and figure1b.csv) and
-    OUT/tables/figure1.md and growth.csv.
+    Shows memory against the matching steps, memory and runtime at 50 steps, and the table of Section 3.3. Memory is
+    measured by CUDA's allocator on a GPU, and otherwise predicted, which computes nothing. For every point of
+    OUT/figures/memory.csv a measured row is preferred to a predicted one. Runtimes come from OUT/figures/time.csv;
+    points that were not timed are empty. Writes OUT/figures/memory.csv, figure1a and figure1b (PNG, SVG, and
+    figure1b.csv) and OUT/tables/figure1.md and growth.csv.
 
     \b
     Examples:
@@ -209,8 +207,8 @@ def figure1(
 def figure2(**given: Any) -> None:
     """Figure 2: label strategies of TESLA by iteration.
 
-    Beside it labels alone, by the teacher's epoch. Writes OUT/figures/figure2a and figure2b (CSV, PNG and SVG) and
-    OUT/tables/figure2.md. Curves need accuracies on the way: evaluation.every.
+    Also shows labels alone, by the teacher's epoch. Writes OUT/figures/figure2a and figure2b (CSV, PNG and SVG) and
+    OUT/tables/figure2.md. Curves need evaluations during the condensation (setting evaluation.every).
 
     \b
     Examples:
@@ -226,7 +224,7 @@ def figure2(**given: Any) -> None:
 def all_(ctx: click.Context, /, **given: Any) -> None:
     """Make all tables and figures.
 
-    One that fails does not stop the others.
+    If one fails, the others are still made.
 
     \b
     Examples:
@@ -236,7 +234,7 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
     from dcbench_tesla.records.progress import say
     from dcbench_tesla.reports.declarations import NotInTableError, Part
 
-    _check_effect(ctx, run_missing=given["run_missing"], has_effect=("device",))  # of figure1's meter
+    _check_effect(ctx, run_missing=given["run_missing"], has_effect=("device",))  # figure1's meter uses it
     check_part(Part(**{n: given[n] for n in ("datasets", "ipcs", "methods")}, preset=given["preset"] or ""))
     given["shipped"] = _workspace(**{n: given[n] for n in ("out", "shipped", "run_missing")}).shipped is not None
     failures: list[Failure] = []
@@ -249,7 +247,7 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
         except NotInTableError as error:
             lacking.append(error)
             say(str(error))
-        except UsageError:  # the same for all of them
+        except UsageError:  # all of them would raise it
             raise
         except Exception as error:
             shown = error if isinstance(error, Failure) else failure(error)
@@ -280,7 +278,7 @@ def _reproduce(
     compile: str,
     **backend: Any,
 ) -> None:
-    """Run what is missing of a part, if asked; print the part, and write the whole."""
+    """Run the missing cells of a part if ``run_missing``, print the part, and write the whole table."""
     from dcbench_tesla.cells.session import Session
     from dcbench_tesla.records.live import check_logs
     from dcbench_tesla.records.progress import say
@@ -310,19 +308,19 @@ def _reproduce(
 
 
 def _workspace(out: Path, *, shipped: bool | None, run_missing: bool) -> Workspace:
-    """Return what is read: own rows, and shipped ones where they are asked for, or where there is nothing else."""
+    """Return the workspace to read; it includes committed results if requested, or by default if it has no own rows."""
     from dcbench_tesla.records.progress import say
 
     if shipped is not None:
         return workspace_of(out, shipped=shipped)
     if run_missing or shipped_folder() is None or any(Workspace(out).rows.glob("*.json")):
         return Workspace(out)
-    say(f"no results under {out} yet: shown are the repository's, marked (shipped); --no-shipped leaves them out")
+    say(f"no results under {out} yet: showing the repository's, marked (shipped); --no-shipped leaves them out")
     return with_shipped(out)
 
 
 def _check_effect(ctx: click.Context, *, run_missing: bool, has_effect: Collection[str] = ()) -> None:
-    """Raise :class:`UsageError` for an option that is given and says how to run, where nothing is run."""
+    """Raise :class:`UsageError` if an option that says how to run is given without ``--run``."""
     if run_missing:
         return
     for name in _HOW_TO_RUN:
@@ -332,10 +330,15 @@ def _check_effect(ctx: click.Context, *, run_missing: bool, has_effect: Collecti
 
 
 def checked_cells(name: str, part: "Part", *, to_run: bool) -> "tuple[Declaration, list[CellConfig]]":
-    """Return a part of the paper and its cells; ``to_run``: there must be some.
+    """Return the declaration of a table or figure, and the configurations of the cells in a part of it.
+
+    Args:
+        name: name of the table or figure.
+        part: the part.
+        to_run: whether the cells are to be run, so that there must be some.
 
     Raises:
-        UsageError: a name is unknown, or there are no such methods or cells.
+        UsageError: a name is unknown, the table has none of the methods, or there are no cells to run.
     """
     from dcbench_tesla.reports.declarations import cells, check_methods, declarations, nothing_to_run
 
@@ -349,7 +352,7 @@ def checked_cells(name: str, part: "Part", *, to_run: bool) -> "tuple[Declaratio
 
 
 def check_part(part: "Part") -> None:
-    """Raise :class:`UsageError` for a name that no table and no plugin has, or an IPC below 1."""
+    """Raise :class:`UsageError` if no table and no plugin has a name, or an IPC is below 1."""
     from dcbench_tesla import registry
     from dcbench_tesla.datasets import check_dataset_name
     from dcbench_tesla.errors import unknown_name
@@ -371,9 +374,9 @@ def check_part(part: "Part") -> None:
 def _run_missing(
     configs: "list[CellConfig]", backend: "Backend", session: "Session", data_dir: Path | None, workspace: Workspace
 ) -> Failure | None:
-    """Run the cells that are not done; return what failed, so that the table can be made of the others.
+    """Run the cells that are not done; return a failure instead of raising it, so that the table can still be made.
 
-    ``workspace``: cells that it has shipped results of are done.
+    Cells with committed results in ``workspace`` are done.
     """
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.records.progress import say
@@ -392,7 +395,7 @@ def _run_missing(
 
 
 def _baselines(session: "Session", cells: "Sequence[Cell]") -> "dict[str, Cell]":
-    """Return the baselines to compare with; they are not run for that, and one that is damaged is left out."""
+    """Return the baselines of ``cells`` without running them; a baseline that is damaged is left out."""
     from dcbench_tesla.errors import DcbenchError
 
     found: dict[str, Cell] = {}
@@ -406,7 +409,7 @@ def _baselines(session: "Session", cells: "Sequence[Cell]") -> "dict[str, Cell]"
 
 
 def _pending(configs: "list[CellConfig]", session: "Session", workspace: Workspace) -> "tuple[list[Cell], int]":
-    """Return the cells that are not done, and how many there cannot be; why is told, a reason once."""
+    """Return the cells to run and the number of those that cannot be run; print every reason for the latter once."""
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.records.progress import say
     from dcbench_tesla.reports.plan import open_cells, plan, reasons, without_shipped
@@ -421,7 +424,7 @@ def _pending(configs: "list[CellConfig]", session: "Session", workspace: Workspa
 
 
 def _time_figure1(device: str, path: Path) -> None:
-    """Time the points of Figure 1b that were not timed on this machine, and keep their rows as they come."""
+    """Time the points of Figure 1b that were not timed on this machine, and save each row when it is measured."""
     from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv, read_csv

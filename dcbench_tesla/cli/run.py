@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @options(
-    click.option("--method", "methods", multiple=True, help="A method (several times for several)."),
+    click.option("--method", "methods", multiple=True, help="A method; may be given several times."),
     click.option("--dataset", "datasets", multiple=True, help="A data set.  [default: digits]"),
     click.option("--ipc", "ipcs", multiple=True, type=int, help="Images per class.  [default: 1]"),
     click.option("--evaluator", "evaluators", multiple=True, help="A network to evaluate with.  [default: convnet]"),
@@ -48,14 +48,14 @@ if TYPE_CHECKING:
     click.option(
         "--memory-budget",
         metavar="SIZE",
-        help="Begin nothing that is predicted to need more, each cell, 40GiB for instance; what is left buys time.",
+        help="Start no cell predicted to need more memory, for instance 40GiB; memory that is left saves time.",
     ),
     *backend_options,
     log_option,
     compile_option,
-    click.option("--force", is_flag=True, help="Start over, even what is done."),
-    click.option("--no-baseline", is_flag=True, help="Leave out the matching random selection."),
-    click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
+    click.option("--force", is_flag=True, help="Start over, even if cells are finished."),
+    click.option("--no-baseline", is_flag=True, help="Do not run the random selection to compare with."),
+    click.option("--dry-run", is_flag=True, help="Show the cells and stages to run, without running them."),
 )
 def run(
     methods: tuple[str, ...],
@@ -82,7 +82,7 @@ def run(
 ) -> None:
     """Train experts, condense, evaluate.
 
-    Goes on with what was interrupted, skips what is done, and tries again what failed.
+    Continues interrupted cells, skips finished ones, and retries failed ones.
 
     \b
     Examples:
@@ -96,7 +96,7 @@ def run(
       dcbench run --method tesla --dataset digits --log tensorboard    (tensorboard --logdir runs/cells shows it)
 
     \b
-    A configuration file (the command line goes over it):
+    A configuration file (options on the command line take precedence):
       method = ["tesla", "mtt"]
       dataset = "fashion-mnist"
       preset = "quick"
@@ -155,7 +155,7 @@ def backend_of(
     timeout: str | None,
     backend_settings: tuple[str, ...],
 ) -> "Backend":
-    """Return the backend that the options of a command ask for."""
+    """Return the backend that a command's options select."""
     from dcbench_tesla.backends import make_backend
     from dcbench_tesla.records.progress import parse_duration
 
@@ -170,7 +170,7 @@ def backend_of(
 
 
 def _backend_settings(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Parse ``KEY=VALUE``; a value that is JSON (a number, ``true``) is taken as such."""
+    """Parse ``KEY=VALUE``; a value that is valid JSON (a number, ``true``) is converted."""
     import json
     from contextlib import suppress
 
@@ -186,7 +186,7 @@ def _backend_settings(assignments: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file: Path | None) -> "list[CellConfig]":
-    """Join the command line and the configuration file, the command line over the file, and resolve all cells."""
+    """Resolve all cells from the configuration file and the command line, which takes precedence."""
     from dcbench_tesla import registry
     from dcbench_tesla.config import parse_set, read_config_file
     from dcbench_tesla.datasets import check_dataset_name
@@ -226,7 +226,7 @@ def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file:
 
 
 def _check_options(file: Path, given: dict[str, Any], known: dict[str, Any]) -> None:
-    """Check the top-level options of a configuration file: their names, and what they hold."""
+    """Check the names and the types of the top-level options of a configuration file."""
     from dcbench_tesla.errors import unknown_name
 
     for name, value in given.items():
@@ -249,9 +249,9 @@ def _show_plan(cell: "Cell") -> None:
 
 
 def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[list[Cell], list[Outcome]]":
-    """Predict what every cell needs and say so; return those that fit, as they are to be run, and the others' failures.
+    """Predict and print every cell's memory; return the cells that fit, as they will run, and outcomes of the others.
 
-    Nothing of a cell that does not fit is computed, nor a baseline for it alone.
+    Nothing is computed for a cell that does not fit, nor for a baseline that only this cell needs.
     """
     from dcbench_tesla.backends.base import Outcome
     from dcbench_tesla.cells.budget import fitted
@@ -280,7 +280,18 @@ def run_jobs(
     baselines: "Mapping[str, Cell]",
     refused: "Sequence[Outcome]" = (),
 ) -> None:
-    """Run every cell of a session; one that fails does not stop the others. Then show all, each beside its baseline."""
+    """Run all jobs, even if some fail, and show the results of finished cells beside their baselines.
+
+    Args:
+        jobs: the jobs.
+        backend: runs them.
+        session: released before the cells run in other processes.
+        baselines: the baseline of a cell, by the cell's key.
+        refused: outcomes of cells that the memory budget refused, which count as failures.
+
+    Raises:
+        Failure: a cell failed.
+    """
     from dcbench_tesla.backends.sweep import sweep
     from dcbench_tesla.cells.stages import CellResult
     from dcbench_tesla.reports.plan import host_memory_bytes
@@ -291,7 +302,7 @@ def run_jobs(
         needed = [host_memory_bytes(job.cell, found.peak_bytes) for job, found in zip(jobs, planned, strict=True)]
         jobs = [replace(job, memory_bytes=memory) for job, memory in zip(jobs, needed, strict=True)]
     if not backend.in_process:
-        session.release()  # what estimating left here is room that the workers lack
+        session.release()  # frees memory that estimating took, for the workers
     outcomes = sweep(jobs, backend, among=total)
     results = [CellResult(job.cell) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.ok]
     _show_results(results, baselines)
@@ -299,7 +310,7 @@ def run_jobs(
 
 
 def _end_with(outcomes: "Sequence[Outcome]", total: int) -> None:
-    """Raise what failed, if anything did: the failure itself where it is that of the only cell."""
+    """Raise :class:`Failure` if a cell failed: with the reason if it is the only cell, else with the count."""
     failures = [outcome for outcome in outcomes if not outcome.ok]
     if failures and total == 1:
         raise Failure(failures[0].reason, failures[0].exit_code)
@@ -309,9 +320,9 @@ def _end_with(outcomes: "Sequence[Outcome]", total: int) -> None:
 
 
 def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> "list[PlannedCell]":
-    """Say what is to be done and how long that will take here, measured on the first steps, before anything runs.
+    """Print the stages to run and how long they will take on this machine, measured on the first steps.
 
-    For a backend that is elsewhere, memory is predicted instead: that is what it is asked for.
+    For a backend on other machines, predict the memory instead, which is requested from that backend.
     """
     from dcbench_tesla.cells.estimate import LONG_S
     from dcbench_tesla.profilers.memory import PredictedMeter
@@ -336,7 +347,7 @@ def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> "list[PlannedCell]
         at_once = f", {backend.at_once} cells at a time" if not backend.in_process else ""
         say(f"All together about {duration(total)} ({machine(jobs[0].cell.execution)}{at_once}).")
     if total > LONG_S and any(job.cell.config.preset == "paper" for job in jobs):
-        say("That is more than a day. --preset quick takes minutes, and says so in its results.")
+        say("That is more than a day. --preset quick takes minutes, and its results are marked as such.")
     return planned
 
 
@@ -348,11 +359,11 @@ def _show_results(results: "list[CellResult]", baselines: "Mapping[str, Cell]") 
         if result.cell.place.distilled.exists():
             click.echo(f"{result.cell.config.method}: {result.folder}")
         else:
-            click.echo(f"{result.cell.config.method}: only its rows are here, not its images; --force makes them again")
+            click.echo(f"{result.cell.config.method}: its rows are here, but not its images; --force makes them again")
 
 
 def _result_rows(result: "CellResult", baseline: "Cell | None") -> list[dict[str, str]]:
-    """Return a finished cell's line for every evaluator, by column."""
+    """Return a row of the result table for each evaluator of a finished cell: texts by column."""
     c = result.cell.config
     return [
         {
@@ -372,7 +383,7 @@ def _result_rows(result: "CellResult", baseline: "Cell | None") -> list[dict[str
 
 
 def _print_table(rows: list[dict[str, str]]) -> None:
-    """Print the lines as a table; what is the same in all of them stands once above it, which keeps it narrow."""
+    """Print the rows as a table. Values that all rows share are printed once above it, which keeps it narrow."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -392,7 +403,7 @@ def _print_table(rows: list[dict[str, str]]) -> None:
 
 
 def _lead(result: "CellResult", baseline: "Cell | None", evaluator: str) -> str:
-    """Return by how many points a cell is ahead of its baseline, where that is finished."""
+    """Return a cell's accuracy minus its baseline's in points, or an empty text if the baseline is not finished."""
     other = type(result)(baseline) if baseline else None
     if other is None or evaluator not in other.rows:
         return ""
@@ -403,10 +414,10 @@ def _lead(result: "CellResult", baseline: "Cell | None", evaluator: str) -> str:
 @click.command()
 @options(
     click.option("--dataset", default="digits", show_default=True, help="A data set."),
-    click.option("--count", type=int, help="How many experts.  [default: the preset's]"),
-    click.option("--epochs", type=int, help="Epochs of each.  [default: what --method's preset reads]"),
-    click.option("--method", default="tesla", show_default=True, help="The method whose preset is taken."),
-    click.option("--ipc", type=int, default=1, show_default=True, help="The IPC whose preset is taken."),
+    click.option("--count", type=int, help="Number of experts.  [default: the preset's]"),
+    click.option("--epochs", type=int, help="Epochs of each.  [default: those that --method's preset uses]"),
+    click.option("--method", default="tesla", show_default=True, help="The method whose preset is used."),
+    click.option("--ipc", type=int, default=1, show_default=True, help="The IPC whose preset is used."),
     preset_option,
     set_option,
     device_option,
@@ -429,9 +440,9 @@ def experts(
 ) -> None:
     """Train expert trajectories, for `dcbench run` to use.
 
-    Experts are networks trained on the real images, kept as a snapshot an epoch. They are shared by all methods and
-    seeds; `dcbench run` trains what it lacks by itself. On a CPU several experts are trained at once where it takes
-    long. Several processes (or machines on one disk) may run this at the same time and share the work.
+    Experts are networks trained on the real images, saved after every epoch. All methods and seeds share them, and
+    `dcbench run` trains those that it lacks. On a CPU several experts are trained at the same time if training takes
+    long. Several processes, or machines with a shared disk, may run this command at the same time to share the work.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The commands that show something and change nothing: list, info, env, check-method, check-evaluator."""
+"""The commands that only show something: list, info, env, check-method, check-evaluator."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,7 +55,7 @@ def list_(what: str, data_dir: Path | None, out: Path, shipped: bool) -> None:
 def info(name: str, data_dir: Path | None) -> None:
     """Describe a method, an evaluator or a data set.
 
-    Shows what it is, its settings and its files.
+    Shows the description and settings of a method or evaluator, and the size and files of a data set.
 
     \b
     Examples:
@@ -90,7 +90,7 @@ def env(data_dir: Path | None) -> None:
 def check_method(name: str) -> None:
     """Check that a method keeps the interface's contract.
 
-    The contract of Condenser is checked point by point, on a tiny problem made on the spot.
+    Checks the contract of Condenser point by point, on a tiny generated problem.
 
     \b
     Example:
@@ -106,7 +106,7 @@ def check_method(name: str) -> None:
 def check_evaluator(name: str) -> None:
     """Check that an evaluator keeps the interface's contract.
 
-    The contract of Evaluator is checked point by point, on tiny sets made on the spot.
+    Checks the contract of Evaluator point by point, on tiny generated sets.
 
     \b
     Examples:
@@ -119,7 +119,7 @@ def check_evaluator(name: str) -> None:
 
 
 def _report(what: str, outcomes: "Iterator[Outcome]") -> None:
-    """Print every point as it is checked; fail where one is broken."""
+    """Print every point when it has been checked; fail if any is broken."""
     broken = 0
     for outcome in outcomes:
         click.echo(f"FAIL  {outcome.name}: {outcome.problem}" if outcome.problem else f"ok    {outcome.name}")

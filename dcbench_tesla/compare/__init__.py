@@ -1,1 +1,1 @@
-"""Comparisons over finished cells and over methods: what ``dcbench compare`` shows."""
+"""The comparisons of ``dcbench compare``: of finished cells, and of the memory, time and gradients of methods."""

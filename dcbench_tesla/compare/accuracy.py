@@ -1,7 +1,8 @@
-"""Accuracy of every method under every evaluator, from the rows of finished cells (``dcbench compare accuracy``).
+"""The accuracy of every method under every evaluator, from the rows of finished cells (``dcbench compare accuracy``).
 
-A line of the table is a method with its settings, a column an evaluator with its recipe. Two spreads are kept apart:
-over the networks trained on one distilled set, as the papers print it, and over the seeds of the condensation.
+Each line of the table is a method with its settings, and each column an evaluator with its recipe. Two standard
+deviations are given separately: over the networks trained on one distilled set, which the papers print, and over the
+seeds of the condensation.
 """
 
 import statistics
@@ -26,7 +27,7 @@ _SECTION = ["dataset", "ipc", "preset", "data"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which rows to compare; an empty collection is all of them."""
+    """The rows to compare; an empty collection means all."""
 
     datasets: Collection[str] = ()
     methods: Collection[str] = ()
@@ -35,7 +36,7 @@ class Wanted:
     presets: Collection[str] = ()
 
     def has(self, row: dict[str, Any]) -> bool:
-        """Whether an evaluation's row is one of them."""
+        """Return whether an evaluation's row is among them."""
         asked = (
             (self.datasets, row["dataset"]),
             (self.methods, row["method"]),
@@ -49,12 +50,16 @@ class Wanted:
 def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     """Return one tidy row for every method, settings and evaluator, over all seeds that were run.
 
-    Accuracies are fractions of the test set. ``<statistic>`` is the mean over the seeds of the means over networks,
-    ``<statistic>_networks`` how many networks tested that set (fewer on the way than at the end),
-    ``<statistic>_std_networks`` the spread over the networks of one seed (root mean square over seeds of population
-    standard deviations; empty for one network) and ``<statistic>_std_seeds`` the population standard deviation of the
-    seeds' means, empty for one seed. ``condense_seconds`` and ``peak_bytes`` are means over seeds, empty where they
-    were not measured. Where shipped rows are read too, ``origin`` says which a row is.
+    Accuracies are fractions of the test set. For each statistic there are four columns:
+
+    - ``<statistic>``: the mean over seeds of the means over networks.
+    - ``<statistic>_networks``: how many networks were trained on that set (snapshots have fewer than the final set).
+    - ``<statistic>_std_networks``: the standard deviation over the networks of one seed (population standard
+      deviations, root mean square over seeds); empty for one network.
+    - ``<statistic>_std_seeds``: the population standard deviation of the seeds' means; empty for one seed.
+
+    ``condense_seconds`` and ``peak_bytes`` are means over seeds, and empty if they were not measured. If committed rows
+    are read too, ``origin`` tells them from the user's own.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
@@ -65,10 +70,10 @@ def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
 
 
 def curves(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
-    """Return the rows of :func:`accuracies`, one for every distilled set that was evaluated on the way.
+    """Return the rows of :func:`accuracies`, each repeated for every evaluated distilled set: one row per point.
 
-    Adds ``evaluation``, which is one for all points of an evaluation, ``iteration``, ``test`` (mean over seeds of the
-    means over networks) and, spread and counted as there, ``test_std_networks``, ``test_std_seeds``, ``test_networks``.
+    Adds ``evaluation`` (a key that all points of an evaluation share), ``iteration``, ``test`` (mean over seeds of the
+    means over networks), and ``test_std_networks``, ``test_std_seeds`` and ``test_networks``, defined as there.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
@@ -83,17 +88,17 @@ def _found(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any]]]:
     groups = evaluations(workspace, wanted)
     if not groups:
         raise DcbenchError(
-            f"no finished evaluation under {workspace.root} matches: dcbench list cells shows what is there, "
-            "dcbench run and dcbench evaluate add to it; in a checkout, --shipped adds the committed ones."
+            f"no finished evaluation under {workspace.root} matches: dcbench list cells shows those that exist, "
+            "dcbench run and dcbench evaluate add more; in a checkout, --shipped adds the committed ones."
         )
     return groups
 
 
 def evaluations(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any]]]:
-    """Return the rows of the wanted evaluations, those that differ by their seed only together.
+    """Return the rows of the wanted evaluations in groups; rows of a group differ in their seed only.
 
-    Own and shipped ones are apart. Each has the row of its condensation under ``made``: ``None`` for a set that came as
-    a file.
+    Own and committed rows are in different groups. Each row holds the row of its condensation under ``made``, which is
+    ``None`` for a set that was evaluated from a file.
     """
     condensed = {row["key"]: row for row in stage_rows(workspace, "condense")}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
@@ -105,14 +110,17 @@ def evaluations(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any
 
 
 def _group_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What must be equal for two rows to differ by their seed only."""
+    """Return a key that is equal for rows that differ in their seed only."""
     schedule = [(e["iteration"], len(e["test"])) for e in row["evaluated"]]
     how = [row["recipe"], row["settings"], row.get("evaluator_version", 1), row["dataset_fingerprint"], schedule]
     return (row.get("origin"), _condensation(row), row["evaluator"], content_key(how))
 
 
 def _condensation(row: Mapping[str, Any]) -> str:
-    """What made the set but the seed; of a file, which may be anybody's, the set itself and the evaluation's seed."""
+    """Return a key of the condensation without its seed.
+
+    The origin of a file is not known, so its key is made from the set itself and the seed of the evaluation.
+    """
     if row["made"] is None:
         return content_key([row.get("set", row["condense_key"]), row.get("evaluation_seed", row["seed"])])
     return content_key({k: v for k, v in row["made"]["identity"].items() if k != "seed"})
@@ -155,7 +163,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _machines(made: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the machines of the evaluations; those of the condensations too, whose seconds they are, if others."""
+    """Return the machines of the evaluations, and if they differ also those that the condensation was timed on."""
     condensed, evaluated = ({row["hardware"] for row in of_stage} for of_stage in (made, rows))
     told = ", ".join(sorted(evaluated))
     if not condensed or condensed == evaluated:
@@ -164,7 +172,7 @@ def _machines(made: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any
 
 
 def _over_seeds(name: str, values: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return mean, spreads and count of one set's accuracies: ``values[seed][network]``, none where not measured."""
+    """Return mean, standard deviations and number of networks of ``values[seed][network]``; ``None`` if it is empty."""
     columns: dict[str, Any] = dict.fromkeys((name, f"{name}_std_networks", f"{name}_std_seeds", f"{name}_networks"))
     if not values:
         return columns
@@ -178,7 +186,7 @@ def _over_seeds(name: str, values: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def _curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the points of one method and evaluator: its seeds were evaluated at the same iterations."""
+    """Return the points of one method and evaluator, whose seeds were all evaluated at the same iterations."""
     shared = {**summary(rows), "evaluation": content_key(_group_key(rows[0]))}
     at_iteration = zip(*(row["evaluated"] for row in rows), strict=True)
     return [
@@ -188,12 +196,12 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _changed_settings(made: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a command changed of the data and of the method, as it was written."""
+    """Return the settings of the data and of the method that the command changed, as the user wrote them."""
     given = sorted(f"{name}={value}".replace(" ", "_") for name, value in settings_given(made["command"]).items())
     sections = {text: text.partition("=")[0].rpartition(".")[0] for text in given}
     data = [text for text, section in sections.items() if section == "data"]
     own = [text for text, section in sections.items() if section in ("", "network", "experts")]
-    # the command of a baseline is that of the method it stands beside
+    # the command of a baseline is that of the method it is compared with
     is_its_own = f"--method {made['method']} " in f"{made['command']} "
     return " ".join(data), " ".join(own if is_its_own else ())
 
@@ -213,7 +221,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 class Cell(NamedTuple):
-    """A cell of a table for people: its text, and the number in it, ``None`` where there is none."""
+    """A cell of a table: its text, and the number in it, or ``None``."""
 
     text: str
     number: float | None = None
@@ -221,10 +229,15 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The table of one data set, IPC, preset and its changes of the data: methods down, evaluators across.
+    """The table of one data set, IPC, preset and changes of the data, with a line per method, a column per evaluator.
 
-    ``notes``: the recipe behind every column, and what a line's protocol changes. ``rows``: what the table shows, with
-    ``line`` and ``column``, the names of methods and of evaluators in it.
+    Args:
+        title: the heading.
+        about: what the numbers are.
+        head: the names of the columns.
+        body: the cells of every line.
+        notes: the recipe of every column, and the protocol of lines that change the preset.
+        rows: the tidy rows that the table shows, with the columns ``line`` and ``column``, which say where.
     """
 
     title: str
@@ -236,7 +249,7 @@ class Section:
 
 
 def markdown(table: pd.DataFrame, statistic: str = "last") -> str:
-    """Return ``table`` (of :func:`accuracies`) as Markdown: a section for every data set, IPC and preset."""
+    """Return the ``table`` of :func:`accuracies` as Markdown, with a section for every data set, IPC and preset."""
     return "\n".join(map(_as_markdown, sections(table, statistic)))
 
 
@@ -247,20 +260,20 @@ def _as_markdown(section: Section) -> str:
 
 
 def sections(table: pd.DataFrame, statistic: str = "last") -> list[Section]:
-    """Return the tables for people of ``table`` (of :func:`accuracies`), lines in order of ``statistic``."""
+    """Return the ``table`` of :func:`accuracies` in sections, with lines in ascending order of ``statistic``."""
     groups = labelled(table).groupby(_SECTION, dropna=False, sort=True)
     return [_section(key, group, statistic) for key, group in groups]
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """Return ``table`` with ``line`` and ``column``: names that tell methods, and evaluators, of one section apart."""
+    """Return ``table`` with ``line`` and ``column``: names of methods and of evaluators, unique within a section."""
     groups = [group for _, group in table.groupby(_SECTION, dropna=False, sort=True)]
     return pd.concat([group.assign(column=_columns(group), line=_lines(group)) for group in groups])
 
 
 def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Section:
     dataset, ipc, preset, data = key
-    # of several evaluations of one set by one recipe, the one that tested most sets on the way is shown
+    # of several evaluations of one set by one recipe, the one that evaluated most snapshots is shown
     group = group.sort_values("evaluated_sets", kind="stable")
     columns = list(dict.fromkeys(group.sort_values("evaluator", key=_convnet_first, kind="stable")["column"]))
     cells: dict[tuple[str, str], Cell] = {}
@@ -298,23 +311,23 @@ def _convnet_first(names: "pd.Series[str]") -> "pd.Series[str]":
 
 
 def _lines(group: pd.DataFrame) -> "pd.Series[str]":
-    """The line of every row: its method, of its settings those in which the method's lines differ, shipped or not."""
+    """Return the line of every row: method, the settings in which the lines of the method differ, and ``(shipped)``."""
     found = _told_apart(group, "method", "settings", name="`{}`")
     if "origin" in group:
         found += group["origin"].map({SHIPPED: MARK}).fillna("")
-    made = group["condensation"].groupby(found).transform("nunique")  # by another version of a preset, or of a method
+    made = group["condensation"].groupby(found).transform("nunique")  # they differ if a preset or a method changed
     return found.where(made == 1, found + " (" + group["condensation"].str[:6] + ")")
 
 
 def _columns(group: pd.DataFrame) -> "pd.Series[str]":
-    """The column of every row: its evaluator, and of its settings those in which the evaluator's columns differ."""
+    """Return the column of every row: evaluator, and the settings in which the columns of the evaluator differ."""
     named = _told_apart(group, "evaluator", "evaluator_settings")
     sizes = group["networks"].groupby(named).transform("nunique")
     return named.where(sizes == 1, named + ", " + group["networks"].astype(str) + " networks")
 
 
 def _told_apart(group: pd.DataFrame, names: str, settings: str, *, name: str = "{}") -> "pd.Series[str]":
-    """Return every row's name, followed by the settings that not all rows of this name have."""
+    """Return every row's name, followed by the settings that not all rows with this name share."""
     given = {key: [set(text.split()) for text in rows[settings]] for key, rows in group.groupby(names)}
     shared = {key: set.intersection(*sets) for key, sets in given.items()}
     told = [
@@ -325,7 +338,7 @@ def _told_apart(group: pd.DataFrame, names: str, settings: str, *, name: str = "
 
 
 def shown(row: Mapping[Any, Any], statistic: str) -> str:
-    """Return a tidy row's accuracy for people, in percent: mean ± spread over networks ± over seeds (how many)."""
+    """Return the text of an accuracy in percent: mean ± deviation over networks ± over seeds (number of seeds)."""
     if pd.isna(row[statistic]):
         return ""
     text = f"{100 * row[statistic]:.1f}"

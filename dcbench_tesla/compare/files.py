@@ -1,4 +1,4 @@
-"""Where comparisons are kept: tidy CSV files that grow row by row, and plots as PNG and SVG."""
+"""The files of comparisons: tidy CSV files that grow row by row, and plots as PNG and SVG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# twelve digits of a commit can look like a number: 350885915961, or 12345e678901
+# the twelve hexadecimal digits of a commit can look like a number: 350885915961, or 12345e678901
 _HEXADECIMAL = {"commit": "string", "dataset_fingerprint": "string"}
-_OF_THE_CODE = ("commit", "torch")  # by what a row was found, not what it says
+_OF_THE_CODE = ("commit", "torch")  # these columns say which code measured a row, and are no part of its result
 
 
 def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
-    """Write ``new`` into the CSV at ``path`` and return all it holds then: equal keys are replaced, others kept.
+    """Merge ``new`` into the CSV file at ``path`` and return the result; rows with the same ``key`` are replaced.
 
-    A row whose ``status`` is not ``ok`` replaces none whose is: a busy machine takes nothing away. A row that says
-    again what is there, as a prediction does, leaves the old one with the commit that first found it.
+    A row whose ``status`` is not ``ok`` does not replace one that is, so that a busy machine destroys no measurement. A
+    row that repeats an existing result, as predictions do, leaves the old row with the commit that first produced it.
 
     Raises:
-        CorruptFileError: the file there is another table.
-        DcbenchError: it cannot be written.
+        CorruptFileError: the file is not a CSV file, or is another table.
+        DcbenchError: the file cannot be written.
     """
     if path.exists():
         old = read_csv(path, key)
@@ -46,18 +46,18 @@ def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame
 
 
 def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
-    """Return the comparison at ``path``, whose rows ``key`` tells apart; an empty one where there is none.
+    """Return the comparison at ``path``, or an empty one if there is no file; ``key`` are the columns of its key.
 
     Raises:
-        CorruptFileError: the file there is another table, or none.
+        CorruptFileError: the file is not a CSV file, or lacks a column of ``key``.
     """
     if not path.exists():
         return pd.DataFrame(columns=list(key))
     try:
         table = pd.read_csv(path, dtype=_HEXADECIMAL).convert_dtypes()
     except (ValueError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is no CSV ({error}). Move it away.") from error
-    if "compiled" in key and "compiled" not in table:  # from before there was anything compiled
+        raise CorruptFileError(f"{path} is not a CSV file ({error}). Move it away.") from error
+    if "compiled" in key and "compiled" not in table:  # the file is older than compilation
         table["compiled"] = False
     if lacking := sorted(set(key) - set(table.columns)):
         raise CorruptFileError(f"{path} is another table: it has no column {lacking[0]}. Move it away.")
@@ -65,13 +65,19 @@ def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
 
 
 def add_shipped(own: pd.DataFrame, workspace: Workspace, name: str, key: Sequence[str]) -> pd.DataFrame:
-    """Return a comparison of ``workspace`` with what the repository ships of it, if that is to be read.
+    """Return the comparison ``own`` with the committed rows added, if ``workspace`` includes committed results.
 
-    Shipped rows have ``(shipped)`` behind their hardware, so that nothing takes them for the user's own machine. Of an
-    own and a shipped row with equal keys the own one counts.
+    The hardware of committed rows is followed by ``(shipped)``, so that they are not taken for the user's machine. If
+    an own and a committed row have the same key, the own row is kept.
+
+    Args:
+        own: the rows of the user.
+        workspace: where to look for committed results.
+        name: name of the file under ``figures/``.
+        key: the columns of the key.
 
     Raises:
-        CorruptFileError: the shipped file is another table.
+        CorruptFileError: the committed file is not a CSV file, or is another table.
     """
     if workspace.shipped is None:
         return own
@@ -84,23 +90,23 @@ def add_shipped(own: pd.DataFrame, workspace: Workspace, name: str, key: Sequenc
 
 
 def keys(table: pd.DataFrame, key: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return every row's key as text: a number and the number read back from a file are the same then."""
+    """Return every row's key as text, so that a number equals the same number read back from a file."""
     columns = table[list(key)].convert_dtypes().astype("string").fillna("")
     return [tuple(row) for row in columns.itertuples(index=False)]
 
 
 def save_figure(figure: "Figure", stem: Path) -> list[Path]:
-    """Write a plot as ``stem.png`` and ``stem.svg``, atomically; return both.
+    """Write a plot as ``stem.png`` and ``stem.svg``, atomically; return both paths.
 
     Raises:
-        DcbenchError: they cannot be written.
+        DcbenchError: a file cannot be written.
     """
     import matplotlib
 
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     for path in paths:
         with atomic_path(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "dcbench"}):
-            # no date and no random names in it: the same figure is the same file
+            # without a date and random names, the same figure gives the same file
             date = {"Date": None} if path.suffix == ".svg" else {"Software": None}
             figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=date, bbox_inches="tight")
     return paths

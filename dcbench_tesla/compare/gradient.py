@@ -1,12 +1,12 @@
-"""How true the gradients of trajectory matching are (``dcbench compare gradient``).
+"""The accuracy of the gradients of trajectory matching (``dcbench compare gradient``).
 
-At the same images, experts, batches and augmentation, every method's gradient ``g`` of one iteration is held against
-the unrolled one in float64, ``g*``:
+For the same images, experts, batches and augmentation, every method's gradient ``g`` of one iteration is compared with
+the unrolled gradient in float64, ``g*``:
 
     cosine = <g, g*> / (|g| |g*|),    norm ratio = |g| / |g*|,    relative error = |g - g*| / |g*|,
 
-for the images and for the student's learning rate b. What float32 costs is seen from the unrolled gradient itself, in
-float32 against float64: with ReLU, a rounding can flip a sign.
+for the images and for the student's learning rate b. The unrolled gradient in float32 is compared as well, which shows
+the error of float32 alone: with ReLU, rounding can flip a sign.
 """
 
 import re
@@ -42,7 +42,7 @@ LEARNED = ("images", "student_lr")
 
 @dataclass(frozen=True, kw_only=True)
 class GradientPoint:
-    """Where gradients are compared: T matching steps, the student's learning rate b, and the iteration's draws."""
+    """One point of a comparison: matching steps T, the student's learning rate b, and the number of the iteration."""
 
     matching_steps: int
     student_lr: float
@@ -60,7 +60,7 @@ KEY = [
 def points(
     steps: Sequence[int] = STEPS, student_lrs: Sequence[float] = STUDENT_LRS, repetitions: int = 5
 ) -> list[GradientPoint]:
-    """Return the points of a comparison: each T and b at the first ``repetitions`` iterations' experts and draws."""
+    """Return the points of a comparison: every T and b, at the iterations 0 to ``repetitions - 1``."""
     return [
         GradientPoint(matching_steps=t, student_lr=b, iteration=i)
         for b, t, i in product(student_lrs, steps, range(repetitions))
@@ -76,11 +76,11 @@ def cells(
     preset: str,
     overrides: Sequence[Override] = (),
 ) -> dict[str, Cell]:
-    """Return a cell of every method, and of :data:`REFERENCE`, that differ in their method alone.
+    """Return a cell for every method and for :data:`REFERENCE`, by method. The cells differ in their method only.
 
     Raises:
-        UsageError: a method is no trajectory matching, or does not show its gradient; ``steps`` or ``student_lr`` is
-            overridden, which vary.
+        UsageError: a method is not trajectory matching or does not expose its gradients; or an override sets ``steps``
+            or ``student_lr``, which the comparison varies.
     """
     for label in (o.label for o in overrides):
         if label in ("steps", "student_lr"):
@@ -90,15 +90,15 @@ def cells(
     found = {config.method: session.cell(config, from_scratch=True) for config in configs}
     for name, cell in found.items():
         if cell.materials.expert_request is None or cell.method.gradients is Condenser.gradients:
-            raise UsageError(f"{name} shows no gradient of trajectory matching to compare; tesla and tesla-exact do.")
+            raise UsageError(f"{name} has no gradient of trajectory matching to compare; tesla and tesla-exact do.")
     return found
 
 
 def check_room(reference: Cell, steps: Sequence[int]) -> None:
-    """Predict what the unrolled gradient needs in float64, twice the bytes of float32, before anything is computed.
+    """Check that the unrolled gradient in float64 fits in memory; it needs twice the predicted bytes of float32.
 
     Raises:
-        UsageError: more than is free on the device.
+        UsageError: it needs more memory than is free on the device.
     """
     longest = max(steps)
     needed = 2 * predicted_peak(reference, PredictedMeter(), steps=longest)
@@ -117,10 +117,13 @@ def measure(
     done: Callable[[], None] = lambda: None,
     keep: Keep = keep_nothing,
 ) -> pd.DataFrame:
-    """Compare the gradients of ``cells``, by method, at every point; return tidy rows.
+    """Compare the gradients of ``cells`` at every point and return tidy rows.
 
-    The cells differ in their method alone, and one of them is :data:`REFERENCE`. Their experts must be there.
-    ``done`` is called after each point, ``keep`` with its rows.
+    Args:
+        cells: cells by method that differ in their method only; one is :data:`REFERENCE`. Their experts must exist.
+        wanted: the points.
+        done: called after each point.
+        keep: called with the rows of each point.
     """
     reference = cells[REFERENCE]
     reference.execution.apply()
@@ -174,7 +177,7 @@ def _compare(
 def _gradients(
     cell: Cell, problem: Problem, point: GradientPoint
 ) -> tuple[dict[str, float | int], Mapping[str, Tensor]]:
-    """Return the segment of the expert that was matched, with the loss, and the gradients there."""
+    """Return the matching loss, the expert and its start epoch, and the gradients by name."""
     b = point.student_lr
     settings = cell.config.settings
     least = min(settings.min_student_lr, b)
@@ -186,7 +189,7 @@ def _gradients(
 
 
 def compared(gradient: Tensor, true: Tensor) -> dict[str, float]:
-    """Return ``cosine``, ``norm_ratio`` and ``relative_error`` of a gradient against the true one, of any one shape.
+    """Return ``cosine``, ``norm_ratio`` and ``relative_error`` of a gradient against the true one of the same shape.
 
     Example:
         >>> compared(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0]))["norm_ratio"]
@@ -201,7 +204,7 @@ def compared(gradient: Tensor, true: Tensor) -> dict[str, float]:
 
 
 def summary(table: pd.DataFrame, of: str) -> tuple[list[str], list[list[str]]]:
-    """Return a table for people, head and lines: medians over iterations of the gradient of ``of``, by b and T."""
+    """Return head and lines of a table: medians over iterations for the gradient of ``of``, by b and T."""
     rows = table[table["of"] == of]
     columns = [c for c in _columns(rows) if of == "images" or c[2] == "relative_error"]
     keys = ["student_lr", "matching_steps"]
@@ -217,7 +220,7 @@ _SHOWN = {"cosine": "{:.3f}", "norm_ratio": "{:.2f}", "relative_error": "{:.1e}"
 
 
 def _columns(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """Cosine and norm say something of what is not exact; of the rest the relative error does."""
+    """Return the columns (method, dtype, value); for methods that are exact, cosine and norm ratio are left out."""
     methods = [m for m in dict.fromkeys(rows["method"]) if m != REFERENCE]
     error = "relative_error"
     cosines = [(m, "float64", value) for m in methods for value in ("cosine", "norm_ratio", error)]
@@ -243,7 +246,7 @@ def _as(problem: Problem, dtype: torch.dtype) -> Problem:
 
 
 class _CastImages(LabelledImages):
-    """Images whose inputs have another dtype: the float32 values, cast."""
+    """Images whose inputs are the float32 values cast to another dtype."""
 
     def __init__(self, images: LabelledImages, dtype: torch.dtype) -> None:
         super().__init__(

@@ -1,7 +1,8 @@
 """Peak memory of one iteration against matching steps, or against IPC (``dcbench compare memory``).
 
-No data files are needed: images are noise and experts random, which changes no size. Predicted points share this
-process; measured ones have a fresh one each, so that no earlier point's caches count.
+No data files are needed: images are noise and experts are random, and memory does not depend on their values. Points
+are predicted in this process. Each measured point runs in a fresh process, so that caches of earlier points do not
+count.
 """
 
 import json
@@ -27,7 +28,7 @@ STEPS = (1, 5, 10, 20, 30, 50)
 IPCS = (1, 10, 20, 30, 40, 50)
 
 KEY = [*COLUMNS, "meter", "hardware"]
-"""The columns that tell one row from another."""
+"""The columns that identify a row."""
 
 
 def measure(
@@ -38,14 +39,20 @@ def measure(
     done: Callable[[], None] = lambda: None,
     keep: Keep = keep_nothing,
 ) -> pd.DataFrame:
-    """Measure every point and return tidy rows, sizes in bytes.
+    """Measure every point and return tidy rows, with sizes in bytes.
 
-    ``meter_name``: ``cuda``, ``allocated``, ``predicted`` or ``auto``. ``done`` is called after each point, ``keep``
-    with its row. A GPU's running out of memory is a row with the status ``out of memory`` and the bytes reached.
+    If a GPU runs out of memory, the row has the status ``out of memory`` and the bytes reached.
+
+    Args:
+        wanted: the points.
+        meter_name: ``cuda``, ``allocated``, ``predicted`` or ``auto``.
+        device: PyTorch's name of the device.
+        done: called after each point.
+        keep: called with the row of each point.
 
     Raises:
-        UsageError: an unknown method, data set or meter; or a point that cannot be.
-        DcbenchError: the process of a measured point failed; its last words are told.
+        UsageError: a method, data set or meter is unknown, or a point is invalid.
+        DcbenchError: the process of a measured point failed; the message has its last line of output.
     """
     meter = memory_meter(meter_name, device)
     here = environment(str(meter.device), 1)
@@ -71,7 +78,7 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def measure_here(point: Point, meter: MemoryMeter) -> dict[str, Any]:
-    """Measure in this process; return ``peak_bytes``, ``reserved_bytes``, ``status`` and bytes by origin."""
+    """Measure a point in this process; return ``peak_bytes``, ``reserved_bytes``, ``status`` and bytes by origin."""
     peak = meter.measure(point.workload(meter.device, shortened=True))
     found = {"peak_bytes": peak.peak_bytes, "reserved_bytes": peak.reserved_bytes, "status": peak.status}
     return found | {f"{name}_bytes": held for name, held in peak.breakdown.items()}
@@ -82,7 +89,7 @@ def _in_fresh_process(point: Point, meter: MemoryMeter) -> dict[str, Any]:
     command = [sys.executable, "-m", "dcbench_tesla.compare.memory"]
     done = subprocess.run(command, input=task, capture_output=True, text=True)
     if done.returncode == -signal.SIGKILL:
-        remedy = "most likely for want of main memory: --meter predicted needs none"
+        remedy = "most likely because main memory ran out: --meter predicted needs none"
         raise DcbenchError(f"measuring {point.method} with {point.matching_steps} matching steps was killed, {remedy}.")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
@@ -92,12 +99,12 @@ def _in_fresh_process(point: Point, meter: MemoryMeter) -> dict[str, Any]:
 
 
 def _measure_one(task: dict[str, Any]) -> dict[str, Any]:
-    Execution.resolve(task["device"]).apply()  # as in a run: other algorithms need other workspaces
+    Execution.resolve(task["device"]).apply()  # as in a run, because algorithms differ in their workspaces
     return measure_here(Point(**task["point"]), memory_meter(task["meter"], task["device"]))
 
 
 def pivot(table: pd.DataFrame, against: str) -> list[list[str]]:
-    """Return the lines of a table of peaks for people, see :func:`dcbench_tesla.compare.points.pivot`."""
+    """Return the lines of a table of peaks; see :func:`dcbench_tesla.compare.points.pivot`."""
     return points.pivot(table, against, _shown)
 
 

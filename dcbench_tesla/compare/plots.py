@@ -1,4 +1,4 @@
-"""The plots of comparisons, from their tidy rows."""
+"""The plots of comparisons, drawn from tidy rows."""
 
 from collections.abc import Iterable
 from itertools import cycle
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# one colour a method in all plots, told apart by people who see colours differently (Okabe and Ito)
+# each method has one colour in all plots; the palette (Okabe and Ito) suits colour-blind readers
 _COLOURS = {
     "mtt": "#D55E00",
     "tesla": "#0072B2",
@@ -27,21 +27,22 @@ _LABELS = {"matching_steps": "matching steps T", "ipc": "images per class", "bat
 
 
 def colour(method: str, others: list[str]) -> str:
-    """Return a method's colour; ``others`` are the methods without one of their own, in order."""
+    """Return a method's colour; ``others`` are the methods without a fixed colour, in order."""
     return _COLOURS.get(method) or _OTHERS[others.index(method) % len(_OTHERS)]
 
 
 def colours(methods: Iterable[str]) -> dict[str, str]:
-    """Return the colour of every one of ``methods``, which are drawn together."""
+    """Return the colours of ``methods`` that are drawn in one plot, by name."""
     names = list(methods)
     others = [name for name in names if name not in _COLOURS]
     return {name: colour(name, others) for name in names}
 
 
 def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
-    """Draw peak memory in GiB against ``matching_steps`` or ``ipc``: a line a method, a dashed one where it is flat.
+    """Draw peak memory in GiB against ``matching_steps`` or ``ipc``, with a line per method.
 
-    Points where memory ran out are crosses: at least so much was needed. Predicted points among measured ones are open.
+    A method that does not depend on ``against`` is a flat dashed line. Points where memory ran out are crosses, at the
+    bytes reached. If points of several meters are drawn, predicted points are open.
     """
     first, meters = table.iloc[0], sorted(set(table["meter"]))
     title = f"{first['dataset']}, ConvNet width {first['width']}, meter {', '.join(meters)}"
@@ -67,10 +68,10 @@ def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
 
 
 def time_figure(table: pd.DataFrame, against: str = "matching_steps") -> "Figure":
-    """Draw seconds of an iteration against ``matching_steps`` or ``batch_size``: a line a method, dashed if compiled.
+    """Draw seconds of an iteration against ``matching_steps`` or ``batch_size``, with a line per method.
 
-    A method without matching steps is one flat dashed line. Bars are as long as the interquartile range. Points that
-    were not run are left out.
+    Lines of compiled methods are dashed, and a method that does not depend on ``against`` is a flat dashed line. Error
+    bars are as long as the interquartile range. Points that were not run are left out.
     """
     first, ran = table.iloc[0], table[table["status"] == "ok"]
     where = f"{first['hardware']}, threads: {first['threads']}, {first['meter']}"
@@ -110,14 +111,14 @@ _GRADIENT_PANELS = (
     ("images", "relative_error", "relative error, images"),
     ("student_lr", "relative_error", "relative error, learned rate b"),
 )
-_LEAST_ERROR = 1e-17  # an error of zero has no place on a logarithmic axis
+_LEAST_ERROR = 1e-17  # a logarithmic axis cannot show an error of zero
 
 
 def gradient_figure(table: pd.DataFrame, reference: str) -> "Figure":
-    """Draw how far gradients are from the exact one against T: a colour a method, a line style a student's rate b.
+    """Draw cosine and relative error of gradients against T, with a colour per method and a line style per rate b.
 
-    Lines are medians over iterations, bands their range. float64 is drawn full; of float32 only the errors, pale, with
-    that of the ``reference`` itself.
+    Lines are medians over iterations, and bands are their range. Lines of float64 are opaque. For float32, errors only
+    are drawn, in pale lines, including that of the ``reference``.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What comparisons of memory and of time share: their points, and their tables for people."""
+"""The shared parts of the comparisons of memory and of time: their points, and the tables they print."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,9 +16,9 @@ from dcbench_tesla.profilers.memory import Prepare
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What is measured: one iteration of ``method`` on the shapes of ``dataset``.
+    """One measurement: an iteration of ``method`` on the shapes of ``dataset``.
 
-    ``matching_steps`` and ``batch_size`` are ``None`` for methods that have no such thing (DM, DSA).
+    ``matching_steps`` and ``batch_size`` are ``None`` for methods without this setting, such as DM and DSA.
     """
 
     method: str
@@ -30,12 +30,14 @@ class Point:
     depth: int = 0
 
     def workload(self, device: torch.device, **how: Any) -> Prepare:
-        """Return what makes the iteration ready on ``device`` and then runs it.
+        """Return a function that prepares the iteration on ``device`` and returns a function that runs it.
 
-        ``how``: ``shortened``, ``compile`` and ``chosen_for`` of :func:`~dcbench_tesla.cells.workload.workload`.
+        Args:
+            device: the device.
+            how: ``shortened``, ``compile`` and ``chosen_for`` of :func:`~dcbench_tesla.cells.workload.workload`.
 
         Raises:
-            UsageError: the point cannot be, see :func:`~dcbench_tesla.cells.workload.workload`.
+            UsageError: the point is invalid; see :func:`~dcbench_tesla.cells.workload.workload`.
         """
         return workload(
             self.method,
@@ -51,21 +53,21 @@ class Point:
 
 
 AGAINST = ("matching_steps", "ipc", "batch_size")
-"""The columns that tables and plots can go by."""
+"""The columns that a comparison can vary."""
 
 COLUMNS = [f.name for f in fields(Point)]
-"""The columns that a point gives its row."""
+"""The columns of a row that describe its point."""
 
 Keep = Callable[[pd.DataFrame], object]
-"""Takes rows as soon as they are measured, so that what stops a comparison does not lose them."""
+"""A function that saves rows as soon as they are measured, so that an interrupted comparison does not lose them."""
 
 
 def keep_nothing(rows: pd.DataFrame) -> None:
-    """Leave rows to who gets them all in the end."""
+    """Do not save ``rows``; the caller gets all rows at the end."""
 
 
 COLUMN_TYPES: Mapping[str, Any] = {"matching_steps": "Int64", "batch_size": "Int64"}
-"""Of those that can be empty."""
+"""The types of the columns of a point that can be empty."""
 
 
 def points(
@@ -78,7 +80,10 @@ def points(
     width: int = 128,
     depth: int = 0,
 ) -> list[Point]:
-    """Return the points of a comparison, each once; a method without matching steps has one where others have many."""
+    """Return the points of a comparison, each once.
+
+    A method without the setting ``steps`` or ``batch_size`` has one point in place of one for every value of it.
+    """
     found = []
     for dataset, method in product(datasets, methods):
         known = {f.name for f in fields(registry.load_method(method).Settings)}
@@ -99,12 +104,17 @@ def points(
 
 
 def pivot(table: pd.DataFrame, against: str, shown: Callable[[Mapping[Any, Any]], str]) -> list[list[str]]:
-    """Return the lines of a table for people, its head first: ``against`` down, methods across.
+    """Return the lines of a table, its head first, with a line per value of ``against`` and a column per method.
 
-    ``shown`` says what a row's cell is. A method that does not depend on ``against`` shows its one row in every line.
+    A method that does not depend on ``against`` shows its one row in every line.
+
+    Args:
+        table: the rows.
+        against: one of :data:`AGAINST`.
+        shown: returns the text of a row's cell.
 
     Raises:
-        UsageError: ``against`` is no column that varies.
+        UsageError: ``against`` is not one of :data:`AGAINST`.
     """
     if against not in AGAINST:
         raise UsageError(f"points are compared against {', '.join(AGAINST)}, not {against!r}.")

@@ -1,10 +1,10 @@
-"""Tables for people: Markdown that lines up in a terminal."""
+"""Markdown tables whose columns line up in a terminal."""
 
 from collections.abc import Sequence
 
 
 def aligned(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Return a Markdown table whose columns line up in a terminal, the first ``left`` of them on the left."""
+    """Return the lines of a Markdown table with aligned columns; the first ``left`` are left-aligned, others right."""
     widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""Seconds of one iteration against matching steps, or against the batch (``dcbench compare time``).
+"""Seconds of one iteration against matching steps, or against the batch size (``dcbench compare time``).
 
-No data files are needed: images are noise and experts random, which changes no time. Machines are noisy, and only what
-was measured side by side can be compared: methods on the same shapes with the same T take turns, each once and then
-each once more, so that a drift of the machine hits all of them alike.
+No data files are needed: images are noise and experts are random, and time does not depend on their values. The speed
+of a machine drifts, so only measurements taken side by side can be compared. Methods on the same shapes with the same T
+therefore take turns: every method runs one iteration, then every method runs the next.
 """
 
 import gc
@@ -29,13 +29,13 @@ from dcbench_tesla.records.progress import size
 
 METHODS = ("mtt", "tesla", "tesla-exact")
 BATCH_SIZES = (10, 25, 50, 100)
-"""Of a comparison against the batch: they divide the hundred images of CIFAR-100 at IPC 1."""
+"""The batch sizes of a comparison against them; they divide the hundred images of CIFAR-100 at IPC 1."""
 
 _STEPS = {"cpu": (1, 5, 10), "cuda": (1, 5, 10, 20, 30, 50)}
 _REPETITIONS = {"cpu": 3, "cuda": 10}
 
 KEY = [*COLUMNS, "compiled", "meter", "hardware", "threads"]
-"""The columns that tell one row from another."""
+"""The columns that identify a row."""
 
 COMPILED = ", compiled"
 
@@ -43,12 +43,12 @@ _SECONDS = ("iteration_seconds", "iteration_spread_seconds", "step_seconds", "pa
 
 
 def steps(execution: Execution) -> tuple[int, ...]:
-    """Return the matching steps that end in reasonable time on a device."""
+    """Return the default matching steps, which take a reasonable time on the device."""
     return _STEPS[torch.device(execution.device).type]
 
 
 def repetitions(execution: Execution) -> int:
-    """Return how often a point is run by default."""
+    """Return the default number of timed iterations per point."""
     return _REPETITIONS[torch.device(execution.device).type]
 
 
@@ -64,25 +64,31 @@ def measure(
     """Time every point and return tidy rows, in seconds.
 
     A row has the median and the interquartile range of ``repetitions`` iterations, and the medians of their passes. A
-    point that needs more memory than is free is not run: it is a row without seconds whose status says so; likewise
-    where a GPU's memory ended. ``compiled``: whether methods that can are compiled; both: as two rows, that take turns.
-    ``done`` is called ``repetitions + 1`` times a row, the warm-up being one; ``keep`` with the rows of those that take
-    turns, once they have.
+    point that needs more memory than is free is not run, and its row has no seconds and a status that says so. The same
+    holds if a GPU runs out of memory.
+
+    Args:
+        wanted: the points.
+        execution: device and threads.
+        repetitions: number of timed iterations of each row.
+        compiled: whether methods that can be compiled are; with both values they have two rows, which take turns.
+        done: called ``repetitions + 1`` times per row, once of them for the warm-up.
+        keep: called with the rows of methods that took turns, when all of them are finished.
 
     Raises:
-        UsageError: an unknown method or data set, a point that cannot be, or fewer repetitions than one.
+        UsageError: a method or data set is unknown, a point is invalid, or ``repetitions`` is less than 1.
     """
     if repetitions < 1:
         raise UsageError(f"repetitions must be at least 1, not {repetitions}.")
     execution.apply()
-    meter = memory_meter("predicted")  # one for all points: it remembers what it has worked out
+    meter = memory_meter("predicted")  # one for all points, because it caches its predictions
     device = torch.device(execution.device)
     here = environment(execution.device, execution.threads)
     where = {"meter": clock(device).name, "hardware": here["hardware"], "threads": here["threads"]}
     origin = {"inputs": "synthetic", "commit": here["commit"], "torch": here["versions"]["torch"]}
     rows = []
     with older_objects_kept():
-        # all of them before the first one runs: what cannot be is told now and not after hours
+        # all are made before the first one runs, so that an invalid point raises at once and not after hours
         groups = [
             [_Timed(point, how, device, meter) for point, how in variants(group, compiled)] for group in _groups(wanted)
         ]
@@ -104,7 +110,7 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _groups(wanted: Iterable[Point]) -> list[list[Point]]:
-    """Return the points by what they share: everything but the method."""
+    """Return the points in groups that differ in their method only."""
     groups: dict[Point, list[Point]] = {}
     for point in wanted:
         groups.setdefault(replace(point, method=""), []).append(point)
@@ -112,13 +118,13 @@ def _groups(wanted: Iterable[Point]) -> list[list[Point]]:
 
 
 def variants(wanted: Iterable[Point], compiled: Sequence[bool]) -> list[tuple[Point, bool]]:
-    """Return every point with each of ``compiled``: whether it is; what cannot be compiled only as it is."""
+    """Return every point with each value of ``compiled``; methods that cannot be compiled only with ``False``."""
     found = [(p, how and registry.load_method(p.method).compiles) for p in wanted for how in compiled]
     return list(dict.fromkeys(found))
 
 
 class _Timed:
-    """A point, and what its runs took; it runs only where it fits."""
+    """A point and the times of its runs. It runs only if it fits in memory."""
 
     def __init__(self, point: Point, compile: bool, device: torch.device, meter: MemoryMeter) -> None:
         self.point, self.compile, self._device = point, compile, device
@@ -129,7 +135,7 @@ class _Timed:
         self._status = "ok"
 
     def warm_up(self) -> None:
-        """Run in full, so that kernels are loaded and the memory was had once; where it would not do, run nothing.
+        """Run a whole iteration, so that kernels are loaded and memory is allocated; do not run if it does not fit.
 
         A process that takes more main memory than there is would be killed.
         """
@@ -138,7 +144,7 @@ class _Timed:
         self._attempt(self._make_ready)
 
     def repeat(self) -> None:
-        """Run once more, and note the time."""
+        """Run one iteration and record its time."""
         self._attempt(lambda: self._laps.append(self._lap()))
 
     def _attempt(self, what: Callable[[], object]) -> None:
@@ -148,14 +154,14 @@ class _Timed:
             self.release()
 
     def release(self) -> None:
-        """Let go of the condenser and of what it compiled: others need the room."""
+        """Free the memory of the condenser and of its compiled code, for the other points."""
         self._run = None
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _make_ready(self) -> None:
-        """Make the condenser once: what it compiles is kept with it. Its images change; that takes no other time."""
+        """Make the condenser once, since it holds its compiled code. Its images change, which does not affect time."""
         self._run = self.point.workload(self._device, compile=self.compile)()
         for _ in range(CUDA_WARM_UP if self.compile and self._device.type == "cuda" else 1):
             self._lap()
@@ -181,22 +187,25 @@ class _Timed:
 
 
 def _median(laps: list[PhaseClock], name: Phase) -> float | None:
-    """Return the median seconds of a pass, ``None`` where the method marks none."""
+    """Return the median seconds of a pass, or ``None`` if the method does not mark its passes."""
     seconds = [lap.phases_s[name] for lap in laps if name in lap.phases_s]
     return Timing.of(seconds).median_s if seconds else None
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """Return rows whose ``method`` says so where it was compiled: ``tesla, compiled``."""
+    """Return ``table`` with ``, compiled`` added to the ``method`` of compiled rows: ``tesla, compiled``."""
     names = table["method"].where(~table["compiled"].astype(bool), table["method"] + COMPILED)
     return table.assign(method=names)
 
 
 def markdown(table: pd.DataFrame, against: str = "matching_steps") -> str:
-    """Return rows on the same shapes for people: seconds of an iteration, and of its passes where methods have them.
+    """Return rows on the same shapes as Markdown: seconds of an iteration, and of its passes if methods have them.
 
-    The seconds of ``mtt``, or else of the first method, are what the others' are set in relation to. ``against``:
-    ``matching_steps`` or ``batch_size``.
+    Ratios are relative to ``mtt``, or to the first method if ``mtt`` is not in the table.
+
+    Args:
+        table: the rows.
+        against: ``matching_steps`` or ``batch_size``.
     """
     table = named(table)
     first, base = table.iloc[0], _base(table)
@@ -221,9 +230,9 @@ def _lines(table: list[list[str]]) -> str:
 
 
 def seconds_table(table: pd.DataFrame, base: str, against: str = "matching_steps") -> list[list[str]]:
-    """Return the lines of a table: seconds of an iteration, and how many times those of the method ``base`` they are.
+    """Return the lines of a table: seconds of an iteration, and their ratio to those of the method ``base``.
 
-    Only what took turns is compared: a method without matching steps is shown in every line, but without a ratio.
+    Only methods that took turns are compared, so a method without matching steps is in every line without a ratio.
     """
     of_base = table[table["method"] == base].dropna(subset=against).set_index(against)
     ratio = table["iteration_seconds"] / table[against].map(of_base["iteration_seconds"])
@@ -239,7 +248,7 @@ def _seconds_shown(row: Mapping[Any, Any]) -> str:
 
 
 def passes_table(table: pd.DataFrame, against: str = "matching_steps") -> list[list[str]]:
-    """Return the lines of a table: seconds a matching step of pass 1 + of pass 2."""
+    """Return the lines of a table: seconds per matching step in pass 1 + in pass 2."""
     return pivot(table, against, _passes_shown)
 
 
@@ -248,6 +257,6 @@ def _passes_shown(row: Mapping[Any, Any]) -> str:
 
 
 def _digits(*seconds: float) -> list[str]:
-    """Return seconds with as many decimals as give the first of them three digits."""
+    """Return seconds as texts, with the decimals that give the first of them three significant digits."""
     decimals = max(0, 2 - math.floor(math.log10(seconds[0]))) if seconds[0] else 0
     return [f"{s:.{decimals}f}" for s in seconds]

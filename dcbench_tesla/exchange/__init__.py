@@ -1,4 +1,4 @@
-"""Distilled sets and experts to and from the files other people have: ``dcbench import`` and ``dcbench export``."""
+"""The exchange of results: ``dcbench import`` and ``export`` for other people's files, ``dcbench merge`` for rows."""
 
 from dcbench_tesla.exchange.buffers import ImportedExperts, import_experts
 from dcbench_tesla.exchange.folders import FORMATS, export_set, find_set

@@ -1,8 +1,8 @@
-"""Expert buffers of MTT and TESLA, put into the expert store snapshot by snapshot.
+"""Imports expert buffers of MTT and TESLA into the expert store, snapshot by snapshot.
 
 ``replay_buffer_{n}.pt`` is a list of experts, each a list of epochs 0 .. E, each a list of parameter tensors in
-``parameters()`` order, and nothing besides: neither data nor network nor recipe. What they were trained on is said by
-the user and kept with them, and a run on anything else refuses them.
+``parameters()`` order. It does not say which data, network or recipe the experts were trained with. The user gives
+data and network, which are stored with the experts, and a run with other data or another network refuses them.
 """
 
 import re
@@ -36,9 +36,14 @@ _Shapes = list[tuple[int, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedExperts:
-    """Experts that are in the store now: their key, their folder, the last epoch of each.
+    """Imported experts in the store.
 
-    ``settings``: what a run needs to use them, as ``--set`` takes it. ``new``: whether they were not there before.
+    Args:
+        key: their key.
+        folder: their folder.
+        epochs: the last epoch of each expert.
+        settings: the values of ``--set`` that a run needs to use them.
+        new: whether this import added them to the store.
     """
 
     key: str
@@ -57,13 +62,21 @@ def import_experts(
     network: NetworkSettings,
     name: str = "",
 ) -> ImportedExperts:
-    """Put the experts of ``files``, in the order of their names, into the store: all of them or none.
+    """Import the experts of ``files``, in the order of the files' names: either all of them or none.
 
-    ``data``, ``network``: what they were trained on, which no buffer says. ``name``: what a run may call them.
+    Args:
+        files: the buffers.
+        dataset: the data set that the experts were trained on.
+        workspace: where the expert store is.
+        data: how the data set was split and preprocessed.
+        network: the network of the experts.
+        name: a name that ``experts.imported`` accepts in place of the key.
 
     Raises:
-        UsageError: no such file, the same file twice, or parameters of another network than ``network``.
-        CorruptFileError: a file is damaged, no buffer, asks for anything but tensors, or holds NaN.
+        UsageError: a file does not exist or is given twice, its parameters are not those of ``network``, ``name`` is
+            invalid, or ZCA is not offered for the size of the images.
+        CorruptFileError: a file is damaged, is not an expert buffer, contains other objects than tensors, numbers and
+            lists, holds NaN, or has no trajectory in it.
     """
     if data.zca:
         check_zca_size(dataset.channels, dataset.side, dataset.side)
@@ -83,7 +96,7 @@ def import_experts(
     if (final / IMPORTED).is_file():
         index = read_json(final / IMPORTED)
         epochs = tuple(index["epochs"])
-        if name:  # the last name given is the one that finds them
+        if name:  # the new name replaces the old one
             write_index(final, recipe, name=name, epochs=epochs, files=index["files"])
         return ImportedExperts(key=recipe.key, folder=final, epochs=epochs, settings=settings, new=False)
     temporary = workspace.experts / f".import-{secrets.token_hex(4)}"
@@ -100,7 +113,7 @@ def import_experts(
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort replay_buffer_10 behind replay_buffer_9."""
+    """Return a sorting key that puts replay_buffer_10 after replay_buffer_9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
@@ -116,7 +129,7 @@ def _digests(files: Sequence[Path]) -> list[str]:
 
 
 def _settings(recipe: ExpertRecipe, data: DataSettings) -> tuple[str, ...]:
-    """The settings a run needs, whatever its preset says."""
+    """Return the settings that a run needs to use the experts, whatever its preset says."""
     network = recipe.facts["network"]
     return (
         f"experts.imported={recipe.key}",
@@ -129,7 +142,7 @@ def _settings(recipe: ExpertRecipe, data: DataSettings) -> tuple[str, ...]:
 
 
 def _write(files: Sequence[Path], store: ExpertStore, dataset: Dataset) -> Iterator[int]:
-    """Write the snapshots of all experts; yield the last epoch of each."""
+    """Write the snapshots of all experts to the store; yield the last epoch of each expert."""
     expected = [(name, tuple(p.shape)) for name, p in store.recipe.build_network().named_parameters()]
     expert = 0
     for path in files:
@@ -149,7 +162,7 @@ def _write(files: Sequence[Path], store: ExpertStore, dataset: Dataset) -> Itera
 
 
 def _experts(path: Path) -> list[list[Any]]:
-    """The experts of a file, each a list of at least two epochs."""
+    """Return the experts of a file, each a list of at least two epochs."""
     content = load_torch(path, mapped=True)
     shape = "a list of experts, each a list of epochs, each a list of parameter tensors"
     if isinstance(content, Tensor):
@@ -166,7 +179,7 @@ def _experts(path: Path) -> list[list[Any]]:
 
 
 def _check_size(path: Path, content: list[list[Any]]) -> None:
-    """Refuse a file whose experts share their tensors: it would become far larger than it is."""
+    """Refuse a file whose snapshots share their tensors: written out, they would be far larger than the file."""
     size, claimed = path.stat().st_size, 0
     for tensor in (t for expert in content for parameters in expert for t in parameters if isinstance(t, Tensor)):
         claimed += tensor.numel() * tensor.element_size()
@@ -180,7 +193,7 @@ def _check_size(path: Path, content: list[list[Any]]) -> None:
 def _flat(
     path: Path, where: str, parameters: Sequence[Any], expected: Sequence[tuple[str, tuple[int, ...]]], dataset: Dataset
 ) -> Tensor:
-    """One snapshot's parameters as a flat vector, float32 ``(P,)``, checked against the network's."""
+    """Return a snapshot's parameters as a flat float32 vector ``(P,)``, checked against the network's shapes."""
     tensors = [plain_tensor(p, path, f"{where}, tensor {i}") for i, p in enumerate(parameters)]
     shapes = [tuple(t.shape) for t in tensors]
     if shapes != [shape for _, shape in expected]:
@@ -202,11 +215,11 @@ def _difference(shapes: _Shapes, expected: Sequence[tuple[str, tuple[int, ...]]]
 
 
 def _what_fits(shapes: _Shapes, dataset: Dataset) -> str:
-    """Which ConvNet the shapes are of, so that the user sees what to change."""
+    """Return a sentence that names the ConvNet with these shapes, so that the user sees what to change."""
     kinds = [(4, 1, 1, 1)] * max(0, (len(shapes) - 2) // 4)
     ranks = [rank for block in kinds for rank in block] + [2, 1]
     if [len(shape) for shape in shapes] != ranks or not kinds:
-        return "They are of no ConvNet (convolution, norm, ... , classifier), so they cannot be used here."
+        return "They are not those of a ConvNet (convolution, norm, ... , classifier), so they cannot be used here."
     width, channels = shapes[0][:2]
     classes, inputs = shapes[-2]
     depth = len(kinds)

@@ -1,8 +1,8 @@
-"""Reading what ``torch.save`` wrote, without running anything it asks for.
+"""Reads files of ``torch.save`` without running any code in them.
 
-``torch.load(weights_only=True)`` builds tensors, numbers, strings, lists and dicts, and refuses every other name a
-pickle may ask for. The numpy scalars that DC, DSA and DM leave beside their images are let through, but as stand-ins
-that hold nothing: numpy's own types can be made to point anywhere by a crafted file.
+``torch.load(weights_only=True)`` builds tensors, numbers, strings, lists and dicts, and refuses every other name in a
+pickle. DC, DSA and DM store numpy scalars beside their images. These are read as empty stand-ins, because a crafted
+file can make numpy's own types point anywhere in memory.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _CHUNK = 1 << 22
 
 
 class _Ignored:
-    """Stands in for a numpy scalar or type, which nothing here reads."""
+    """A stand-in for a numpy scalar or type, whose value is never used."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -31,18 +31,20 @@ class _Ignored:
         pass
 
 
-# numpy 2 moved its makers from numpy.core to numpy._core; a scalar's type is always written as a numpy.dtype
+# numpy 2 moved its constructors from numpy.core to numpy._core; the type of a scalar is always stored as a numpy.dtype
 _STAND_INS = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 
 
 def load_torch(path: Path, *, mapped: bool = False) -> Any:
-    """Return the contents of a file of ``torch.save`` on the CPU: tensors, numbers, strings, lists, dicts.
+    """Return the content of a file of ``torch.save`` on the CPU: tensors, numbers, strings, lists, dicts.
 
-    ``mapped``: leave the numbers in the file until they are read, for files of gigabytes.
+    Args:
+        path: the file.
+        mapped: map the file into memory, so that numbers are read when they are used; for files of gigabytes.
 
     Raises:
         UsageError: there is no such file.
-        CorruptFileError: it is damaged, no file of ``torch.save``, or asks for anything but tensors.
+        CorruptFileError: the file is damaged, is not one of ``torch.save``, or contains any other object.
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}.")
@@ -50,7 +52,7 @@ def load_torch(path: Path, *, mapped: bool = False) -> Any:
     try:
         zipped = _check_zip(path)
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old files' storages
+            warnings.simplefilter("ignore")  # torch warns about the storages of old files
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
     except (CorruptFileError, MemoryError):
         raise
@@ -59,7 +61,7 @@ def load_torch(path: Path, *, mapped: bool = False) -> Any:
 
 
 def _check_zip(path: Path) -> bool:
-    """Whether the file is a zip archive, as torch.save has written since 2020; refuse one that unpacks to more."""
+    """Return whether the file is a zip archive, as written by torch.save since 2020; refuse compressed archives."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -75,23 +77,28 @@ def _refusal(path: Path, error: Exception) -> str:
     if asked:
         return (
             f"{path} asks for {asked[1]}, which a file of tensors does not need: refused, and nothing of it was run. "
-            "Let whoever made it save plain tensors (torch.save of tensors, lists and dicts)."
+            "Ask its author to save plain tensors (torch.save of tensors, lists and dicts)."
         )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    return f"{path} is damaged, not whole, or no file of torch.save ({reason}). Get it again."
+    return f"{path} is damaged, incomplete, or not a file of torch.save ({reason}). Get it again."
 
 
 def plain_tensor(value: object, path: Path, what: str) -> Tensor:
-    """Return ``value`` if it is a dense tensor whose numbers are really in the file, without its gradient.
+    """Return ``value``, detached, if it is a dense tensor whose numbers are all in the file.
+
+    Args:
+        value: part of the content of the file.
+        path: the file.
+        what: the name of the part in error messages.
 
     Raises:
-        CorruptFileError: it is something else; ``what`` names it.
+        CorruptFileError: ``value`` is anything else.
     """
     if not isinstance(value, Tensor):
         raise CorruptFileError(f"{path}: {what} is a {type(value).__name__}, expected a tensor.")
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-        raise CorruptFileError(f"{path}: {what} is no dense tensor with values; save plain tensors.")
-    if value.numel() * value.element_size() > path.stat().st_size:  # views that repeat a few numbers without end
+        raise CorruptFileError(f"{path}: {what} is not a dense tensor with values; save plain tensors.")
+    if value.numel() * value.element_size() > path.stat().st_size:  # a view can repeat a few numbers endlessly
         raise CorruptFileError(f"{path}: {what} claims {tuple(value.shape)} numbers, more than the file holds.")
     return value.detach()
 

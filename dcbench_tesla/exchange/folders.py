@@ -1,14 +1,14 @@
-"""What ``dcbench export`` writes and ``dcbench import`` reads back: three layouts of a folder; none loses a bit.
+"""The three folder layouts that ``dcbench export`` writes and ``dcbench import`` reads back, bit for bit.
 
 ==========  =====================================================================================================
-tensors     ``distilled.safetensors``, complete, its whitening included
-png         the same beside a PNG an image, ``labels.csv`` and ``README.md``, a dataset card
-authors     ``images_best.pt`` and ``labels_best.pt`` as MTT and TESLA write them, with ``dcbench.safetensors``, the
-            side file, for what these lack; sets of real images keep their pixels there
+tensors     ``distilled.safetensors``, complete with its whitening
+png         the same file, a PNG per image, ``labels.csv``, and a dataset card in ``README.md``
+authors     ``images_best.pt`` and ``labels_best.pt`` as MTT and TESLA write them, and a side file,
+            ``dcbench.safetensors``, with everything that these lack, including the pixels of sets of real images
 ==========  =====================================================================================================
 
-The side file holds digests of the two tensors: if they were changed, it does not describe them any more, and reading
-them together is refused.
+The side file holds digests of the two tensors. If a tensor was changed, the side file no longer describes it, and the
+import is refused.
 """
 
 import csv
@@ -43,10 +43,14 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 
 def find_set(path: Path, out: Path | None = None) -> Path:
-    """Return the distilled set ``path`` names: a file, a cell's folder, or with ``out`` a cell's name under it.
+    """Return the file of the distilled set that ``path`` names.
+
+    Args:
+        path: the file of a distilled set, a cell's folder, or if ``out`` is given the name of a cell.
+        out: the results folder of a cell that is given by its name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such set.
     """
     if path.is_file():
         return path
@@ -55,26 +59,29 @@ def find_set(path: Path, out: Path | None = None) -> Path:
     if out is not None and (named := Workspace(out).cells / path / SET).is_file():
         return named
     if path.is_dir():
-        raise UsageError(
-            f"there is no {SET} in {path}: name a distilled set, or the folder of a cell that is finished."
-        )
+        raise UsageError(f"there is no {SET} in {path}: name a distilled set, or the folder of a finished cell.")
     cell = "" if out is None else f", and no finished cell of that name under {out} (--out names another folder)"
     raise UsageError(f"there is no file or folder {path}{cell}.")
 
 
 def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: bool = False) -> None:
-    """Write ``distilled`` into the folder ``output``, which is afterwards whole, or as it was.
+    """Write ``distilled`` into the folder ``output``. If this fails, the folder stays as it was.
 
-    ``force``: replace an earlier export there; anything else is left alone.
+    Args:
+        distilled: the set.
+        layout: one of :data:`FORMATS`.
+        output: the folder.
+        force: replace an earlier export there. Other files are never replaced.
 
     Raises:
-        UsageError: an unknown layout, images that are no PNG, or a folder that holds something already.
+        UsageError: the layout is unknown, PNG cannot hold the images, or the folder is not empty and may not be
+            replaced.
         DcbenchError: the folder cannot be written.
     """
     if layout not in FORMATS:
         raise unknown_name("format", layout, FORMATS)
     if layout == "png" and distilled.images.shape[1] not in (1, 3):
-        raise UsageError(f"images of {distilled.images.shape[1]} channels are no PNG: --format tensors keeps them.")
+        raise UsageError(f"PNG cannot hold images of {distilled.images.shape[1]} channels: use --format tensors.")
     output = output.resolve()
     _check_output(output, force=force)
     mark = f"{os.getpid()}.{secrets.token_hex(4)}"
@@ -98,7 +105,7 @@ def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: boo
 
 
 def _check_output(output: Path, *, force: bool) -> None:
-    """Check that nothing of anybody's would be lost."""
+    """Raise :class:`UsageError` if ``output`` holds anything that may not be replaced."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -109,7 +116,7 @@ def _check_output(output: Path, *, force: bool) -> None:
     strange = sorted(name for name in there - _OURS if not _is_class_folder(output / name))
     if there and (strange or not there & {SET, SIDE}):
         shown = strange[0] if strange else "no distilled set"
-        raise UsageError(f"{output} holds {shown}, so it is no export of dcbench, and stays: name another folder.")
+        raise UsageError(f"{output} holds {shown}, so it is not an export of dcbench and stays: name another folder.")
 
 
 def _is_class_folder(path: Path) -> bool:
@@ -125,7 +132,7 @@ def _write_tensors(distilled: DistilledSet, folder: Path) -> None:
 def _write_authors(distilled: DistilledSet, folder: Path) -> None:
     written = {IMAGES: distilled.inputs().contiguous(), LABELS: distilled.labels.contiguous()}
     for name, tensor in written.items():
-        _torch_save(tensor.clone(), folder / name)  # a view would drag its whole storage along
+        _torch_save(tensor.clone(), folder / name)  # of a view, torch.save would write the whole storage
     tensors, meta = distilled.state()
     del tensors["labels"]
     if distilled.images.dtype == torch.float32:
@@ -137,7 +144,7 @@ def _write_authors(distilled: DistilledSet, folder: Path) -> None:
 def _torch_save(tensor: Tensor, path: Path) -> None:
     try:
         torch.save(tensor, path)
-    except RuntimeError as error:  # how it reports a full disk
+    except RuntimeError as error:  # torch.save reports a full disk like this
         raise DcbenchError(f"cannot write {path}: {str(error).splitlines()[0]}. Free space there.") from error
 
 
@@ -161,7 +168,7 @@ FORMATS: dict[str, Callable[[DistilledSet, Path], None]] = {
 
 
 def png_names(distilled: DistilledSet) -> list[str]:
-    """Return every image's file in a PNG folder: ``<class index>_<class name>/<number in the set>.png``."""
+    """Return every image's file in layout ``png``: ``<class index>_<class name>/<number in the set>.png``."""
     classes, count = len(distilled.class_names), len(distilled)
     folders = [
         f"{c:0{len(str(classes - 1))}d}_{re.sub(r'[^A-Za-z0-9.-]+', '-', name) or 'class'}"
@@ -172,25 +179,25 @@ def png_names(distilled: DistilledSet) -> list[str]:
 
 
 def eight_bit(distilled: DistilledSet) -> "list[np.ndarray[Any, np.dtype[np.uint8]]]":
-    """Return the images as 8-bit pixels for people to look at: ``(H, W)`` in grey, ``(H, W, 3)`` in colour."""
+    """Return the images as 8-bit pixels, for viewing: arrays ``(H, W)`` in grey, ``(H, W, 3)`` in colour."""
     pixels = (distilled.pixels() * 255).round().to(torch.uint8)
     return [image.permute(1, 2, 0).squeeze(2).contiguous().numpy() for image in pixels]
 
 
 def _table(distilled: DistilledSet, names: list[str]) -> str:
-    """``labels.csv``: every file's most likely class, and all its probabilities where labels are soft."""
+    """Return ``labels.csv``: the most likely class of every file, and its probabilities if labels are soft."""
     soft = distilled.labels.ndim == 2
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["file", "class", "class_name", *(f"p{c}" for c in range(len(distilled.class_names)) if soft)])
     for i, (name, label) in enumerate(zip(names, distilled.hard.tolist(), strict=True)):
-        probabilities = [f"{p:.9g}" for p in distilled.labels[i].tolist()] if soft else []  # 9 digits are a float32
+        probabilities = [f"{p:.9g}" for p in distilled.labels[i].tolist()] if soft else []  # 9 digits: exact
         table.writerow([name, label, distilled.class_names[label], *probabilities])
     return written.getvalue()
 
 
 def _card(distilled: DistilledSet) -> str:
-    """``README.md``: a dataset card in the style of Hugging Face."""
+    """Return ``README.md``: a dataset card in the style of Hugging Face."""
     p = distilled.provenance
     count, classes, (_, channels, height, width) = len(distilled), len(distilled.class_names), distilled.images.shape
     dataset, method = p.get("dataset", "an unknown data set"), p.get("method", "an unknown method")
@@ -218,17 +225,17 @@ def _card(distilled: DistilledSet) -> str:
             "",
         ]
     body += [
-        "A condensed training set: a network trained on these images, as they are in `distilled.safetensors`, with",
-        "the preprocessing, augmentation and learning rate given there, is tested on the data set's own test images",
-        f"(`dcbench evaluate {SET}`).",
+        "This is a condensed training set. Networks are trained on the images in `distilled.safetensors`, with the",
+        "preprocessing, augmentation and learning rate given there, and tested on the data set's own test images:",
+        f"`dcbench evaluate {SET}`.",
         "",
         "| | |",
         "|---|---|",
         *(f"| {key} | {_cell(value)} |" for key, value in facts.items()),
         "",
-        f"- `{SET}`: the set itself, complete, in the space the networks see.",
-        "- `<class index>_<class name>/<number>.png`: the images to look at, preprocessing undone, clamped and rounded",
-        f"  to 8 bits (pixels of 0 to {distilled.max_value} stretched to 0 to 255). Training on these is not the same.",
+        f"- `{SET}`: the complete set, as the networks see it.",
+        "- `<class index>_<class name>/<number>.png`: the images for viewing, with preprocessing undone, clamped and",
+        f"  rounded to 8 bits (pixels of 0 to {distilled.max_value} stretched to 0 to 255). Do not train on these.",
         f"- `{_TABLE}`: the class of each" + (", and its soft label." if distilled.labels.ndim == 2 else "."),
         "",
         "## Provenance",
@@ -249,24 +256,24 @@ def _cell(value: object) -> str:
 
 
 def is_export(path: Path) -> bool:
-    """Whether ``path`` is, or belongs to, what ``dcbench export`` wrote."""
+    """Return whether ``path`` is an export of dcbench or a file of one."""
     if path.is_dir() or path.suffix == ".safetensors":
         return True
     return path.name == IMAGES and (path.parent / SIDE).is_file()
 
 
 def read_export(path: Path) -> tuple[DistilledSet, list[str]]:
-    """Return the set in a folder or file of ``dcbench export``, bit for bit, and what a user should know of it.
+    """Return the set in a folder or file of ``dcbench export``, bit for bit, and notes for the user.
 
     Raises:
-        UsageError: there is no set, or the authors' files beside the side file were changed.
+        UsageError: there is no set, or ``images_best.pt`` or ``labels_best.pt`` was changed after the export.
         CorruptFileError: a file is damaged.
     """
     folder = path if path.is_dir() else path.parent
     if path.name in (SIDE, IMAGES) or (path.is_dir() and (path / SIDE).is_file()):
         return _read_authors(folder), []
     if path.is_dir() and not (path / SET).is_file():
-        raise UsageError(f"{path} is no export of dcbench: name the file of images in it, for instance {IMAGES}.")
+        raise UsageError(f"{path} is not an export of dcbench: name the file of images in it, for instance {IMAGES}.")
     distilled = DistilledSet.load(find_set(path))
     return distilled, _changed_pngs(distilled, folder) if path.is_dir() else []
 
@@ -291,7 +298,7 @@ def _read_authors(folder: Path) -> DistilledSet:
 
 
 def _changed_pngs(distilled: DistilledSet, folder: Path) -> list[str]:
-    """Say which PNGs are not those of the set: nothing is read from them."""
+    """Return a note if PNG files differ from the set or are missing. The import does not use them."""
     if not (folder / _TABLE).is_file():
         return []
     from PIL import Image
@@ -306,4 +313,4 @@ def _changed_pngs(distilled: DistilledSet, folder: Path) -> list[str]:
         changed += not same
     if not changed:
         return []
-    return [f"{changed} PNG files are gone or differ from {SET}: they are for looking at, what is imported is {SET}"]
+    return [f"{changed} PNG files are missing or differ from {SET}: they are for viewing, and {SET} was imported"]

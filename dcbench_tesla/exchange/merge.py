@@ -1,7 +1,7 @@
-"""Joins results folders of several machines: what is equal is one, what contradicts is told, what is here stays.
+"""Merges results folders of several machines. Equal results count as one, and conflicts are reported, not overwritten.
 
-Two rows under one key are equal when what they result in is (:data:`RESULTS`); where, when and by which commit it was
-computed does not matter. Two distilled sets of one cell are equal when their digests are.
+Two rows with the same key are equal if their results are (:data:`RESULTS`), whichever machine, time and commit computed
+them. Two distilled sets of one cell are equal if their digests are.
 """
 
 import shutil
@@ -28,15 +28,15 @@ RESULTS: Mapping[str, Sequence[str]] = {
     "experts": ("experts", "epochs"),
     "failed": (),
 }
-"""The columns that a stage's row results in. The others say what was asked for, which is in the key, or where."""
+"""The columns of a stage's row that are results. The others hold the request, which is in the key, or its execution."""
 
 TABLES: Mapping[str, Sequence[str]] = {"memory.csv": memory.KEY, "time.csv": timing.KEY, "gradient.csv": gradient.KEY}
-"""The comparisons under ``figures/``, by the columns that tell their rows apart."""
+"""The comparisons under ``figures/``, with the columns that identify their rows."""
 
 _REMEDY = "delete the one here and merge again to take the other"
-_ABOUT = ("commit", "torch")  # of their columns: what measured, not what was measured
+_ABOUT = ("commit", "torch")  # columns of comparisons that say which code measured, and are no results
 _DISTILLED = "distilled.safetensors"
-# of a cell: what an interrupted run goes on from, on its own device, and what it said on the way
+# files of a cell that are not copied: those that an interrupted run needs to continue on its own device, and its logs
 _LEFT_OUT = {".lock", "checkpoint.safetensors", "execution.json", "error.txt", "evaluations", "tensorboard", "wandb"}
 
 Row = Mapping[str, Any]
@@ -44,7 +44,16 @@ Row = Mapping[str, Any]
 
 @dataclass
 class Merged:
-    """What came of a source: rows (of ``rows/`` and of comparisons), sets and experts; ``damaged`` files by reason."""
+    """The result of merging one source.
+
+    Args:
+        new: rows that were copied, those of comparisons included.
+        here: rows that the target had already.
+        conflicts: rows and sets that contradict the target.
+        sets: cells that were copied with their distilled sets.
+        experts: experts that were copied.
+        damaged: the reason for each file that was left out.
+    """
 
     new: int = 0
     here: int = 0
@@ -55,7 +64,7 @@ class Merged:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing of the source was left out."""
+        """Whether everything was merged, without conflicts and damaged files."""
         return not self.conflicts and not self.damaged
 
     def __str__(self) -> str:
@@ -67,13 +76,13 @@ class Merged:
 
 
 def check_source(source: Workspace, target: Workspace) -> None:
-    """Check that there is something to merge.
+    """Check that ``source`` is a results folder other than ``target``.
 
     Raises:
         UsageError: ``source`` has no rows and no comparisons, or is the target.
     """
     if source.root.resolve() == target.root.resolve():
-        raise UsageError(f"{source.root} is where results go (--out): it cannot be merged into itself.")
+        raise UsageError(f"{source.root} is --out: it cannot be merged into itself.")
     if not any(source.rows.glob("*.json")) and not any((source.figures / name).is_file() for name in TABLES):
         raise UsageError(f"{source.root} holds no rows: name a results folder of dcbench.")
 
@@ -86,13 +95,19 @@ def merge(
     experts: bool = False,
     tell: Callable[[str], None],
 ) -> Merged:
-    """Take over what ``target`` lacks of ``source``, and return what came of it; what is there stays.
+    """Copy the results of ``source`` that ``target`` lacks. Existing results are not overwritten.
 
-    ``tensors``: the cells' folders too, for those whose distilled set is not there. ``experts``: trajectories and
-    whitenings too. ``tell`` takes what contradicts and what is damaged; all else is merged nevertheless.
+    Conflicts and damaged files are reported, and everything else is merged.
+
+    Args:
+        source: the results to copy.
+        target: where to copy them.
+        tensors: copy the folders of cells whose distilled set is not in ``target``.
+        experts: copy expert trajectories and whitenings.
+        tell: called with messages about conflicts and damaged files.
 
     Raises:
-        UsageError: as :func:`check_source`.
+        UsageError: see :func:`check_source`.
         DcbenchError: the target cannot be written.
     """
     check_source(source, target)
@@ -108,7 +123,7 @@ def merge(
 
 
 class _Merge:
-    """One source at work; ``disputed``: the keys of the condensations that ended differently here and there."""
+    """The merge of one source; ``disputed`` are keys of condensations with different results in source and target."""
 
     def __init__(self, source: Workspace, target: Workspace, tell: Callable[[str], None]) -> None:
         self.source, self.target, self.tell = source, target, tell
@@ -120,7 +135,7 @@ class _Merge:
         for row in theirs:
             if row["stage"] == "condense":
                 self._row(row)
-        sets = self._sets()  # their disputes decide which evaluations are taken
+        sets = self._sets()  # which evaluations are copied depends on disputed sets
         for row in theirs:
             if row["stage"] in ("evaluate", "experts"):
                 self._row(row)
@@ -133,7 +148,7 @@ class _Merge:
     # ---- rows ------------------------------------------------------------------------------------------------------
 
     def _rows(self, workspace: Workspace, *, told: bool) -> Iterator[Row]:
-        """Yield the rows of a workspace; a file that is none is damaged, if it is to be ``told``."""
+        """Yield the rows of a workspace; with ``told``, record damaged files."""
         for path in _visible(workspace.rows):
             try:
                 yield _read_row(path)
@@ -141,13 +156,13 @@ class _Merge:
                 self.result.damaged += [str(error)] * told
 
     def _row(self, row: Row) -> None:
-        """Take over a row of a finished stage, unless there is one, or its set is in dispute."""
+        """Copy a row of a finished stage, unless the target has one or the row's distilled set is disputed."""
         name = _name(row)
         mine, other = self.target.rows / name, self.source.rows / name
         if mine.exists():
             self._compare(mine, other, row)
         elif row.get("condense_key") in self.disputed:
-            self._conflict(f"{other} evaluates a set that is another one here: left out, as long as the set here stays")
+            self._conflict(f"{other} evaluates another distilled set than the one here: left out while that one stays")
         else:
             _copy(other, mine)
             self.result.new += 1
@@ -172,9 +187,10 @@ class _Merge:
         self.tell(f"conflict: {text}.")
 
     def _failures(self, theirs: Iterable[Row], ours: Iterable[Row]) -> None:
-        """Merge the rows of failures: one falls where all the evaluations that it names are here now.
+        """Merge the rows of failures; drop a failure if all the evaluations that it names are now in the target.
 
-        One that names none, as those of older versions, falls where the other side has finished more of its cell.
+        A failure of an older version names no evaluations. It is dropped if the other side has finished rows of its
+        cell that its own side lacks.
         """
         theirs, ours = list(theirs), list(ours)
         done_there, done_here = _finished(theirs), _finished(ours)
@@ -200,7 +216,7 @@ class _Merge:
     # ---- distilled sets --------------------------------------------------------------------------------------------
 
     def _sets(self) -> dict[str, Path]:
-        """Return the source's cells that have a distilled set, by key; sets that are another one here are disputed."""
+        """Return the source's cells with a distilled set, by key; sets that differ from the target's are disputed."""
         found = {}
         for path in sorted(self.source.cells.glob(f"*/{_DISTILLED}")):
             mine = self.target.cells / path.parent.name / _DISTILLED
@@ -217,7 +233,7 @@ class _Merge:
         return found
 
     def _copy_cell(self, folder: Path) -> None:
-        """Copy a cell's folder, unless its set is here; the set goes last, so that a cell with a set is whole."""
+        """Copy a cell's folder, unless its set is here. The set goes last, so that a cell with a set is complete."""
         mine = self.target.cells / folder.name
         if (mine / _DISTILLED).exists():
             return
@@ -233,12 +249,12 @@ class _Merge:
             with FileLock(mine / ".lock", timeout=0):
                 _copy_tree(folder, mine, last=_DISTILLED)
         except Timeout:
-            self.result.damaged.append(f"{mine} is at work here: merge again when it has ended")
+            self.result.damaged.append(f"{mine} is running here: merge again when it has ended")
             return
         self.result.sets += 1
 
     def _copy_whitening(self, folder: Path, key: str | None) -> None:
-        """Copy the whitening without which a set cannot be read, where it lies in a file of its own."""
+        """Copy the whitening that a distilled set needs, if it is in a separate file."""
         if key is None:
             return
         path = self.source.preprocessing / f"{key}.safetensors"
@@ -247,7 +263,7 @@ class _Merge:
         _copy_missing(path, self.target.preprocessing / path.name)
 
     def _copy_sheets(self, sets: Mapping[str, Path], rows: Iterable[Row]) -> None:
-        """Copy the pictures of sets that are not in dispute."""
+        """Copy the pictures of sets that are not disputed."""
         cells = {r["cell"] for r in rows if r["stage"] == "condense" and r["key"] in self.disputed}
         cells |= {folder.name for key, folder in sets.items() if key in self.disputed}
         for path in _visible(self.source.sheets):
@@ -257,7 +273,7 @@ class _Merge:
     # ---- comparisons, experts --------------------------------------------------------------------------------------
 
     def table(self, name: str, key: Sequence[str]) -> None:
-        """Add the rows of a comparison whose key is not here, or that are measured there and not here."""
+        """Add the rows of a comparison whose key the target lacks, or that were measured in the source only."""
         mine, other = self.target.figures / name, self.source.figures / name
         if not other.exists():
             return
@@ -281,7 +297,7 @@ class _Merge:
             merge_csv(mine, new, key)
 
     def experts(self) -> None:
-        """Copy experts that are not here at all, since trajectories of two machines do not mix; and whitenings."""
+        """Copy whitenings and experts, except experts that exist here: trajectories of two machines do not mix."""
         for recipe in _folders(self.source.experts):
             for expert in _folders(recipe):
                 mine = self.target.experts / recipe.name / expert.name
@@ -290,19 +306,23 @@ class _Merge:
                     self.result.experts += 1
             for path in _visible(recipe):
                 _copy_missing(path, self.target.experts / recipe.name / path.name)
-        # a fit names a whitening: that comes first
+        # a .json file refers to a whitening, which is therefore copied first
         for path in sorted(_visible(self.source.preprocessing), key=lambda p: p.suffix == ".json"):
             if path.suffix != ".lock":
                 _copy_missing(path, self.target.preprocessing / path.name)
 
 
 def _read_row(path: Path) -> Row:
-    """Read a row; raises ``CorruptFileError`` where the file holds none, or another's."""
+    """Read a row.
+
+    Raises:
+        CorruptFileError: the file does not hold a row, or holds one of another name.
+    """
     row = read_json(path) if path.suffix == ".json" else None
     if not isinstance(row, dict) or row.get("stage") not in RESULTS or path.name != _name(row):
-        raise CorruptFileError(f"{path} is no row of dcbench")
+        raise CorruptFileError(f"{path} is not a row of dcbench")
     if lacking := [name for name in RESULTS[row["stage"]] if name not in row]:
-        raise CorruptFileError(f"{path} is not whole: it has no {lacking[0]}")
+        raise CorruptFileError(f"{path} is incomplete: it has no {lacking[0]}")
     return row
 
 
@@ -311,7 +331,7 @@ def _name(row: Row) -> str:
 
 
 def _finished(rows: Iterable[Row]) -> dict[str, set[str]]:
-    """Return the finished rows of every condensation, by its key."""
+    """Return the names of the finished rows of every condensation, by the key of the condensation."""
     finished: dict[Any, set[str]] = defaultdict(set)
     for row in rows:
         if row["stage"] in ("condense", "evaluate"):
@@ -320,7 +340,7 @@ def _finished(rows: Iterable[Row]) -> dict[str, set[str]]:
 
 
 def _difference(here: Any, there: Any, where: str = "") -> str:
-    """Return the first number or text in which two JSON values differ, and where; empty if they are equal."""
+    """Return a text that names the first difference of two JSON values, or an empty text if they are equal."""
     if isinstance(here, dict) and isinstance(there, dict) and here.keys() == there.keys():
         pairs = [(f"{where}.{name}".lstrip("."), here[name], there[name]) for name in here]
     elif isinstance(here, list) and isinstance(there, list) and len(here) == len(there):
@@ -333,12 +353,12 @@ def _difference(here: Any, there: Any, where: str = "") -> str:
 def _meta(path: Path) -> dict[str, Any]:
     meta = read_meta(path)
     if meta.get("format") != FORMAT:
-        raise CorruptFileError(f"{path} is no distilled set of dcbench")
+        raise CorruptFileError(f"{path} is not a distilled set of dcbench")
     return meta
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as plain values, empty ones ``None``: 1 and 1.0 are equal then, whatever the other rows hold."""
+    """Return rows as plain values, with ``None`` for empty ones, so that 1 equals 1.0 whatever type the column has."""
     plain = table.astype(object)
     return [{str(k): v for k, v in row.items()} for row in plain.where(plain.notna(), None).to_dict("records")]
 
@@ -356,9 +376,9 @@ def _is_measured(row: Row) -> bool:
 
 
 def _differing(here: Row, there: Row) -> str:
-    """Return in what two rows of a comparison differ, of the columns that both files have.
+    """Return a text that names the first difference of two rows in the columns of both files, or an empty text.
 
-    One that was measured contradicts none that was not, and no two contradict one another that were not run.
+    A measured row does not contradict one that is not, and two rows that were not run do not contradict each other.
     """
     not_run = all(str(row.get("status")).startswith("not run") for row in (here, there))
     if not_run or _is_measured(here) != _is_measured(there):
@@ -368,7 +388,7 @@ def _differing(here: Row, there: Row) -> str:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return the files in a folder but hidden ones, which are locks and half-written files; none of no folder."""
+    """Return the files in a folder except hidden ones, which are locks and unfinished files; none without a folder."""
     return [path for path in sorted(folder.glob("*")) if path.is_file() and not path.name.startswith(".")]
 
 
@@ -387,7 +407,7 @@ def _copy_missing(source: Path, target: Path) -> None:
 
 
 def _copy_tree(source: Path, target: Path, *, last: str = "") -> None:
-    """Copy a folder's files but those :data:`_LEFT_OUT` and hidden ones, in order, the one named ``last`` last."""
+    """Copy the files of a folder except hidden files, logs and :data:`_LEFT_OUT`; copy those named ``last`` last."""
     names = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
     for name in sorted(names, key=lambda n: n.name == last):
         if name.parts[0] not in _LEFT_OUT and not name.name.startswith(".") and name.suffix != ".log":

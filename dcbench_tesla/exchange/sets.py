@@ -1,8 +1,9 @@
-"""Distilled sets of others: what their files hold, what they lack, and how both make a complete set.
+"""Imports distilled sets of others, whose files do not hold everything that training on them needs.
 
-The files of MTT and TESLA hold images in the space their networks saw, and labels; neither the learned learning rate
-nor the preprocessing. Those of DC, DSA and DM hold several experiments and learn no rate. What is lacking must be said,
-and is never guessed: on a wrong preprocessing a network trains just as well, and is then tested on other images.
+The files of MTT and TESLA hold labels, and images as their networks saw them, but neither the learned learning rate nor
+the preprocessing. Those of DC, DSA and DM hold several experiments, and these methods learn no rate. The user must give
+what is missing; it is never guessed, since with a wrong preprocessing a network trains equally well but is tested on
+images in another space.
 
 Shapes: N images, C channels, H = W = side, K classes.
 """
@@ -30,17 +31,29 @@ from dcbench_tesla.records.store import load_tensors
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _MTT, _DC = "images_*.pt of MTT and TESLA", "res_*.pt of DC, DSA and DM"
-_SUM_TOLERANCE = 1e-3  # of a soft label, in half precision
+_SUM_TOLERANCE = 1e-3  # by which the sum of a soft label in half precision may differ from 1
 _FITTED = ("standardise", "zca")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What the user says of a file, because the file does not; the options of ``dcbench import set``.
+    """The options of ``dcbench import set``: facts about a file that the file does not hold.
 
-    ``preprocessing``: ``standardise``, ``zca`` or a safetensors file. ``no_lr``: no rate was learned. ``hard_labels``:
-    the images are class-major and need no file of labels. ``index``: which experiment of several, -1 the last.
-    ``ignore_side_file``: take a ``.pt`` as somebody else's although a side file of dcbench lies beside it.
+    Args:
+        dataset: name of the data set.
+        labels: the file of labels; by default the one beside the images.
+        hard_labels: there is no file of labels, and the images are ordered by class.
+        index: number of the experiment, from 0, if there are several; by default the last.
+        lr: the learned learning rate.
+        no_lr: no learning rate was learned.
+        preprocessing: ``standardise``, ``zca`` or a safetensors file.
+        augmentation: the DSA strategy; by default that of the data set.
+        method: name of the method, for the record.
+        ipc: images per class, which is compared with the file.
+        ignore_side_file: import a ``.pt`` like one of others, although there is a side file of dcbench beside it.
+
+    Raises:
+        UsageError: two options exclude each other, or ``lr`` is not positive and finite.
     """
 
     dataset: str | None = None
@@ -64,14 +77,14 @@ class Given:
             raise UsageError("--labels and --hard-labels exclude each other.")
 
     def options(self) -> list[str]:
-        """Return the options that say something of the set itself, as the user writes them."""
+        """Return the given options that describe the set itself, as users write them."""
         names = ("labels", "hard_labels", "index", "lr", "no_lr", "preprocessing", "augmentation", "method", "ipc")
         return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)]
 
 
 @dataclass
 class _Found:
-    """What a file of others holds: images ``(N, C, H, W)``, labels, where they come from, what to know of them."""
+    """The content of a file: images ``(N, C, H, W)``, labels or ``None``, their origin, and notes for the user."""
 
     layout: str
     images: Tensor
@@ -81,12 +94,17 @@ class _Found:
 
 
 def import_set(path: Path, given: Given, data_dir: Path | None = None) -> tuple[DistilledSet, list[str]]:
-    """Return the distilled set in a file of others, or in an export of dcbench, and what a user should know of it.
+    """Return the distilled set in a file of others or in an export of dcbench, and notes for the user.
+
+    Args:
+        path: the file, or the folder of an export.
+        given: facts that the file does not hold.
+        data_dir: the folder of the data sets' files.
 
     Raises:
-        UsageError: there is no such file; something it lacks was not given; or it does not fit the data set.
-        CorruptFileError: it is damaged, or asks for anything but tensors.
-        DataMissingError: the data set's files are not here.
+        UsageError: there is no such file, a fact that it lacks was not given, or it does not fit the data set.
+        CorruptFileError: a file is damaged, or contains other objects than tensors, numbers and lists.
+        DataMissingError: the data set's files are not on this machine.
     """
     if not path.exists():
         raise UsageError(f"there is no file or folder {path}.")
@@ -134,7 +152,7 @@ def import_set(path: Path, given: Given, data_dir: Path | None = None) -> tuple[
 
 
 def _import_export(path: Path, given: Given, data_dir: Path | None) -> tuple[DistilledSet, list[str]]:
-    """What dcbench wrote lacks nothing: it comes back as it was."""
+    """Return the set of an export of dcbench, which is complete, so that no options may be given."""
     if given.options():
         raise UsageError(f"{path} was exported by dcbench and lacks nothing: leave out {', '.join(given.options())}.")
     distilled, notes = read_export(path)
@@ -148,7 +166,7 @@ def _import_export(path: Path, given: Given, data_dir: Path | None) -> tuple[Dis
 
 
 def _said(given: Given) -> dict[str, Any]:
-    """The options as provenance keeps them: files by their name, without this machine's folders."""
+    """Return the options for the provenance; files are given by their name, without the folders of this machine."""
     said: dict[str, Any] = {
         "lr": given.lr,
         "no_lr": given.no_lr or None,
@@ -168,7 +186,7 @@ def _said(given: Given) -> dict[str, Any]:
 
 
 def _read(path: Path, given: Given) -> _Found:
-    """Read a file in one of the layouts of others."""
+    """Read a file of MTT or TESLA, or of DC, DSA or DM."""
     content = load_torch(path)
     source = {"file": path.name, "sha256": sha256_of(path)}
     if isinstance(content, dict):
@@ -179,7 +197,7 @@ def _read(path: Path, given: Given) -> _Found:
         raise UsageError(f"{path} holds a list, as expert buffers do: dcbench import experts reads those.")
     if path.name.startswith("images_zca_"):
         raise UsageError(
-            f"{path.name} holds images with the whitening undone, for looking at; networks train on "
+            f"{path.name} holds images with the whitening undone, for viewing; networks train on "
             f"{path.name.replace('images_zca_', 'images_')}: import that one, with --preprocessing zca."
         )
     found = _Found(_MTT, plain_tensor(content, path, "the content"), None, source)
@@ -214,13 +232,13 @@ def _read_dc(path: Path, content: Mapping[Any, Any], source: dict[str, Any], giv
 
 
 def _refuse_if_lacking(path: Path, found: _Found, given: Given) -> None:
-    """Say all that is missing in one message, each with its reason and option."""
+    """Raise :class:`UsageError` if facts are missing; the message lists all of them with reason and option."""
     lacking = []
     if given.dataset is None:
         lacking.append("the data set, for its classes and test images: --dataset cifar10, for instance")
     if found.labels is None and not given.hard_labels:
         lacking.append(
-            "labels, no file of which lies beside it: --labels FILE, or --hard-labels for images ordered by class"
+            "labels, of which there is no file beside it: --labels FILE, or --hard-labels for images ordered by class"
         )
     if found.layout == _MTT and given.lr is None and not given.no_lr:
         lacking.append(
@@ -229,19 +247,19 @@ def _refuse_if_lacking(path: Path, found: _Found, given: Given) -> None:
         )
     if given.preprocessing is None:
         lacking.append(
-            "the preprocessing its images live in, which is refitted at every start and not saved: --preprocessing "
+            "the preprocessing of its images, which is refitted at every start and not saved: --preprocessing "
             "standardise, zca (for a run with --zca), or a FILE.safetensors that holds it"
         )
     if lacking:
         listed = "; ".join(f"({i}) {text}" for i, text in enumerate(lacking, 1))
-        raise UsageError(f"{path} does not hold all that training on it needs. Missing: {listed}.")
+        raise UsageError(f"{path} does not hold everything that training on it needs. Missing: {listed}.")
 
 
 # ---------------------------------------------------------------------------------------------------- whether it fits
 
 
 def _images(path: Path, found: _Found, dataset: Dataset) -> Tensor:
-    """The images as float32, checked against the data set."""
+    """Return the images as float32, after checking them against the data set."""
     images, wanted = found.images, tuple(dataset.x_test.shape[1:])
     if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
         raise UsageError(
@@ -250,15 +268,15 @@ def _images(path: Path, found: _Found, dataset: Dataset) -> Tensor:
         )
     if images.dtype not in _FLOATS:
         raise UsageError(
-            f"{path}: images of type {images.dtype}, expected float32 in the space the networks see; pixels as whole "
-            "numbers are none of these layouts."
+            f"{path}: images of type {images.dtype}, expected float32 in the space the networks see; none of these "
+            "layouts holds pixels as whole numbers."
         )
     if not len(images) or len(images) % dataset.classes:
         raise UsageError(
-            f"{path} holds {len(images)} images, which is no multiple of {dataset.name}'s {dataset.classes} classes."
+            f"{path} holds {len(images)} images, which is not a multiple of {dataset.name}'s {dataset.classes} classes."
         )
     if images.dtype != torch.float32:
-        found.notes.append(f"images were {str(images.dtype).removeprefix('torch.')} and became float32")
+        found.notes.append(f"images were converted from {str(images.dtype).removeprefix('torch.')} to float32")
         images = images.float()
     spoilt = (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten().tolist()
     if spoilt:
@@ -268,14 +286,14 @@ def _images(path: Path, found: _Found, dataset: Dataset) -> Tensor:
         )
     if images.min() >= 0 and images.max() <= 1:
         found.notes.append(
-            "all values lie in [0, 1]: are these pixels, and not images in the space the networks see? Then this "
-            "import is of no use"
+            "all values lie in [0, 1]: if these are pixels, and not images in the space the networks see, this import "
+            "is of no use"
         )
     return images
 
 
 def _labels(path: Path, found: _Found, count: int, dataset: Dataset, given: Given) -> tuple[Tensor, Tensor]:
-    """The labels, int64 ``(N,)`` or float32 ``(N, K)``, and the order that sorts the set by class."""
+    """Return the labels, int64 ``(N,)`` or float32 ``(N, K)``, and the order that sorts the set by class."""
     classes, in_order = dataset.classes, torch.arange(count)
     hard = torch.arange(classes).repeat_interleave(count // classes)
     if given.hard_labels or found.labels is None:
@@ -301,7 +319,7 @@ def _labels(path: Path, found: _Found, count: int, dataset: Dataset, given: Give
         )
     if torch.equal(labels, hard):
         return labels, in_order
-    found.notes.append("images were not ordered by class and were sorted, those of one class as they stood")
+    found.notes.append("images were not ordered by class and were sorted; those of one class keep their order")
     return labels, torch.argsort(labels, stable=True)
 
 
@@ -311,14 +329,14 @@ def _probabilities(path: Path, labels: Tensor) -> Tensor:
     if wrong.any():
         first = int(wrong.nonzero()[0])
         raise UsageError(
-            f"{path}: the soft label of image {first} is no probability distribution (sum {labels[first].sum():.4g}, "
+            f"{path}: soft label of image {first} is not a probability distribution (sum {labels[first].sum():.4g}, "
             f"least {labels[first].min():.4g}): if these are logits, save torch.softmax(labels, 1)."
         )
     return labels
 
 
 def _preprocessing(wanted: str, dataset: Dataset) -> Preprocessing:
-    """Return the preprocessing the user named, fitted on all training images, or read from a file."""
+    """Return the preprocessing ``wanted``: fitted on all training images, or read from a file."""
     if wanted == "standardise":
         return fit_standardise(dataset)
     if wanted == "zca":
@@ -328,14 +346,14 @@ def _preprocessing(wanted: str, dataset: Dataset) -> Preprocessing:
     expected = size if preprocessing.kind == "zca" else channels
     if len(preprocessing.mean) != expected:
         raise UsageError(
-            f"{wanted} holds a preprocessing ({preprocessing.kind}) of {len(preprocessing.mean)} numbers a mean, but "
-            f"{dataset.name} needs {expected}."
+            f"{wanted} holds a preprocessing ({preprocessing.kind}) whose mean has {len(preprocessing.mean)} numbers, "
+            f"but {dataset.name} needs {expected}."
         )
     return preprocessing
 
 
 def _stored_preprocessing(path: Path) -> Preprocessing:
-    """Read a whitening of ``OUT/preprocessing``, or the preprocessing of a distilled set or a side file."""
+    """Read the preprocessing in a whitening of ``OUT/preprocessing``, a distilled set or a side file."""
     if not path.is_file():
         raise UsageError(f"--preprocessing takes standardise, zca or a safetensors file; there is no file {path}.")
     tensors, facts = load_tensors(path)

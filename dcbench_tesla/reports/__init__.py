@@ -1,1 +1,1 @@
-"""The paper's tables and figures, from finished cells' rows and published numbers; nothing is trained in here."""
+"""The paper's tables and figures and the HTML report, made from rows and published numbers without any training."""

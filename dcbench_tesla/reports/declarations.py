@@ -1,4 +1,4 @@
-"""What the paper's tables and figures consist of: declarations in ``tables.toml``, and the cells they ask for."""
+"""The declarations of the paper's tables and figures in ``tables.toml``, and the cells that they consist of."""
 
 import re
 import tomllib
@@ -20,13 +20,23 @@ from dcbench_tesla.reports.published import external, published, published_datas
 class Declaration:
     """One table or figure of the paper.
 
-    ``datasets``: the paper's data sets, each with its IPCs; any other that was run is a row of its own. ``columns``:
-    what stands across. ``methods``: in the paper's order; ``further`` ones among them are not the paper's, have a
-    column where they were run, and are run where ``--method`` names them. ``labels``: the label strategies that belong
-    to it, of methods that have some; they are compared where they are the columns. ``evaluators``: the networks.
-    ``published``: the file of the paper's numbers. ``ipcs``: those of data sets outside the paper, unless ``--ipc``
-    names some. ``shares``: tell the share of the whole set's accuracy and of the images. ``alone``: Figure 2b, the
-    settings of cells that change nothing but the labels; a list varies. ``note``: what the paper's text says of it.
+    Args:
+        name: its name on the command line.
+        title: its title.
+        paper: its name in the paper.
+        columns: what the columns of the table are.
+        methods: the methods, in the paper's order.
+        evaluators: the networks.
+        published: the file of the paper's numbers.
+        datasets: the paper's data sets, each with its IPCs. Any other data set that was run has its own rows.
+        ipcs: the IPCs of data sets outside the paper, unless ``--ipc`` is given.
+        labels: the label strategies of cells in it, for methods with this setting. They are compared if they are the
+            columns.
+        further: those of ``methods`` that are not in the paper. They have a column if they were run, and are run only
+            if ``--method`` names them.
+        shares: whether to show shares of the whole set's accuracy and of its images.
+        alone: for Figure 2b, the settings of cells that change the labels only; a list holds the values to compare.
+        note: what the paper's text says about it.
     """
 
     name: str
@@ -46,24 +56,24 @@ class Declaration:
 
     @property
     def variants(self) -> list[dict[str, Any]]:
-        """The settings by which the cells of one method differ: one empty entry where they do not."""
+        """The settings in which the cells of one method differ; one empty entry if they do not."""
         fixed: list[dict[str, Any]] = [{"labels": name} for name in self.compared] or [{}]
         lists = [value if isinstance(value, list) else [value] for value in self.alone.values()]
         return fixed + [dict(zip(self.alone, values, strict=True)) for values in product(*lists) if self.alone]
 
     @property
     def compared(self) -> Sequence[str]:
-        """The label strategies that are compared: none where they are not the columns."""
+        """The label strategies that are compared; none if they are not the columns."""
         return self.labels if self.columns == "labels" else ()
 
     @property
     def varied(self) -> frozenset[str]:
-        """The settings that the comparison is about, which make no other protocol."""
+        """The settings that are compared, which therefore do not count as changes of the protocol."""
         strategy = {"label_space", "lr_labels"} if "learned" in self.compared else set()
         return frozenset({name for variant in self.variants for name in variant} | strategy)
 
     def is_alone(self, settings: Mapping[str, Any]) -> bool:
-        """Whether a cell of these settings changes nothing but the labels (Figure 2b)."""
+        """Return whether a cell with these settings changes the labels only (Figure 2b)."""
         fixed = {name: value for name, value in self.alone.items() if not isinstance(value, list)}
         return bool(fixed) and all(settings.get(name) == value for name, value in fixed.items())
 
@@ -82,7 +92,7 @@ def declarations() -> dict[str, Declaration]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of a table: what is to be run, and to be shown; an empty field is all of it (to be run: ``paper``)."""
+    """The part of a table to run and to show; an empty field means all, except that an empty preset runs ``paper``."""
 
     datasets: Sequence[str] = ()
     ipcs: Sequence[int] = ()
@@ -90,23 +100,23 @@ class Part:
     preset: str = ""
 
     def has(self, dataset: str, ipc: int | None, method: str) -> bool:
-        """Whether a cell belongs to it, by whatever protocol."""
+        """Return whether a cell belongs to the part, whatever its protocol."""
         names = [row_name(name) for name in self.datasets]
         asked = ((names, dataset), (self.ipcs, ipc), (self.methods, method))
         return all(not wanted or value in wanted for wanted, value in asked)
 
     def shows(self, protocol: str) -> bool:
-        """Whether a protocol belongs to it."""
+        """Return whether a protocol belongs to the part."""
         return not self.preset or preset_of(protocol) == self.preset
 
 
 def preset_of(protocol: str) -> str:
-    """Return the preset of a protocol by its name: ``quick`` of ``quick, changed: steps=20``."""
+    """Return the preset in the name of a protocol: ``quick`` for ``quick, changed: steps=20``."""
     return re.split(r"[, ]", protocol, maxsplit=1)[0]
 
 
 def row_name(dataset: str) -> str:
-    """Return what a data set is called in rows: anyone's own has no path and no suffix there."""
+    """Return the name of a data set in rows; the user's own data have neither folders nor ``.npz`` in it."""
     prefix, colon, path = dataset.partition(":")
     if not colon:
         return dataset
@@ -114,13 +124,13 @@ def row_name(dataset: str) -> str:
 
 
 def cells(declaration: Declaration, part: Part | None = None) -> list[CellConfig]:
-    """Return the cells that a table, or a part of it, consists of; methods that are not here, or broken, are left out.
+    """Return the cells of a table or of a part of it, without methods that are not installed or cannot be imported.
 
-    On the paper's data sets and at its IPCs those with a published number; elsewhere, and where ``part`` names the
-    method, all.
+    For data sets and IPCs of the paper, these are the cells with a published number, and all cells of methods that
+    ``part`` names. For other data sets and IPCs they are all cells.
 
     Raises:
-        UsageError: an unknown preset, data set or method.
+        UsageError: a preset, data set or method is unknown.
     """
     part = part or Part()
     preset = part.preset or "paper"
@@ -134,12 +144,12 @@ def cells(declaration: Declaration, part: Part | None = None) -> list[CellConfig
 
 
 def implemented(methods: Sequence[str]) -> Iterator[str]:
-    """Yield the methods that are registered here and can be imported."""
+    """Yield those of ``methods`` that are registered and can be imported."""
     return (name for name in methods if registry.has("methods", name) and not import_problem(name))
 
 
 def import_problem(method: str) -> str:
-    """Return why a registered method cannot be imported, nothing where it can."""
+    """Return why a registered method cannot be imported, or an empty text if it can."""
     try:
         registry.load_method(method)
     except DcbenchError as error:
@@ -148,11 +158,11 @@ def import_problem(method: str) -> str:
 
 
 class NotInTableError(UsageError):
-    """A table has nothing of the part that was asked for; says what it has."""
+    """A table has no cells of the requested part. The message says what it has."""
 
 
 def check_methods(declaration: Declaration, methods: Sequence[str]) -> None:
-    """Raise :class:`NotInTableError` where a table has none of the methods that were asked for."""
+    """Raise :class:`NotInTableError` if a table has none of the requested ``methods``."""
     if methods and not set(methods) & set(declaration.methods):
         raise NotInTableError(
             f"{declaration.name} has no {' and no '.join(methods)}: it has {', '.join(declaration.methods)}."
@@ -160,7 +170,7 @@ def check_methods(declaration: Declaration, methods: Sequence[str]) -> None:
 
 
 def nothing_to_run(declaration: Declaration, part: Part) -> NotInTableError:
-    """Return the error for a part of a table that has no cells here: what is lacking, and what there is."""
+    """Return the error for a part of a table without cells; its message says what is missing and what there is."""
     absent = [name for name in part.methods if name in declaration.methods and name not in {*implemented([name])}]
     if absent:
         why = "; ".join(f"{name} {_why_absent(name)}" for name in absent)
@@ -179,7 +189,7 @@ def _why_absent(method: str) -> str:
 
 
 def beyond_the_paper(declaration: Declaration, part: Part) -> list[str]:
-    """Say which IPCs of the paper's data sets were asked for that the paper has not, and what it has."""
+    """Return a message for each requested IPC that the paper does not have for its own data set."""
     return [
         f"the paper has no IPC {ipc} of {dataset} in its {declaration.paper} (it has {', '.join(map(str, own))}): its "
         "cells are those of a data set outside the paper"
@@ -191,7 +201,11 @@ def beyond_the_paper(declaration: Declaration, part: Part) -> list[str]:
 
 
 def _asked_datasets(declaration: Declaration, part: Part) -> dict[str, Sequence[int]]:
-    """Return data sets with their IPCs; one that was not named has those of its own that were."""
+    """Return the requested data sets with their IPCs.
+
+    If data sets or methods are named, the requested IPCs count for all of them. Otherwise every data set has those of
+    its own IPCs that were requested.
+    """
     if part.datasets or part.methods:
         names = part.datasets or tuple(declaration.datasets)
         return {name: part.ipcs or declaration.datasets.get(name, declaration.ipcs) for name in names}
@@ -218,7 +232,7 @@ def _is_asked(declaration: Declaration, part: Part, dataset: str, ipc: int, meth
 def _cell(
     declaration: Declaration, preset: str, dataset: str, ipc: int, method: str, variant: Mapping[str, Any]
 ) -> CellConfig:
-    """Resolve one cell; a setting that the preset gives anyway is not changed, which would be another protocol."""
+    """Resolve one cell; settings that equal the preset's are no overrides, since these would change the protocol."""
     about: dict[str, Any] = {"preset": preset, "evaluators": declaration.evaluators}
     plain = resolve(method, dataset, ipc, **about)
     changed = {name: value for name, value in variant.items() if getattr(plain.settings, name) != value}

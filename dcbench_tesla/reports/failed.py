@@ -1,4 +1,4 @@
-"""What failed and has not succeeded since, from its rows, so that a table can say so."""
+"""The cells that failed and have not succeeded since, from their rows, for tables to show."""
 
 import textwrap
 from collections.abc import Collection, Mapping
@@ -18,19 +18,19 @@ _LONGEST_STATUS, _LONGEST_REASON = 60, 160
 
 @dataclass(frozen=True)
 class Failed:
-    """A cell that failed; ``row`` is what it left."""
+    """A cell that failed, with its ``row``."""
 
     row: Mapping[str, Any] = field(repr=False)
 
     @property
     def status(self) -> str:
-        """What a table says of it: ``failed: out of memory``, or the reason's first words."""
+        """The text in a table, such as ``failed: out of memory``, or the first words of the reason."""
         told = self.row["status"] if self.row["status"] != FAILED else self._reason(_LONGEST_STATUS)
         return f"{FAILED}: {told}"
 
     @property
     def reason(self) -> str:
-        """Why it failed, where there is room for it."""
+        """The reason of the failure in more detail."""
         own = [] if self.row["status"] == FAILED else [self.row["status"]]
         return ": ".join([FAILED, *own, self._reason(_LONGEST_REASON)])
 
@@ -39,27 +39,27 @@ class Failed:
 
     @cached_property
     def changes(self) -> dict[str, str]:
-        """What its command changed of the preset."""
+        """The settings that its command changed, by name."""
         return {name: settled(name, text) for name, text in settings_given(self.row["command"]).items()}
 
     @cached_property
     def evaluators(self) -> Collection[str]:
-        """The networks that were to test its set."""
+        """The evaluators that its command named, or the default."""
         return flags_given(self.row["command"], "--evaluator") or ("convnet",)
 
     def name(self, varied: Collection[str]) -> str:
-        """Return the protocol as tables name it, see :meth:`dcbench_tesla.reports.finished.Finished.name`."""
+        """Return the name of its protocol; see :meth:`dcbench_tesla.reports.finished.Finished.name`."""
         told = " ".join(f"{label}={value}" for label, value in sorted(self.changes.items()) if label not in varied)
         preset = f"{self.row['preset']}{mark(self.row)}"
         return f"{preset}, changed: {told}" if told else preset
 
     def is_in(self, dataset: str, ipc: int, method: str, evaluator: str) -> bool:
-        """Whether it is of a place in a table, by whatever protocol."""
+        """Return whether it belongs to a place in a table, whatever its protocol."""
         where = (self.row["dataset"], self.row["method"]) == (dataset, method)
         return where and self.row["ipc"] in (ipc, None) and evaluator in self.evaluators
 
     def has_labels(self, labels: str) -> bool:
-        """Whether it has a label strategy, the preset's where none was given."""
+        """Return whether its label strategy, by default that of the preset, is ``labels``."""
         if "labels" in self.changes:
             return self.changes["labels"] == labels
         try:
@@ -69,16 +69,16 @@ class Failed:
         return getattr(plain.settings, "labels", None) == labels
 
     def is_cell(self, config: CellConfig, evaluator: str) -> bool:
-        """Whether it is this very cell, of any seed."""
+        """Return whether it is the cell of ``config``, whatever the seed."""
         changes = {name: as_text(getattr(config.settings, name, "")) for name in config.changed}
         place = self.is_in(row_name(config.dataset), config.ipc, config.method, evaluator)
         return place and self.row["preset"] == config.preset and self.changes == changes
 
 
 def failures(workspace: Workspace, methods: Collection[str]) -> list[Failed]:
-    """Return what failed of some methods.
+    """Return the failed cells of ``methods``.
 
     Raises:
-        CorruptFileError: a file among the rows is none.
+        CorruptFileError: a row file is damaged.
     """
     return [Failed(row) for row in stage_rows(workspace, FAILED) if row["method"] in methods]

@@ -1,7 +1,7 @@
-"""Figure 1: memory against matching steps, and memory and runtime at 50 of them, beside the ratios the paper states.
+"""Figure 1: memory against matching steps, and memory and runtime at 50 steps beside the ratios that the paper states.
 
-Memory of every point is by the best meter on record: CUDA's allocator, else predicted, for which nothing is computed.
-Runtimes are those on record, by hardware; what was not measured is empty.
+The memory of a point is that of the best meter on record: CUDA's allocator, or else the prediction, which computes
+nothing. Runtimes are those on record, by hardware. Values that were not measured are empty.
 """
 
 import tomllib
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel's title and the points it shows."""
+    """A panel of the figure: its title and its points."""
 
     title: str
     points: list[Point]
@@ -41,13 +41,13 @@ def _declared() -> dict[str, Any]:
 
 
 def panel_a() -> Panel:
-    """Return Figure 1a: CIFAR-100's shapes, batch 100, by T."""
+    """Return Figure 1a: the shapes of CIFAR-100, batch size 100, by T."""
     d = _declared()
     return Panel(d["a"]["title"], _points([d["a"]["dataset"]], d["a"]["steps"]))
 
 
 def panel_b() -> Panel:
-    """Return Figure 1b: CIFAR-100's and ImageNet-1K's shapes, batch 100, T = 50."""
+    """Return Figure 1b: the shapes of CIFAR-100 and ImageNet-1K, batch size 100, T = 50."""
     d = _declared()
     return Panel(d["b"]["title"], _points(list(d["b"]["paper"]), [d["b"]["steps"]]))
 
@@ -58,7 +58,7 @@ def _points(datasets: list[str], steps: list[int]) -> list[Point]:
 
 
 def of_points(table: pd.DataFrame, wanted: list[Point]) -> pd.DataFrame:
-    """Return the rows of a comparison's table that are of these points, whatever measured them."""
+    """Return the rows of a comparison that belong to the points ``wanted``, of any meter and machine."""
     if table.empty:
         return table
     names = COLUMNS
@@ -68,7 +68,7 @@ def of_points(table: pd.DataFrame, wanted: list[Point]) -> pd.DataFrame:
 
 
 def _eager(time: pd.DataFrame) -> pd.DataFrame:
-    """The rows that were not compiled: the paper's program is not, and what is compared is the method."""
+    """Return the rows that were not compiled: the paper's program was not, and the methods are to be compared."""
     return time if time.empty else time[~time["compiled"].astype(bool)]
 
 
@@ -77,10 +77,10 @@ _PREDICTED = "predicted"
 
 
 def best(memory: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for every point of the figure, of a comparison's table: the one by the best meter on record.
+    """Return one row of the comparison ``memory`` for every point of the figure: that of the best meter on record.
 
-    A GPU's allocator comes before a prediction, unless the GPU's memory ran out; of several GPUs the one that measured
-    the most points.
+    A measurement by a GPU's allocator is preferred to a prediction, unless the GPU ran out of memory. Of several GPUs
+    the one that measured most points is preferred.
     """
     known = of_points(memory, [*panel_a().points, *panel_b().points])
     known = known[known["meter"].isin(_METERS)].reset_index(drop=True)
@@ -98,13 +98,13 @@ def best(memory: pd.DataFrame) -> pd.DataFrame:
 
 
 def lost(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
-    """Return what was measured by the rows of an old Figure 1b and not by those of a new one."""
+    """Return the measurements of an old Figure 1b that a new one lacks, as texts."""
     kept = set(_measured(new))
     return [", ".join(filter(None, name)) for name in _measured(old) if name not in kept]
 
 
 def _measured(table: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return what a table of Figure 1b holds that no other machine could tell: peaks of GPUs, and times."""
+    """Return the measurements in a table of Figure 1b that only their machine can repeat: peaks of GPUs, and times."""
     about = {
         "peak": (table[table["meter"] != _PREDICTED].dropna(subset=["peak_bytes"]), ["memory_hardware"]),
         "time": (table.dropna(subset=["iteration_seconds"]), ["time_hardware", "time_threads"]),
@@ -113,12 +113,12 @@ def _measured(table: pd.DataFrame) -> list[tuple[str, ...]]:
         (name, *key)
         for name, (rows, machine) in about.items()
         for key in dict.fromkeys(keys(rows, ["dataset", "method", *machine]))
-        if not any(text.endswith(MARK) for text in key)  # what the repository ships is not lost
+        if not any(text.endswith(MARK) for text in key)  # committed results are not lost
     ]
 
 
 def untimed(time: pd.DataFrame, hardware: str, threads: int) -> list[Point]:
-    """Return the points of Figure 1b that were not timed on this hardware, those that did not fit among them."""
+    """Return the points of Figure 1b without a time on this hardware, including those that did not fit in memory."""
     wanted = panel_b().points
     done = _eager(of_points(time, wanted))
     if not done.empty:
@@ -127,11 +127,11 @@ def untimed(time: pd.DataFrame, hardware: str, threads: int) -> list[Point]:
 
 
 def figure_b(memory: pd.DataFrame, time: pd.DataFrame) -> pd.DataFrame:
-    """Return Figure 1b's tidy rows: one for each data set, method and hardware that timed it.
+    """Return the tidy rows of Figure 1b: one for each data set, method and machine that timed it.
 
-    ``memory_ratio``: mtt's peak over the method's, where one meter measured both on one machine. ``time_ratio``: the
-    method's seconds over mtt's on the same hardware with as many threads. Either is empty where one of the two was not
-    measured. ``paper_``: what the paper states.
+    ``memory_ratio`` is the peak of mtt divided by that of the method, if the same meter measured both on one machine.
+    ``time_ratio`` is the seconds of the method divided by those of mtt on the same hardware with the same threads. A
+    ratio is empty if one of its values was not measured. Columns with ``paper_`` hold what the paper states.
     """
     wanted = panel_b().points
     memory, time = of_points(memory, wanted), _eager(of_points(time, wanted))
@@ -149,14 +149,14 @@ _MACHINE = ("hardware", "threads")
 
 
 def _machines(time: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return on what times were measured; a single nothing where none were."""
+    """Return the machines that times were measured on; one entry of ``None`` if there are no times."""
     if time.empty:
         return [dict.fromkeys(_MACHINE)]
     return time[list(_MACHINE)].drop_duplicates().to_dict("records")  # type: ignore[return-value]
 
 
 def _machines_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the machines that a table of Figure 1b has times of."""
+    """Return the machines with times in a table of Figure 1b."""
     timed = table.dropna(subset=["time_hardware"]).drop_duplicates(["time_hardware", "time_threads"])
     return [{"hardware": r["time_hardware"], "threads": int(r["time_threads"])} for r in timed.to_dict("records")]
 
@@ -186,7 +186,7 @@ def _row_b(point: Point, memory: pd.DataFrame, time: pd.DataFrame, machine: dict
 
 
 def _memory_of(memory: pd.DataFrame, dataset: str, method: str) -> dict[Any, Any]:
-    """Return the row of a method, an empty one where there is none."""
+    """Return the row of a method, or an empty one."""
     rows = memory[(memory["dataset"] == dataset) & (memory["method"] == method)].to_dict("records")
     return rows[0] if rows else {}
 
@@ -196,7 +196,7 @@ def _peak(row: Mapping[Any, Any]) -> float | None:
 
 
 def _source(row: Mapping[Any, Any]) -> tuple[Any, Any]:
-    """By what a peak was measured: two are compared by one meter on one machine only."""
+    """Return the meter and the machine of a peak; only peaks that share both are compared."""
     return row.get("meter"), row.get("hardware")
 
 
@@ -214,7 +214,7 @@ def _ratio(over: float | None, under: float | None) -> float | None:
 
 
 def markdown_a(memory: pd.DataFrame) -> str:
-    """Return Figure 1a for people: peak memory, matching steps down, methods across."""
+    """Return Figure 1a as Markdown: peak memory, with a line per number of matching steps and a column per method."""
     rows = of_points(memory, panel_a().points)
     head, *body = pivot(rows, "matching_steps")
     first = rows.iloc[0]
@@ -226,7 +226,7 @@ def markdown_a(memory: pd.DataFrame) -> str:
 
 
 def meters(memory: pd.DataFrame) -> str:
-    """Say by what meters peaks were measured, and on what: ``meter cuda (A100), predicted (none: predicted)``."""
+    """Return the meters of the peaks with their hardware: ``meter cuda (A100), predicted (none: predicted)``."""
     hardware = "hardware" if "hardware" in memory else "memory_hardware"
     found = sorted(set(memory[["meter", hardware]].itertuples(index=False, name=None)))
     return "meter " + ", ".join(f"{meter} ({where})" for meter, where in found)
@@ -238,9 +238,9 @@ def _points_told(rows: pd.DataFrame) -> str:
 
 
 def markdown_b(table: pd.DataFrame) -> str:
-    """Return Figure 1b for people: a line a data set, method and machine; ratios beside the paper's.
+    """Return Figure 1b as Markdown, with a line per data set, method and machine, and ratios beside the paper's.
 
-    Meter and machine stand in every line where lines differ by them, else below.
+    Meter and machine are in every line if lines differ in them, and otherwise below the table.
     """
     machines = [_machine_told(m) for m in _machines_of(table)]
     columns: dict[str, Callable[[Mapping[Any, Any]], str]] = {
@@ -280,10 +280,10 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def draw_b(table: pd.DataFrame) -> "Figure":
-    """Draw Figure 1b: a bar a method for each data set, peak memory left and seconds an iteration right.
+    """Draw Figure 1b: peak memory on the left and seconds per iteration on the right, with a bar per method.
 
-    What was not measured has the words in place of a bar. Of several machines the one that measured the memory is
-    drawn, else the first.
+    Values that were not measured have the words "not measured" in place of a bar. Of several machines, the one that
+    measured the memory is drawn, or else the first.
     """
     from matplotlib.figure import Figure
 
@@ -316,7 +316,7 @@ _BAR = 0.26
 
 
 def _bars(axes: "Axes", table: pd.DataFrame) -> None:
-    """Draw the column ``value``, with its number and the word in ``by`` on every bar."""
+    """Draw the column ``value`` as bars, with the number and the text of column ``by`` on each."""
     datasets, methods = list(dict.fromkeys(table["dataset"])), list(dict.fromkeys(table["method"]))
     for i, method in enumerate(methods):
         rows = table[table["method"] == method].set_index("dataset").reindex(datasets)
@@ -330,4 +330,4 @@ def _bars(axes: "Axes", table: pd.DataFrame) -> None:
     axes.set_xticks(range(len(datasets)), datasets)
     axes.grid(alpha=0.3, axis="y")
     axes.margins(y=0.12)
-    axes.set_ylim(bottom=0)  # bars of no height would put it below
+    axes.set_ylim(bottom=0)  # with bars of no height it would be below 0

@@ -1,8 +1,8 @@
 """Figure 2: label strategies. Best accuracy so far against iteration (a), and labels alone by the teacher's epoch (b).
 
-All that one panel shows shares data set and its cut, IPC, network, and evaluator with its recipe; what else was changed
-of the preset is told line by line. ``best_so_far`` is the running maximum of the mean test accuracy over the sets that
-were tested on the way: chosen on the test images, as published.
+All lines of a panel share the data set and its settings, IPC, network, and the evaluator with its recipe. Other changes
+of the preset are given for each line. ``best_so_far`` is the running maximum of the mean test accuracy over the
+evaluated snapshots, which the test images choose, as in the paper.
 """
 
 import statistics
@@ -30,7 +30,7 @@ COLUMNS_B = [*_WHERE, *_MEASURED, *_ABOUT]
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """The networks trained on one set of a line: accuracies as fractions, means over networks and then over seeds."""
+    """One evaluated set of a line: accuracies as fractions, means over networks and then over seeds."""
 
     iteration: int
     accuracy: float
@@ -45,21 +45,21 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One cell of the figure, under the protocol's name that tables give it."""
+    """One cell of the figure, with the name of its protocol in tables."""
 
     cell: Finished
     protocol: str
 
     @cached_property
     def panel(self) -> str:
-        """What a panel shares, as a short key."""
+        """A short key of everything that the lines of a panel share."""
         identity, s = self.cell.made["identity"], self.cell.summary
         shared = [s[name] for name in ("dataset", "ipc", "evaluator", "evaluator_settings")]
         return content_key([*shared, identity["data"], identity["network"]])[:6]
 
     @property
     def title(self) -> str:
-        """The panel for people."""
+        """The title of the panel."""
         c = self.cell
         return f"{c.dataset}, IPC {c.ipc}, {c.evaluator}: {c.summary['recipe']}"
 
@@ -70,19 +70,19 @@ class Line:
 
     @property
     def last_epoch(self) -> int:
-        """The epoch of the teacher that labels of the strategy ``last`` come from."""
+        """The teacher's epoch that labels of the strategy ``last`` come from."""
         return int(self.cell.settings["last_epoch"])
 
     @property
     def strategy(self) -> str:
-        """The label strategy with what is chosen about it."""
+        """The label strategy with its own settings."""
         s = self.cell.settings
         about = {"last": f" (epoch {s['last_epoch']})", "learned": f" ({s['label_space']}, rate {s['lr_labels']:g})"}
         return self.labels + about.get(self.labels, "")
 
     @cached_property
     def points(self) -> list[Point]:
-        """The sets that were tested, in order; the last one last."""
+        """The evaluated sets, in order of iteration."""
         return list(_points(self.cell))
 
     @property
@@ -91,7 +91,7 @@ class Line:
         return max(self.points, key=lambda point: point.accuracy)
 
     def row(self, point: Point) -> dict[str, Any]:
-        """Return the tidy row of one of its points."""
+        """Return the tidy row of one of the line's points."""
         s = self.cell.summary
         own = {name: getattr(self, name) for name in ("panel", "protocol", "labels", "strategy")}
         epoch = {"last_epoch": self.last_epoch} if self.labels == "last" else {}
@@ -116,7 +116,7 @@ def _points(cell: Finished) -> Iterator[Point]:
 def on_the_way(declaration: Declaration, ran: Iterable[Finished]) -> list[Line]:
     """Return the lines of Figure 2a.
 
-    A data set outside the paper is there where strategies are compared, not where there is one.
+    A data set outside the paper is included if several strategies were run on it.
     """
     found = _lines(declaration, (c for c in ran if not declaration.is_alone(c.settings)), _STRATEGY)
     strategies: dict[str, set[str]] = {}
@@ -126,13 +126,13 @@ def on_the_way(declaration: Declaration, ran: Iterable[Finished]) -> list[Line]:
 
 
 def labels_alone(declaration: Declaration, ran: Iterable[Finished]) -> list[Line]:
-    """Return the cells of Figure 2b, one an epoch of the teacher."""
+    """Return the lines of Figure 2b, one per epoch of the teacher."""
     alone = (cell for cell in ran if declaration.is_alone(cell.settings))
     return _lines(declaration, alone, _STRATEGY | set(declaration.alone))
 
 
 def _lines(declaration: Declaration, ran: Iterable[Finished], varied: frozenset[str]) -> list[Line]:
-    """Return a line for every panel, protocol and strategy; of several evaluations of its cell the fullest one."""
+    """Return a line for every panel, protocol and strategy; of several evaluations of a cell the fullest one."""
     same: dict[tuple[str, str, str], list[Line]] = {}
     for protocol, cells in by_protocol(ran, varied).items():
         for line in (Line(cell=cell, protocol=protocol) for cell in cells):
@@ -144,17 +144,17 @@ def _lines(declaration: Declaration, ran: Iterable[Finished], varied: frozenset[
 
 
 def rows_a(lines: Iterable[Line]) -> pd.DataFrame:
-    """Return Figure 2a as tidy rows, one for every tested set, ``COLUMNS_A`` across."""
+    """Return Figure 2a as tidy rows with the columns ``COLUMNS_A``, one for every evaluated set."""
     rows = [line.row(point) for line in lines for point in line.points]
     return pd.DataFrame(rows, columns=COLUMNS_A).assign(status=RUN).astype({"last_epoch": "Int64"})
 
 
 def rows_b(lines: Iterable[Line]) -> pd.DataFrame:
-    """Return Figure 2b as tidy rows, one for every epoch of the teacher, ``COLUMNS_B`` across."""
+    """Return Figure 2b as tidy rows with the columns ``COLUMNS_B``, one for every epoch of the teacher."""
     return pd.DataFrame([line.row(line.points[-1]) for line in lines], columns=COLUMNS_B).assign(status=RUN)
 
 
-# ------------------------------------------------------------------------------------------------------- for people
+# --------------------------------------------------------------------------------------------------------- Markdown
 
 
 def markdown(
@@ -162,7 +162,12 @@ def markdown(
 ) -> str:
     """Return the figure's numbers as Markdown, with how they were made.
 
-    ``lacking``: what was not run. ``names``: of the protocols, as the plots have them.
+    Args:
+        declaration: the declaration of the figure.
+        a: the lines of Figure 2a.
+        b: the lines of Figure 2b.
+        lacking: lines of text about the cells that were not run.
+        names: the short names of the protocols, which the plots use as well.
     """
     text = [f"### {declaration.paper}a: best test accuracy so far by label strategy, %", ""]
     for panel in panels(a):
@@ -188,14 +193,14 @@ def panels(lines: Iterable[Line]) -> list[list[Line]]:
 
 
 def labelled(panel: Sequence[Line], names: Mapping[str, str]) -> Iterator[tuple[Line, str]]:
-    """Yield the lines of a panel with what they are called: the protocol's name too, where there are several."""
+    """Yield the lines of a panel with their names, which include the protocol if there are several."""
     several = len({line.protocol for line in panel}) > 1
     for line in panel:
         yield line, f"{line.strategy}, {names[line.protocol]}" if several else line.strategy
 
 
 def protocols(lines: Iterable[Line], names: Mapping[str, str]) -> list[str]:
-    """Say of every protocol what it changed and how its cells were run."""
+    """Return a text for every protocol: what it changed, and how its cells were run."""
     cells: dict[str, list[Finished]] = {}
     for line in lines:
         cells.setdefault(line.protocol, []).append(line.cell)

@@ -1,4 +1,4 @@
-"""Reports as files under ``--out``: one that has what a new one lacks is not replaced unasked."""
+"""Reports as files under ``--out``. A file with results that the new one lacks is replaced only by ``--force``."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ _KEY = ("dataset", "ipc", "method", "evaluator", "labels", "strategy", "last_epo
 
 
 def lost_runs(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
-    """Return what was run by the rows of ``old`` and not by those of ``new``.
+    """Return the runs in the table ``old`` that ``new`` lacks, as texts. Committed results do not count.
 
-    A row is known by its command too: its protocol has another name where a second version was run beside it, and a
-    baseline moves to the protocol it stands beside. What the repository ships is not lost.
+    A run is in ``new`` if a row has the same protocol or the same command. The protocol alone does not suffice, because
+    its name changes if a second version is run, and a baseline moves to the protocol that it is compared with.
     """
     before, now = (_own_runs(table) for table in (old, new))
     known = [name for name in (*_KEY, "protocol", "command") if name in before and name in now]
@@ -45,11 +45,15 @@ def _own_runs(table: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A table or figure, ready to be shown and written.
+    """A table or figure, ready to be printed and written.
 
-    ``text``: what is shown, the part that was asked for. ``rows``, ``texts`` and ``figures``: what is written, always
-    the whole, by path; a figure's has no suffix. ``column``: by which a table of its kind is known. ``lost``: names
-    what an old table holds of what was run and a new one does not.
+    Args:
+        text: the requested part, to be printed.
+        rows: the whole tables, by path.
+        texts: the whole texts, by path.
+        figures: the whole plots, by path without suffix.
+        column: a column that every table of this kind has.
+        lost: returns the runs that an old table has and a new one lacks.
     """
 
     text: str
@@ -63,9 +67,8 @@ class Report:
         """Write the files and return their paths.
 
         Raises:
-            DcbenchError: a file that is there holds something that was run and is not on record any more, and not
-                ``force``; or it cannot be written.
-            CorruptFileError: a file that is there is another table; ``force`` does not replace it either.
+            DcbenchError: a file has runs that are no longer on record, without ``force``; or a file cannot be written.
+            CorruptFileError: an existing file is another table, which ``force`` does not replace either.
         """
         for path, rows in self.rows.items():
             if path.exists():
@@ -82,21 +85,21 @@ class Report:
         try:
             old = pd.read_csv(path)
         except (ValueError, UnicodeDecodeError) as error:
-            raise CorruptFileError(f"{path} is no CSV ({error}). Move it away.") from error
+            raise CorruptFileError(f"{path} is not a CSV file ({error}). Move it away.") from error
         if self.column not in old:
             raise CorruptFileError(f"{path} is another table: it has no column {self.column}. Move it away.")
         if not force and (lost := self.lost(old, rows)):
             raise DcbenchError(
-                f"{path} stays as it is: {len(lost)} of its rows were run, and what is on record under "
-                f"{path.parent.parent} has not got them, for instance {lost[0]}. --force replaces it."
+                f"{path} stays as it is: {len(lost)} of its rows were run, but are not on record under "
+                f"{path.parent.parent}, for instance {lost[0]}. --force replaces it."
             )
 
 
 def report(declaration: Declaration, workspace: Workspace, part: Part | None = None) -> Report:
-    """Return a declared table or figure from the rows under ``workspace``; ``part`` is what is shown of it.
+    """Return a declared table or figure from the rows of ``workspace``; its text shows ``part`` of it.
 
     Raises:
-        UsageError: an unknown preset, data set or method in ``part``.
+        UsageError: ``part`` has an unknown preset, data set or method.
     """
     make = _figure2_report if declaration.alone else _table_report
     return make(declaration, workspace, part or Part())

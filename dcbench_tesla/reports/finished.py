@@ -1,4 +1,4 @@
-"""What was run, as the paper's tables want it: by protocol, with the settings that tell one from another."""
+"""The finished evaluations that tables show, grouped by protocol."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,9 +19,10 @@ _SECTIONS = ("", "data", "network", "experts", "evaluation")
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """One evaluator on the sets of one method and settings, over all seeds that were run.
+    """The evaluations of one method and settings by one evaluator, over all seeds that were run.
 
-    ``rows``: the evaluation's row of every seed, with the condensation's under ``made``.
+    Args:
+        rows: the evaluation's row of every seed, which holds the row of the condensation under ``made``.
     """
 
     rows: Sequence[Mapping[str, Any]] = field(repr=False)
@@ -33,24 +34,24 @@ class Finished:
 
     @property
     def made(self) -> Mapping[str, Any]:
-        """The condensation's row."""
+        """The row of the condensation."""
         made: Mapping[str, Any] = self.rows[0]["made"]
         return made
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The method's settings, resolved."""
+        """The method's resolved settings."""
         settings: Mapping[str, Any] = self.made["settings"]
         return settings
 
     @property
     def dataset(self) -> str:
-        """The data set, as rows name it."""
+        """The name of the data set in rows."""
         return str(self.rows[0]["dataset"])
 
     @property
     def ipc(self) -> int | None:
-        """Images per class; ``None`` for a method that has none."""
+        """Images per class, or ``None`` for a method without IPC."""
         ipc: int | None = self.rows[0]["ipc"]
         return ipc
 
@@ -66,24 +67,24 @@ class Finished:
 
     @property
     def preset(self) -> str:
-        """The preset it was made with."""
+        """The preset of the cells."""
         return str(self.rows[0]["preset"])
 
     @property
     def is_shipped(self) -> bool:
-        """Whether it is one of the repository's results, read beside own ones."""
+        """Whether this is a committed result of the repository, read together with own results."""
         return bool(mark(self.rows[0]))
 
     @property
     def protocol(self) -> str:
-        """The protocol's name without what was changed: ``paper, settings of MTT``."""
+        """The protocol's name without the changed settings, such as ``paper, settings of MTT``."""
         return str(self.rows[0]["protocol"]).partition(", changed: ")[0]
 
     @cached_property
     def changes(self) -> dict[str, str]:
-        """What the command changed of the preset, as ``{"steps": "20"}``, but for other evaluators' settings.
+        """The settings that the command changed, as ``{"steps": "20"}``, without those of other evaluators.
 
-        However a value was written, it is the one that was resolved.
+        Values are the resolved ones, however the user wrote them.
         """
         given, own = settings_given(self.rows[0]["command"]), (*_SECTIONS, self.evaluator)
         return {label: self._resolved(label, text) for label, text in given.items() if label.rpartition(".")[0] in own}
@@ -100,16 +101,17 @@ class Finished:
 
     @property
     def shared_changes(self) -> dict[str, str]:
-        """The changes that reach a baseline too: of the data and of the evaluator."""
+        """The changes of data and evaluator, which a baseline shares."""
         return {label: value for label, value in self.changes.items() if self._is_shared(label)}
 
     def _is_shared(self, label: str) -> bool:
         return label.rpartition(".")[0] in ("data", self.evaluator) or label == "evaluation.networks"
 
     def name(self, varied: Collection[str] = ()) -> str:
-        """Return the protocol as tables name it: the preset, and what was changed but the ``varied`` settings.
+        """Return the name of the protocol in tables: the preset, and the changed settings without those in ``varied``.
 
-        That of shipped results has ``(shipped)`` behind the preset: a line of a table is own or shipped, never both.
+        For committed results the preset is followed by ``(shipped)``, so that no line of a table mixes them with own
+        results.
         """
         changes = self.shared_changes if self.is_baseline else self.changes
         told = " ".join(f"{label}={value}" for label, value in sorted(changes.items()) if label not in varied)
@@ -118,28 +120,28 @@ class Finished:
 
     @property
     def training_images(self) -> int | None:
-        """How many images it was condensed from, the held-out ones counted in; ``None`` where that is not on record."""
+        """The number of images it was condensed from, held-out ones included; ``None`` if it is not known."""
         used = int(self.made["identity"]["data"]["train_images"])
         return used or training_images(self.dataset)
 
 
 def training_images(dataset: str) -> int | None:
-    """Return how many training images a registered data set has; ``None`` for any other."""
+    """Return how many training images a registered data set has, or ``None`` for any other data set."""
     return registry.load_source(dataset).train_images if registry.has("datasets", dataset) else None
 
 
 def finished(workspace: Workspace, methods: Collection[str], evaluators: Collection[str]) -> list[Finished]:
-    """Return what was run of some methods and evaluators; sets that came as files are not among it."""
+    """Return the finished evaluations of ``methods`` by ``evaluators``, except those of sets that came as files."""
     groups = evaluations(workspace, Wanted(methods=methods, evaluators=evaluators))
     return [Finished(rows=rows) for rows in groups if rows[0]["made"] is not None]
 
 
 def by_protocol(ran: Iterable[Finished], varied: Collection[str] = ()) -> dict[str, list[Finished]]:
-    """Return what was run by the protocol's name; ``paper`` first. No two protocols are ever mixed.
+    """Return finished evaluations by the name of their protocol, with ``paper`` first.
 
-    A baseline has no settings to change and stands under every protocol of its data and its evaluation. Cells that
-    differ though their protocols have one name (another version of a method, or of a preset) get the first digits of
-    what tells them apart behind it.
+    Protocols are never mixed. If cells differ although their protocols have the same name, because a method or a preset
+    has changed, the name is followed by the first digits of the key of the condensation. A baseline has no settings to
+    change, and is listed under every protocol with the same changes of data and evaluation.
     """
     ran = list(ran)
     named: dict[str, list[Finished]] = defaultdict(list)
@@ -172,9 +174,9 @@ def _order(protocol: str) -> tuple[int, str]:
 
 
 def chosen(cells: Sequence[Finished]) -> Finished | None:
-    """Return the one of several evaluations of a cell that is shown; ``None`` of none.
+    """Return the evaluation to show, of several evaluations of one cell, or ``None`` if there are none.
 
-    The one that tested most sets on the way, then with most networks; of several baselines the one by its own protocol.
+    Preferred are baselines with their own protocol, then the evaluation of most sets, then that with most networks.
     """
 
     def rank(cell: Finished) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
-"""One update of the images by FrePo, for what it holds in memory; the method itself is not here.
+"""One update of the images by FrePo, to predict its memory; the method itself is not implemented.
 
-FrePo (Zhou, Nezhadarya, Ba, NeurIPS 2022) regresses the labels of real images on the features of the synthetic ones:
-every update has all N of them in the network at once, with their graph, where trajectory matching has a batch.
+FrePo (Zhou, Nezhadarya, Ba, NeurIPS 2022) predicts the labels of real images by ridge regression on the features of the
+synthetic images. Every update therefore holds the graph of all N synthetic images, not only of a batch.
 
 Shapes: N synthetic and M real images, K classes, F features.
 """
@@ -35,9 +35,9 @@ def frepo_loss(features: Tensor, labels: Tensor, real_features: Tensor, real_lab
 
 
 def frepo_workload(shape: Shape, *, ipc: int, width: int, depth: int = 0, device: torch.device) -> Prepare:
-    """Return what makes FrePo's images, labels and network on ``device`` and takes the gradient of its loss.
+    """Return a function that makes FrePo's images, labels and network on ``device`` and returns the update to measure.
 
-    The network is the ConvNet of the other methods, for comparison; FrePo's own is wider.
+    The network is the ConvNet of the other methods, so that memory can be compared; FrePo's own network is wider.
     """
 
     def noise(count: int) -> Tensor:

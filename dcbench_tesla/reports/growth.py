@@ -1,7 +1,7 @@
-"""How memory and time grow with matching steps, batch and IPC (TESLA Section 3.3): by formula, and predicted.
+"""Growth of memory and time with matching steps, batch size and IPC (TESLA, Section 3.3): formulas and predictions.
 
-T matching steps, B images a step, N synthetic images (IPC times classes), M real images a step, G bytes of one image's
-graph, P parameters, I values of an image. Memory besides the network itself.
+T matching steps, B images per step, N synthetic images (IPC times classes), M real images per step, G bytes of the
+graph of one image, P parameters, I values of an image. Memory does not include the network itself.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ DATASETS = ("cifar100", "imagenet1k-64")
 
 @dataclass(frozen=True)
 class Growth:
-    """The leading terms of a method's ``memory`` and ``time``."""
+    """The leading terms of a method's memory and time, as formulas."""
 
     memory: str
     time: str
@@ -41,7 +41,7 @@ _SHORT = {"matching_steps": "T", "batch_size": "B", "ipc": "IPC"}
 
 
 def _points(dataset: str, method: str) -> Iterator[Point]:
-    """Yield the base, then one point for every quantity, doubled."""
+    """Yield the base point, then one point for each quantity with that quantity doubled."""
     base = replace(_BASE, method=method, dataset=dataset)
     if method == FREPO:
         base = replace(base, matching_steps=None, batch_size=None)
@@ -52,12 +52,12 @@ def _points(dataset: str, method: str) -> Iterator[Point]:
 
 
 def count(datasets: Sequence[str] = DATASETS) -> int:
-    """Return how many points :func:`predict` predicts."""
+    """Return the number of points that :func:`predict` predicts."""
     return sum(len(list(_points(dataset, method))) for dataset in datasets for method in GROWTH)
 
 
 def predict(datasets: Sequence[str] = DATASETS, *, done: Callable[[], None] = lambda: None) -> pd.DataFrame:
-    """Predict the peak bytes of every method at a base point, and with T, B and IPC doubled; tidy rows."""
+    """Return tidy rows of the predicted peak bytes of every method at a base point, and with T, B or IPC doubled."""
     meter = memory_meter("predicted")
     rows = []
     for dataset in datasets:
@@ -90,7 +90,7 @@ def _peak(point: Point, meter: MemoryMeter) -> int:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return the table for people: formulas, bytes at the base, and how many times more with T, B, IPC doubled."""
+    """Return a Markdown table: formulas, bytes at the base point, and the factors with T, B or IPC doubled."""
     parts = []
     for dataset, rows in table.groupby("dataset", sort=False):
         base = f"T = {_BASE.matching_steps}, B = {_BASE.batch_size}, IPC = {_BASE.ipc}"

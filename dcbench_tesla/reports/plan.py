@@ -1,4 +1,4 @@
-"""What is to be done of many cells, how long that takes here and how much memory it needs, before anything runs."""
+"""Plans for many cells before anything runs: the stages to run, their time on this machine, and their memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,18 +21,23 @@ from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import row_name
 
 _T = TypeVar("_T")
-_RESIDENT = 1.4  # what a process on a CPU holds for every byte of tensors: freed ones are not all given back
+_RESIDENT = 1.4  # bytes that a process on a CPU holds per byte of tensors, because freed memory is not all returned
 _LIBRARIES_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCell:
-    """What is to be done of a cell, and what it takes.
+    """The stages of a cell that remain to be run, with their time and memory.
 
-    ``name``: of its folder; empty where its data set is not here. ``stages``: those to be done, none of a finished
-    cell, ``None`` where that cannot be told. ``estimate``: seconds by stage. ``peak_bytes``: the largest predicted peak
-    of those stages, evaluations apart, which are not predicted. A figure that is missing was not asked for, or is of
-    nothing, or could not be had; ``reason`` says why. ``shipped``: it is done by what the repository ships.
+    Args:
+        config: the configuration of the cell.
+        name: name of its folder; empty if its data set cannot be read.
+        stages: the stages to run; empty for a finished cell, and ``None`` if they cannot be determined.
+        estimate: seconds by stage, or ``None`` if they were not requested, there is nothing to run, or it failed.
+        peak_bytes: the largest predicted peak of these stages without evaluations, which are not predicted; ``None``
+            for the same reasons.
+        reason: why a value could not be determined.
+        shipped: the cell is done because the repository has its results.
     """
 
     config: CellConfig
@@ -45,12 +50,12 @@ class PlannedCell:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether there is nothing to run."""
         return self.stages is not None and not self.stages
 
     @property
     def label(self) -> str:
-        """What tells it from the other cells of its table, for people."""
+        """A name of the cell that is unique in its table."""
         c = self.config
         ipc = f"IPC {c.ipc}" if registry.load_method(c.method).uses_ipc else "all images"
         return ", ".join([c.method, row_name(c.dataset), ipc, *(f"{n}={getattr(c.settings, n)}" for n in c.changed)])
@@ -63,15 +68,15 @@ def plan(
     meter: MemoryMeter | None = None,
     begin: Callable[[Cell, Sequence[str]], object] = lambda cell, stages: None,
 ) -> Iterator[PlannedCell]:
-    """Yield what is to be done of every job's cell, in their order; nothing of it is done.
+    """Yield the plan of every job's cell, in the order of ``jobs``.
 
-    Experts that several cells share are counted with the first. A cell that fails says why, and the others go on.
+    Experts that several cells share count with the first of them. If planning a cell fails, its plan holds the reason.
 
     Args:
         jobs: the cells; those with ``force`` start over.
-        measure: estimate times, by a few steps of every stage on this machine.
-        meter: what predicts peaks; without one none is.
-        begin: called with a cell and its stages before anything of it is measured.
+        measure: estimate times from a few steps of every stage on this machine.
+        meter: predicts peaks; without a meter there are no peaks.
+        begin: called with a cell and its stages before it is measured.
     """
     experts = _SharedExperts()
     for job in jobs:
@@ -98,9 +103,9 @@ def _planned(
 
 
 def _tried(report: Path, work: Callable[[], _T]) -> tuple[_T | None, str]:
-    """Return what ``work`` does, or why it failed: running will report it, and the others go on.
+    """Return the result of ``work``, or ``None`` and the reason why it failed, so that other cells are still planned.
 
-    ``report``: where the traceback of a defect goes.
+    The traceback of a bug goes to the file ``report``.
     """
     try:
         return work(), ""
@@ -109,13 +114,13 @@ def _tried(report: Path, work: Callable[[], _T]) -> tuple[_T | None, str]:
 
 
 class _SharedExperts:
-    """Which epochs of which experts are counted already: ``{recipe's key: {expert: epochs}}``."""
+    """The epochs of experts that are counted already: ``{key of the recipe: {expert: epochs}}``."""
 
     def __init__(self) -> None:
         self._counted: dict[str, dict[int, int]] = {}
 
     def estimate(self, job: Job, stages: Sequence[str]) -> Estimate:
-        """Estimate a cell's stages, its experts without what is counted; count them, if that succeeds."""
+        """Estimate a cell's stages without expert epochs counted before, and count its own if this succeeds."""
         wanted = self._wanted(job.cell) if "experts" in stages else {}
         counted = self._counted.setdefault(job.cell.materials.expert_store.recipe.key, {})
         epochs = sum(to - max(since, counted.get(i, 0)) for i, (since, to) in wanted.items() if to > counted.get(i, 0))
@@ -124,15 +129,15 @@ class _SharedExperts:
         return found
 
     def _wanted(self, cell: Cell) -> dict[int, tuple[int, int]]:
-        """From which epoch to which one every expert of a cell is to be trained."""
+        """Return the first and the last epoch to train for every expert of a cell."""
         to = cell.materials.expert_request.epochs if cell.materials.expert_request else 0
         return {i: (cell.materials.expert_store.trained(i, to), to) for i in range(cell.materials.expert_count)}
 
 
 def open_cells(configs: Iterable[CellConfig], session: Session) -> tuple[list[Cell], list[PlannedCell]]:
-    """Return the cells of ``configs``, equal ones once, and those that there cannot be, with the reason.
+    """Return the cells of ``configs``, equal ones once, and those that cannot exist, with the reason.
 
-    A data set that cannot be read is tried once for all of its cells; what is wrong with a cell stops no other one.
+    A data set that cannot be read is tried once for all of its cells. An invalid cell does not affect the others.
     """
     cells: dict[str, Cell] = {}
     unread: dict[str, str] = {}
@@ -156,14 +161,15 @@ def _cell_by_id(session: Session, config: CellConfig) -> tuple[str, Cell]:
 
 
 def _opened(session: Session, work: Callable[[], _T]) -> tuple[_T | None, str]:
-    """Return what ``work`` opens, or why it failed; there is no cell yet whose folder could take a traceback."""
+    """Return the result of ``work`` or why it failed; there is no cell's folder yet, so tracebacks go to ``jobs``."""
     return _tried(session.workspace.jobs / "error.txt", work)
 
 
 def without_shipped(cells: Iterable[Cell], workspace: Workspace) -> tuple[list[Cell], list[PlannedCell]]:
-    """Return the cells that are not shipped, and those whose evaluations all are, which are done.
+    """Return the cells that are still to be planned, and finished plans of those that the repository has results of.
 
-    None is shipped where ``workspace`` reads no shipped rows; a cell of which a part is own is not.
+    The latter are cells whose evaluations are all committed; there are none if ``workspace`` does not include committed
+    results.
     """
     shipped = {row["key"] for row in stage_rows(workspace, "evaluate") if mark(row)}
     others, done = [], []
@@ -176,7 +182,7 @@ def without_shipped(cells: Iterable[Cell], workspace: Workspace) -> tuple[list[C
 
 
 def reasons(planned: Iterable[PlannedCell]) -> list[str]:
-    """Return why cells failed or figures of them are missing, for people: a reason once, with how many it is of."""
+    """Return every reason for failed cells or missing values once, with the first cell and the number of others."""
     about: dict[str, list[str]] = {}
     for cell in planned:
         if cell.reason:
@@ -185,14 +191,16 @@ def reasons(planned: Iterable[PlannedCell]) -> list[str]:
 
 
 def machine(execution: Execution) -> str:
-    """Return what computes, for people: ``AMD EPYC, 2 cores, 1 thread``."""
+    """Return the hardware and threads as a text: ``AMD EPYC, 2 cores, 1 thread``."""
     return f"{hardware(execution.device)}, {execution.threads} thread{'s' * (execution.threads > 1)}"
 
 
 def host_memory_bytes(cell: Cell, peak_bytes: int | None) -> int | None:
-    """Return the main memory to ask a cluster for: libraries, images, and on a CPU the tensors of ``peak_bytes``.
+    """Return the main memory to request from a cluster: for libraries, images, and on a CPU the tensors.
 
-    ``None`` where those are not predicted.
+    Args:
+        cell: the cell.
+        peak_bytes: the predicted peak of the tensors. If it is ``None``, the result is ``None`` on a CPU.
     """
     beside = _LIBRARIES_BYTES + cell.dataset.x_train.nbytes
     if cell.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""The paper's tables and Figure 2 as plots: what was run beside what was published."""
+"""The paper's tables and Figure 2 as plots, with own results beside published ones."""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# told apart by people who see colours differently (Okabe and Ito)
+# a palette that suits colour-blind readers (Okabe and Ito)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LABEL_COLOURS = {"hard": "#000000", "learned": "#CC79A7", "last": "#E69F00", "target": "#0072B2"}
 _DASHES = {"hard": "-", "learned": "--", "last": "-.", "target": "-"}  # equal curves stay visible
@@ -26,10 +26,11 @@ _LINE_INCHES, _PANEL_INCHES = 0.21, 0.75
 
 
 def table_figure(declaration: Declaration, found: pd.DataFrame) -> "Figure":
-    """Draw a table (:func:`~dcbench_tesla.reports.tables.table`): dots for ours, diamonds for what is published.
+    """Draw a table (:func:`~dcbench_tesla.reports.tables.table`) with dots for own and diamonds for published numbers.
 
-    A filled dot is ``best_on_test``, which published numbers are, an open one ``last``; bars are standard deviations
-    over networks; the number beside a dot is the difference to the published one, in points. A protocol has a colour.
+    A filled dot is ``best_on_test``, like published numbers, and an open dot is ``last``. Bars are standard deviations
+    over networks. The number beside a dot is its difference from the published number in points. Each protocol has a
+    colour.
     """
     from matplotlib.figure import Figure
 
@@ -58,7 +59,7 @@ def table_figure(declaration: Declaration, found: pd.DataFrame) -> "Figure":
 
 
 def _directions(declaration: Declaration) -> tuple[list[str], str, str]:
-    """What varies down the panels, across them, and along the lines of one."""
+    """Return what varies between rows of panels, between columns of panels, and between the lines of a panel."""
     if declaration.columns == "evaluator":
         return ["dataset", "ipc"], "evaluator", "method"
     return ["dataset"], "ipc", declaration.columns
@@ -128,9 +129,9 @@ def _wrapped(texts: Sequence[str]) -> str:
 
 
 def curves_figure(lines: Sequence[Line], names: Mapping[str, str]) -> "Figure":
-    """Draw Figure 2a: best accuracy so far against iteration, a line a strategy; a dot is a set that was tested.
+    """Draw Figure 2a: best accuracy so far against iteration, with a line per strategy and a dot per evaluated set.
 
-    ``names``: of the protocols, the same in both panels and in the text.
+    ``names`` are the short names of the protocols, which both figures and the text share.
     """
 
     def draw(axes: "Axes", panel: Sequence[Line]) -> None:
@@ -146,7 +147,7 @@ def curves_figure(lines: Sequence[Line], names: Mapping[str, str]) -> "Figure":
 
 
 def epochs_figure(lines: Sequence[Line], beside: Sequence[Line], names: Mapping[str, str]) -> "Figure":
-    """Draw Figure 2b: labels alone by the teacher's epoch, and the best that every strategy of 2a reached."""
+    """Draw Figure 2b: labels alone by the teacher's epoch, and the best accuracy of every strategy in Figure 2a."""
     shared = {line.panel for line in lines}
     beside = [line for line in beside if line.panel in shared]
 
@@ -171,7 +172,7 @@ def epochs_figure(lines: Sequence[Line], beside: Sequence[Line], names: Mapping[
 def _panels_figure(
     lines: Sequence[Line], draw: "Callable[[Axes, Sequence[Line]], None]", told: Sequence[str]
 ) -> "Figure":
-    """Draw a panel for every data set, IPC, cut, network and recipe; how everything was run, ``told``, stands below."""
+    """Draw every panel with its lines, and below them the texts ``told``, which say how everything was run."""
     from matplotlib.figure import Figure
 
     found = figure2.panels(lines)

@@ -1,8 +1,8 @@
-"""Published accuracies by what they are called here: data set, IPC, method, network, labels.
+"""Published accuracies, with the names that data sets, methods, networks and label strategies have here.
 
-Sources disagree on one and the same cell. Which one stands beside ours is decided by one rule: for a data set that the
-paper's own table has, that table, and nothing else; for any other, the first row of ``published_accuracy.csv``, which
-lists original papers before reprints and leaderboards. The others are told with it (:attr:`Published.others`).
+Sources can disagree on a cell. For data sets in the paper's own table, that table alone is compared with own results.
+For other data sets, it is the first row of ``published_accuracy.csv``, which lists original papers before reprints and
+leaderboards. Numbers that differ are kept in :attr:`Published.others`.
 """
 
 import tomllib
@@ -24,7 +24,7 @@ _NETWORKS_OF_TABLE_3 = ("convnet", "resnet18", "vit")
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A published test accuracy as a fraction; ``others``: sources that print another number, as text."""
+    """A published test accuracy as a fraction; ``others`` are texts for the sources that print other numbers."""
 
     mean: float
     std: float | None
@@ -37,16 +37,17 @@ class Published:
 
 
 def percent(share: float) -> str:
-    """Return a published fraction in percent, as it was printed."""
-    return f"{100 * share:.2f}".removesuffix("0")  # a second decimal where one was printed
+    """Return a published fraction in percent as it was printed."""
+    return f"{100 * share:.2f}".removesuffix("0")  # two decimals if two were printed
 
 
 @cache
 def references() -> pd.DataFrame:
-    """Return all published accuracies, tidy, in the order of the files.
+    """Return all published accuracies as tidy rows, in the order of the files.
 
-    Columns: ``file``; ``dataset``, ``ipc`` (missing: the whole set), ``method``, ``evaluator`` (empty: a network that
-    is none of ours) and ``labels`` by their names here; ``mean`` and ``std`` as fractions; ``source`` and ``note``.
+    Columns: ``file``; ``dataset``, ``ipc`` (missing for the whole data set), ``method``, ``evaluator`` (empty for
+    networks without an evaluator) and ``labels`` by their names here; ``mean`` and ``std`` as fractions; ``source`` and
+    ``note``.
 
     Raises:
         UsageError: a name in a file is neither an alias nor registered nor external.
@@ -61,7 +62,7 @@ def references() -> pd.DataFrame:
 
 
 def external() -> Mapping[str, str]:
-    """Return the methods of the published tables that are not implemented here, with what they are."""
+    """Return the methods of the published tables that are not implemented here, with descriptions."""
     found: Mapping[str, str] = _aliases()["external"]
     return found
 
@@ -76,9 +77,15 @@ def published_datasets(file: str) -> frozenset[str]:
 def published(
     file: str, dataset: str, ipc: int | None, method: str, evaluator: str, labels: str = ""
 ) -> Published | None:
-    """Return what stands beside a cell of the paper's table ``file`` by the rule of this module, or ``None``.
+    """Return the published accuracy to compare with a cell of the paper's table ``file``, or ``None``.
 
-    ``ipc``: ``None`` for the whole set. ``labels``: the strategy, where the table compares them.
+    Args:
+        file: name of the file of the table.
+        dataset: name of the data set.
+        ipc: images per class, or ``None`` for the whole data set.
+        method: name of the method.
+        evaluator: name of the network.
+        labels: the label strategy, if the table compares them.
     """
     table = references()
     fits = table["ipc"].isna() if ipc is None else table["ipc"] == ipc
@@ -141,7 +148,7 @@ def _elsewhere(aliases: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _resolved(row: Mapping[str, Any], aliases: Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns of a row that have other names here."""
+    """Return the columns of a row whose values have other names here."""
     method = aliases["methods"].get(row["method"], row["method"])
     named = method if isinstance(method, dict) else {"method": method}
     dataset = aliases["datasets"].get(row["dataset"], row["dataset"])

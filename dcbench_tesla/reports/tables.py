@@ -1,7 +1,7 @@
-"""The paper's tables as tidy rows: what was run beside what was published, and what is missing.
+"""The paper's tables as tidy rows: own results beside published numbers, and the cells that are missing.
 
-Published numbers are test-set maxima, so ``difference_points`` is ``best_on_test`` minus the published one, and so are
-the shares of the whole set's accuracy. Accuracies and shares are fractions.
+Published numbers are maxima on the test set. Therefore ``difference_points`` is ``best_on_test`` minus the published
+number, and shares of the whole set's accuracy are those of ``best_on_test``. Accuracies and shares are fractions.
 """
 
 import re
@@ -36,18 +36,18 @@ COLUMNS = [*_KEY, "status", *_MEASURED, "seeds", *_PUBLISHED, "difference_points
 
 
 def runs(declaration: Declaration, workspace: Workspace) -> list[Finished]:
-    """Return what was run of a table's methods, networks and label strategies."""
+    """Return the finished evaluations with a table's methods, networks and label strategies."""
     ran = finished(workspace, declaration.methods, declaration.evaluators)
     return [cell for cell in ran if cell.settings.get("labels") in (None, *declaration.labels)]
 
 
 def table(declaration: Declaration, ran: Sequence[Finished], failed: Sequence[Failed] = ()) -> pd.DataFrame:
-    """Return one row for every cell of a table and every protocol by which it was run or failed, ``COLUMNS`` across.
+    """Return tidy rows, with ``COLUMNS``, for every cell of a table and every protocol by which it was run or failed.
 
-    The paper's data sets come first, each with a row for every cell, run or not; a data set that is not the paper's
-    follows where it was run. ``protocol``: the preset and what was changed of it; ``cell_protocol``: whose settings the
-    cell has, in the words of ``dcbench run``. A baseline stands under every protocol of its data and its evaluation,
-    and the whole set in the row of every IPC.
+    Data sets of the paper come first, with a row for every cell, run or not. Other data sets follow if they were run.
+    ``protocol`` is the preset with the changed settings, and ``cell_protocol`` says whose settings the cell has, like
+    the protocol of ``dcbench run``. A baseline has a row for every protocol with the same data and evaluation, and the
+    whole data set has one for every IPC.
     """
     lines = [line for where in _rows(declaration, ran) for line in _lines(declaration, *where, ran, failed)]
     found = _with_shares(pd.DataFrame(lines, columns=COLUMNS))
@@ -55,13 +55,13 @@ def table(declaration: Declaration, ran: Sequence[Finished], failed: Sequence[Fa
 
 
 def records(found: pd.DataFrame) -> list[Row]:
-    """Return a table's rows as dictionaries, ``None`` for what is missing."""
+    """Return a table's rows as dictionaries, with ``None`` for missing values."""
     rows = found.to_dict("records")
     return [{name: None if pd.isna(value) else value for name, value in row.items()} for row in rows]
 
 
 def grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
-    """Return a table's rows by the values of some columns, in order."""
+    """Return a table's rows by their values in ``columns``, in order."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in columns), []).append(row)
@@ -69,12 +69,12 @@ def grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[tuple[Any, ...]
 
 
 def _rows(declaration: Declaration, ran: Iterable[Finished]) -> Iterator[tuple[str, int]]:
-    """Yield data set and IPC of every row: the paper's, then those of other data sets that compare something."""
+    """Yield data set and IPC of every row: those of the paper, then others with enough results to compare."""
     filled: dict[tuple[str, int], set[Any]] = {}
     for cell in ran:
         if cell.ipc is not None:
             filled.setdefault((cell.dataset, cell.ipc), set()).add(_column(declaration, cell))
-    least = 1 if declaration.columns == "method" else 2  # of labels and of networks, one alone compares nothing
+    least = 1 if declaration.columns == "method" else 2  # a comparison of labels or of networks needs two
     enough = {where for where, columns in filled.items() if len(columns) >= least}
     own = {(dataset, ipc) for dataset, ipcs in declaration.datasets.items() for ipc in ipcs}
     order = list(declaration.datasets)
@@ -105,7 +105,10 @@ def _lines(
 def _protocols(
     declaration: Declaration, ran: Sequence[Finished], failed: Iterable[Failed]
 ) -> dict[str, Sequence[Finished]]:
-    """Return what was run by protocol, those by which all failed too; the paper's where there is none."""
+    """Return finished evaluations by protocol, including protocols by which all cells failed.
+
+    If there is no protocol, the result is ``paper`` without evaluations.
+    """
     found: dict[str, Sequence[Finished]] = {**by_protocol(ran, declaration.varied)}
     for name in (f.name(declaration.varied) for f in failed if _belongs(declaration, f)):
         found.setdefault(name, [])
@@ -113,7 +116,7 @@ def _protocols(
 
 
 def _belongs(declaration: Declaration, failed: Failed) -> bool:
-    """Whether it is by networks and label strategies of the table, as :func:`runs` wants them."""
+    """Return whether a failed cell has networks and label strategies of the table, like those of :func:`runs`."""
     labels = failed.changes.get("labels")
     return bool(set(failed.evaluators) & set(declaration.evaluators)) and labels in (None, *declaration.labels)
 
@@ -181,7 +184,7 @@ def _ratio(part: float, whole: float | None) -> float | None:
 
 
 def _with_shares(found: pd.DataFrame) -> pd.DataFrame:
-    """Fill in the share of the accuracy that the whole set has by the same protocol and network."""
+    """Return the table with accuracies as shares of the whole data set's, for the same protocol and network."""
     same = ["dataset", "ipc", "protocol", "evaluator"]
     whole = found[found["method"] == WHOLE].set_index(same)[COMPARED].astype(float)
     beside = [whole.get(tuple(key)) for key in found[same].itertuples(index=False)]
@@ -192,7 +195,7 @@ def _with_shares(found: pd.DataFrame) -> pd.DataFrame:
 def missing(
     declaration: Declaration, wanted: Iterable[CellConfig], ran: Iterable[Finished]
 ) -> list[tuple[CellConfig, str]]:
-    """Return the cells, each with a network, of ``wanted`` that were not run by the very preset they are wanted by."""
+    """Return those of the cells ``wanted`` that were not run by their own unchanged preset, each with a network."""
     ran = [cell for cell in ran if cell.name(declaration.varied) == cell.preset + MARK * cell.is_shipped]
     return [(c, e) for c in wanted for e in c.evaluators if not any(_is_it(declaration, c, e, cell) for cell in ran)]
 

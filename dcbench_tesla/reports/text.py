@@ -1,4 +1,4 @@
-"""The paper's tables for people: Markdown and LaTeX in the paper's arrangement, with all that a reader must know."""
+"""The paper's tables as Markdown and LaTeX, in the paper's arrangement, with notes on how the numbers were made."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,13 @@ _REDUCED = "reduced protocol: "
 class Sheet:
     """A table as text.
 
-    The first ``keys`` columns say what a line is. ``legend``: what one must know of it. ``lacking``: what was not run.
+    Args:
+        title: the title.
+        head: the names of the columns.
+        body: the lines.
+        keys: number of leading columns that identify a line.
+        legend: notes on the numbers.
+        lacking: lines of text about cells that were not run.
     """
 
     title: str
@@ -38,14 +44,14 @@ class Sheet:
     lacking: Sequence[str]
 
     def markdown(self) -> str:
-        """Return it as Markdown."""
+        """Return the table as Markdown."""
         legend = [f"- {text}" for text in self.legend]
         lacking = ["", *self.lacking] if self.lacking else []
         table = aligned(self.head, _without_repetition(self.body, self.keys - 1), left=self.keys)
         return "\n".join([f"### {self.title}", "", *table, "", *legend, *lacking, ""])
 
     def latex(self) -> str:
-        """Return it as a LaTeX ``table``, which needs no package."""
+        """Return the table as a LaTeX ``table``, which needs no package."""
         lines = _without_repetition(self.body, self.keys - 1)
         rows = [(r"\hline " if line[1] else "") + _latex_row(line) for line in lines]
         across = "l" * self.keys + "r" * (len(self.head) - self.keys)
@@ -71,7 +77,7 @@ _SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\texta
 
 
 def latex_text(text: str) -> str:
-    """Return Markdown text as LaTeX: special characters escaped, code in a typewriter's letters."""
+    """Return Markdown text as LaTeX, with special characters escaped and code in typewriter font."""
     escaped = "".join(_SPECIAL.get(c, c) for c in text)
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)
 
@@ -81,7 +87,7 @@ def _latex_row(cells: Iterable[str]) -> str:
 
 
 def _without_repetition(body: Sequence[Sequence[str]], keys: int) -> list[list[str]]:
-    """Return the lines without the leading cells that say what the line above says."""
+    """Return the lines with leading cells emptied if they repeat the line above."""
     found = []
     for above, line in zip([[""] * keys, *body], body, strict=False):
         same = next((i for i in range(keys) if line[i] != above[i]), keys)
@@ -90,9 +96,13 @@ def _without_repetition(body: Sequence[Sequence[str]], keys: int) -> list[list[s
 
 
 def sheet(declaration: Declaration, found: pd.DataFrame, lacking: Sequence[str], part: Part) -> Sheet:
-    """Return a part of a table (:func:`~dcbench_tesla.reports.tables.table`) as text.
+    """Return a part of a table as text. Columns that are not in the paper are included if they were run.
 
-    A column that is not the paper's is there where it was run. ``lacking``: what :func:`lacking` says.
+    Args:
+        declaration: the declaration of the table.
+        found: the rows of :func:`~dcbench_tesla.reports.tables.table`.
+        lacking: the lines of :func:`lacking`.
+        part: the part.
     """
     rows = [row for row in records(found) if part.has(row["dataset"], row["ipc"], row["method"])]
     ours = [row for row in rows if part.shows(row["protocol"])]
@@ -111,7 +121,7 @@ def sheet(declaration: Declaration, found: pd.DataFrame, lacking: Sequence[str],
 
 
 def protocol_names(protocols: Iterable[str]) -> dict[str, str]:
-    """Return every protocol's short name: a letter for what was changed, and the word ``reduced`` where it is."""
+    """Return the short name of every protocol, with a letter for changed settings and a prefix if it is reduced."""
     names = {}
     letters = iter(ascii_lowercase)
     for protocol in dict.fromkeys(protocols):
@@ -122,25 +132,25 @@ def protocol_names(protocols: Iterable[str]) -> dict[str, str]:
 
 
 def is_reduced(name: str) -> bool:
-    """Whether a protocol is a reduced one, by its name of :func:`protocol_names`."""
+    """Return whether a name of :func:`protocol_names` is that of a reduced protocol."""
     return name.startswith(_REDUCED)
 
 
 def not_comparable(names: Iterable[str]) -> str:
-    """Return a sentence on the reduced ones among protocols' names; nothing where there are none."""
+    """Return a sentence on the reduced protocols among ``names``, or an empty text if there are none."""
     reduced = [name for name in dict.fromkeys(names) if is_reduced(name)]
     return f"Not comparable with published numbers: {'; '.join(reduced)}. " if reduced else ""
 
 
 def _down(declaration: Declaration) -> list[str]:
-    """The columns whose values stand in front of a table's lines."""
+    """Return the columns whose values begin the lines of a table."""
     return ["dataset", "ipc", *(["method"] if declaration.columns == "evaluator" else [])]
 
 
 def _block(
     declaration: Declaration, rows: Sequence[Row], part: Part, columns: Sequence[str], names: Mapping[str, str]
 ) -> Iterator[list[str]]:
-    """Yield the lines of one data set and IPC: what is published, then a few lines for every protocol."""
+    """Yield the lines of one data set and IPC: published numbers, then the lines of every protocol."""
     if not any(
         row["status"] == RUN or row["status"].startswith(FAILED) or row["published"] is not None for row in rows
     ):
@@ -163,7 +173,7 @@ def _key_text(value: Any) -> str:
 
 
 def _images(rows: Sequence[Row], name: str) -> str:
-    """The share of the images that a condensed set is, for the methods of one line."""
+    """Return the share of the images that the condensed sets of one line have."""
     column = "published_share_of_images" if name == _PUBLISHED else "share_of_images"
     found = {row[column] for row in rows if row["method"] != WHOLE and row[column] is not None}
     return ", ".join(f"{100 * share:.2g} %" for share in sorted(found))
@@ -175,7 +185,7 @@ def _printed(row: Row) -> str:
 
 
 def _last(row: Row) -> str:
-    """The accuracy, or why there is none: the reason of what cannot be imported stands below."""
+    """Return the accuracy, or why there is none. (The legend says why a method cannot be imported.)"""
     status = BROKEN if row["status"].startswith(BROKEN) else row["status"]
     return status if status in (NOT_IMPLEMENTED, BROKEN) or status.startswith(FAILED) else shown(row, "last")
 
@@ -198,13 +208,13 @@ _OUR_LINES = {
 }
 
 
-# ---------------------------------------------------------------------------------------------- what one must know
+# ----------------------------------------------------------------------------------------------------------- notes
 
 
 def _legend(
     declaration: Declaration, rows: Sequence[Row], ours: Sequence[Row], names: Mapping[str, str]
 ) -> Iterator[str]:
-    """Say what the lines mean, how everything was run, and where the published numbers come from."""
+    """Yield notes on what the lines mean, how cells were run, and where the published numbers come from."""
     yield (
         "`last`: test accuracy after the last epoch on the last distilled set, mean ± standard deviation over "
         "networks. `best on test`: of the set that the test images choose among those tested on the way. Published "
@@ -226,9 +236,12 @@ def _legend(
 
 
 def about_protocol(protocol: str, rows: Sequence[Row], name: str) -> str:
-    """Say of one protocol what was changed, by which recipes and how many networks, and on what machine it was run.
+    """Return a note on one protocol: the changed settings, recipes, number of networks, and machine.
 
-    ``rows``: those of a table; ``name``: what the table calls the protocol.
+    Args:
+        protocol: the protocol.
+        rows: the rows of a table with this protocol.
+        name: the protocol's short name in the table.
     """
     changed = changed_settings(protocol)
     facts = [f"changed: {changed}"] if changed else []
@@ -243,18 +256,18 @@ def about_protocol(protocol: str, rows: Sequence[Row], name: str) -> str:
 
 
 def _is_changed(row: Row, changed: str) -> bool:
-    """Whether a row's own command made the changes of its protocol: a baseline has no such settings."""
+    """Return whether a row's own command made the changes of its protocol, which baselines may lack."""
     names = {word.partition("=")[0] for word in changed.split() if "=" in word}
     return names <= settings_given(row["command"]).keys()
 
 
 def changed_settings(protocol: str) -> str:
-    """Return what was changed of a preset, from the protocol's name in a table's rows."""
+    """Return the changed settings in the name of a protocol, as text."""
     return protocol.partition(", changed: ")[2]
 
 
 def ran_on(rows: Sequence[Row]) -> str:
-    """Say how many networks tested the sets of some rows, of how many seeds, and on what machines."""
+    """Return the numbers of networks and of seeds of ``rows`` and their machines, as text."""
     machines = "; ".join(dict.fromkeys(row["hardware"] for row in rows))
     networks = f"networks {_span(rows, 'last_networks')} (best on test: {_span(rows, f'{COMPARED}_networks')})"
     return f"{networks}; seeds {_span(rows, 'seeds')}; {machines}"
@@ -266,7 +279,7 @@ def _span(rows: Sequence[Row], column: str) -> str:
 
 
 def _sources(rows: Sequence[Row]) -> Iterator[str]:
-    """Say where the published numbers come from, and what is to be known of them."""
+    """Yield the sources of the published numbers, and notes on them."""
     printed = [row for row in rows if row["published"] is not None]
     for (source, note), own in grouped(printed, ["published_source", "published_note"]).items():
         if note or source not in PAPER.values():
@@ -282,9 +295,9 @@ def _ipcs(rows: Iterable[Row]) -> list[str]:
 
 
 def lacking(declaration: Declaration, part: Part, ran: Sequence[Finished], failed: Sequence[Failed] = ()) -> list[str]:
-    """Say which cells of a part were not run, with the reason of those that failed, and what runs them.
+    """Return lines of text about the cells of a part that were not run, and the command that runs them.
 
-    Nothing where none is missing.
+    Cells that failed are given with the reason. The list is empty if no cell is missing.
     """
     wanted = cells(declaration, part)
     absent = missing(declaration, wanted, ran)
@@ -310,7 +323,7 @@ def lacking(declaration: Declaration, part: Part, ran: Sequence[Finished], faile
 def _called(
     declaration: Declaration, absent: Iterable[tuple[CellConfig, str]], failed: Sequence[Failed]
 ) -> Iterator[str]:
-    """Yield what the missing cells of one line are called, those that failed with the reason."""
+    """Yield the names of the missing cells of one line, with the reason of those that failed."""
     epochs: dict[tuple[str, str], list[int]] = {}
     for cell, evaluator in absent:
         why = next((f.reason for f in failed if f.is_cell(cell, evaluator)), "")
@@ -325,7 +338,7 @@ def _called(
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Return ascending numbers for people: ``0 to 3, 7``."""
+    """Return ascending numbers as ranges: ``0 to 3, 7``."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

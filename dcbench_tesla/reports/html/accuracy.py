@@ -1,4 +1,4 @@
-"""Test accuracy: the tables of `dcbench compare accuracy`, learning curves, and accuracy against IPC."""
+"""The parts on test accuracy: the tables of `dcbench compare accuracy`, learning curves, and accuracy against IPC."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,14 +27,15 @@ _SPREAD = "the bar is one standard deviation over networks, or over seeds where 
 
 
 def tables_part(table: pd.DataFrame | None) -> Part:
-    """Return the tables of ``table`` (of ``compare.accuracy.accuracies``), one for every data set, IPC and preset."""
+    """Return the part with tables by data set, IPC and preset, from ``table`` of ``compare.accuracy.accuracies``."""
     figures = [] if table is None else map(_table, *(sections(table, name) for name in STATISTICS))
     return Part(
         id="accuracy",
         title="Accuracy",
-        about="Test accuracy of networks trained from scratch on the distilled images. `last` is that of the last "
-        "distilled set, `best_on_validation` of the one that held-out training images choose, `best_on_test` of the "
-        "one that the test images themselves choose: what the papers of MTT and TESLA print, and no honest estimate.",
+        about="Test accuracy of networks trained from scratch on the distilled images. `last` is that of the final "
+        "distilled set, `best_on_validation` that of the set with the best accuracy on held-out training images, and "
+        "`best_on_test` that of the set with the best accuracy on the test images themselves. The papers of MTT and "
+        "TESLA print the latter, but it is not an honest estimate.",
         make="dcbench run --method tesla",
         figures=list(figures),
     )
@@ -74,12 +75,12 @@ _CURVE = (
 
 
 def curves_part(points: pd.DataFrame | None) -> Part:
-    """Return the learning curves from ``points`` (of ``compare.accuracy.curves``), where there are sets on the way."""
+    """Return the part with learning curves, from ``points`` of ``compare.accuracy.curves``."""
     return Part(
         id="curves",
         title="Learning curves",
-        about="Test accuracy of the distilled sets on the way, against the iterations of the condensation; an "
-        "iteration is one update of the images.",
+        about="Test accuracy of snapshots of the distilled set during the condensation. An iteration is one update of "
+        "the images.",
         make="dcbench run --method tesla --set evaluation.every=100",
         figures=[] if points is None else list(_curves(points)),
     )
@@ -87,7 +88,7 @@ def curves_part(points: pd.DataFrame | None) -> Part:
 
 def _curves(points: pd.DataFrame) -> Iterator[Figure]:
     named = _in_percent(labelled(points).sort_values("evaluated_sets", kind="stable"), "test")
-    # of several evaluations of one line, the one that tested most sets on the way, whole: a line mixes no two
+    # of several evaluations of one line, the one of most snapshots is drawn; a line never mixes two evaluations
     fullest = named.groupby([*_FIGURE, "line"], dropna=False)["evaluation"].transform("last")
     named = named[named["evaluation"] == fullest].sort_values(["line", "iteration"])
     for _, rows in named.groupby(_FIGURE, dropna=False, sort=True):
@@ -120,18 +121,18 @@ _IPC = (
 
 
 def ipc_part(table: pd.DataFrame | None) -> Part:
-    """Return accuracy against images per class from ``table`` (of ``compare.accuracy.accuracies``)."""
+    """Return the part with accuracy against images per class, from ``table`` of ``compare.accuracy.accuracies``."""
     return Part(
         id="ipc",
         title="Accuracy against IPC",
-        about="Test accuracy `last` against images per class, for whatever was run at several.",
+        about="Test accuracy `last` against images per class, for everything that was run at several IPCs.",
         make="dcbench run --method tesla --ipc 1 --ipc 10",
         figures=[] if table is None else list(_against_ipc(table)),
     )
 
 
 def _against_ipc(table: pd.DataFrame) -> Iterator[Figure]:
-    # of several evaluations in one cell of a table, the one that it shows
+    # of several evaluations in one cell of a table, the one that the table shows
     shown = [section.rows.drop_duplicates(["line", "column"], keep="last") for section in sections(table)]
     named = _in_percent(pd.concat(shown).dropna(subset=["ipc", "last"]), "last")
     for _, rows in named.groupby(["dataset", "preset", "data", "column"], dropna=False, sort=True):
@@ -155,7 +156,7 @@ def _against_ipc(table: pd.DataFrame) -> Iterator[Figure]:
 
 
 def _in_percent(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return ``rows`` with ``name`` in percent, its spread as ``<name>_std``, and lines as plain text."""
+    """Return ``rows`` with ``name`` in percent, its standard deviation as ``<name>_std``, and lines as plain text."""
     seeds, networks = (rows[f"{name}_std_{over}"].astype("Float64") for over in ("seeds", "networks"))
     line = rows["line"].str.replace("`", "")
     return rows.assign(line=line, **{name: 100 * rows[name], f"{name}_std": 100 * seeds.fillna(networks)})

@@ -1,4 +1,4 @@
-"""What one iteration costs: peak memory and time against matching steps, and against IPC."""
+"""The parts on the cost of one iteration: peak memory and time, against matching steps and against IPC."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ _OPTIONS = {
 class _Cost:
     """A cost of an iteration: the ``column`` that holds it, the command that measures it, and how it is drawn.
 
-    ``apart``: the column that tells figures of the same shapes apart.
+    ``apart`` is the column that distinguishes figures of the same shapes.
     """
 
     column: str
@@ -68,7 +68,7 @@ def _time_point(row: Mapping[str, Any], x: float) -> Point:
 
 
 def _seconds(seconds: float) -> str:
-    """Return a time with three digits: ``41.2 ms``, ``0.123 s``, ``12.3 s``."""
+    """Return a time with three significant digits: ``41.2 ms``, ``0.123 s``, ``12.3 s``."""
     return f"{1000 * seconds:.3g} ms" if seconds < 0.1 else f"{seconds:.3g} s"
 
 
@@ -84,7 +84,7 @@ _MEMORY = _Cost(
     options=_OPTIONS | {"meter": "--meter"},
     apart="meter",
     title="Peak memory",
-    caption="Peak memory of one iteration. A cross: memory ran out, and at least so much is needed.",
+    caption="Peak memory of one iteration. A cross means that memory ran out, and that at least so much is needed.",
     y="peak memory of one iteration, GiB",
     point=_memory_point,
     columns=[
@@ -101,7 +101,7 @@ _TIME = _Cost(
     options=_OPTIONS | {"repetitions": "--repetitions"},
     apart="hardware",
     title="Time",
-    caption="Time of one iteration: median over repetitions, the bar its interquartile range.",
+    caption="Time of one iteration: median over repetitions; the bar is the interquartile range.",
     y="time of one iteration, s",
     point=_time_point,
     columns=[
@@ -118,32 +118,32 @@ _TIME = _Cost(
 
 
 def memory_part(workspace: Workspace) -> Part:
-    """Return the plots of ``figures/memory.csv``.
+    """Return the part with the plots of ``figures/memory.csv``.
 
     Raises:
-        CorruptFileError: the file there is another table.
+        CorruptFileError: the file is not a CSV file, or is another table.
     """
     return Part(
         id="memory",
         title="Memory",
-        about="What one iteration, an update of the images, holds at its peak. The meter `cuda` asks the GPU's "
-        "allocator, `allocated` follows the tensors that are alive, `predicted` does so without computing anything.",
+        about="Peak memory of one iteration, which is one update of the images. The meter `cuda` reads the GPU's "
+        "allocator, `allocated` counts live tensors, and `predicted` counts them without computing anything.",
         make="dcbench compare memory",
         figures=_figures(_MEMORY, workspace, "memory.csv", memory.KEY),
     )
 
 
 def time_part(workspace: Workspace) -> Part:
-    """Return the plots of ``figures/time.csv``.
+    """Return the part with the plots of ``figures/time.csv``.
 
     Raises:
-        CorruptFileError: the file there is another table.
+        CorruptFileError: the file is not a CSV file, or is another table.
     """
     return Part(
         id="time",
         title="Time",
-        about="How long one iteration, an update of the images, takes. Only what one machine measured is drawn "
-        "together.",
+        about="Time of one iteration, which is one update of the images. Times of different machines are in different "
+        "plots.",
         make="dcbench compare time",
         figures=_figures(_TIME, workspace, "time.csv", timing.KEY),
     )
@@ -159,7 +159,7 @@ def _figures(cost: _Cost, workspace: Workspace, name: str, key: Sequence[str]) -
 
 
 def _against(cost: _Cost, table: pd.DataFrame, x: str) -> Iterator[Figure]:
-    """Yield a figure for every configuration that was measured at several ``x``, methods without T beside."""
+    """Yield a figure for every configuration measured at several ``x``, with methods without T for comparison."""
     place = [name for name in ("dataset", "width", "depth", "meter", "hardware", "threads") if name in table]
     fixed = ["ipc" if x == "matching_steps" else "matching_steps", "batch_size"]
     for _, here in table.groupby(place, dropna=False, sort=True):
@@ -201,7 +201,7 @@ def _lines(cost: _Cost, rows: pd.DataFrame, x: str) -> list[Line]:
 
 
 def _lost(cost: _Cost, rows: pd.DataFrame) -> str:
-    """Say which points have no value, and why."""
+    """Return a sentence that lists points without a value, with the reasons."""
     texts = []
     for row in as_records(rows[rows[cost.column].isna()]):
         steps = row["matching_steps"]

@@ -1,4 +1,4 @@
-"""How far a method's gradient is from the unrolled one, against matching steps."""
+"""The part on the difference of a method's gradient from the unrolled one, against matching steps."""
 
 import numpy as np
 import pandas as pd
@@ -57,26 +57,26 @@ _COLUMNS = (
 
 
 def gradient_part(workspace: Workspace) -> Part:
-    """Return the plots of ``figures/gradient.csv``: 1 - cosine and relative error, medians over repetitions.
+    """Return the part with the plots of ``figures/gradient.csv``: 1 - cosine and relative error, as medians.
 
     Raises:
-        CorruptFileError: the file there is another table.
+        CorruptFileError: the file is not a CSV file, or is another table.
     """
     figures: list[Figure] = []
     own = read_csv(workspace.figures / "gradient.csv", _NEEDED)
     table = add_shipped(own, workspace, "gradient.csv", gradient.KEY)
     if not table.empty:
-        preset = table["protocol"].str.split(",").str[0]  # what was changed of it stands behind
+        preset = table["protocol"].str.split(",").str[0]  # the changed settings follow it
         table = table.assign(angle=1 - table["cosine"], preset=preset)
         for _, place in table.groupby(list(_PLACE), dropna=False, sort=True):
-            # float64 before float32, whose own rounding is large
+            # float64 comes before float32, whose rounding is large
             for _, rows in reversed(list(place.groupby("dtype", sort=True))):
                 figures += [_figure(found, *how) for of, *how in _DRIFTS if len(found := _known(rows, of, how[0]))]
     return Part(
         id="gradient",
         title="Gradient drift",
-        about="How far a method's gradient is from the one of `mtt`, which keeps the graph of all its T matching "
-        "steps. `tesla` takes every student on the way for a constant; `tesla-exact` does not.",
+        about="The difference of a method's gradient from that of `mtt`, which keeps the graph of all T matching "
+        "steps. `tesla` treats the student before every step as a constant; `tesla-exact` does not.",
         make="dcbench compare gradient",
         figures=figures,
     )
@@ -91,8 +91,8 @@ def _figure(rows: pd.DataFrame, column: str, y: str, title: str) -> Figure:
     least = float(np.finfo(dtype).eps)
     return Figure(
         title=f"{title}, {dtype}: {told(rows, 'dataset')}, IPC {told(rows, 'ipc')}{shipped_mark(rows)}",
-        caption=f"{y.capitalize()} to the gradient of `{reference}`: median over repetitions, the bar from the least "
-        f"to the largest. What is below the rounding of {dtype}, {least:.1e}, is drawn at it. ConvNet of width "
+        caption=f"{y.capitalize()} to the gradient of `{reference}`: median over repetitions; the bar is their range. "
+        f"Values below the rounding of {dtype}, {least:.1e}, are drawn there. ConvNet of width "
         f"{told(rows, 'width')}, protocol {told(rows, 'protocol')}, hardware {told(rows, 'hardware')}.",
         made=made_by(rows, "compare gradient", _OPTIONS),
         plot=Plot(x="matching steps T", y=f"{y} to {reference}", lines=_lines(rows, column, least), log=True),

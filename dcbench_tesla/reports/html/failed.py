@@ -1,4 +1,4 @@
-"""The cells that failed, and why; a success drops its row."""
+"""The part on failed cells, with the reasons. A cell that succeeds later is no longer shown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,11 +22,11 @@ _COLUMNS = (
 
 
 def failed_part(rows: Sequence[Mapping[str, Any]]) -> Part:
-    """Return the table of the failed cells' ``rows``; without a figure where there are none."""
+    """Return the part with the table of the failed cells; without ``rows`` it has no figure."""
     return Part(
         id="failed",
         title="Failed cells",
-        about="What did not end with a result, and why. The same command tries again, and goes on where it was.",
+        about="Cells that failed, with the reasons. The same command tries again and continues where it stopped.",
         make="dcbench run",
         figures=[_figure(pd.DataFrame(rows))] if rows else [],
     )
@@ -37,7 +37,7 @@ def _figure(rows: pd.DataFrame) -> Figure:
     commit = [environment["commit"] for environment in rows["environment"]]
     return Figure(
         title=f"{len(rows)} cell{'s' * (len(rows) != 1)}",
-        caption="None of them is in a table or a plot, but for the parts of it that were done before.",
+        caption="Tables and plots show only those results of these cells that were finished before the failure.",
         made=Made(facts=facts(rows.assign(commit=commit)), commands=values(rows, "command")),
         table=table_of(rows, _COLUMNS),
     )

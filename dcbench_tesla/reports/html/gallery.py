@@ -1,4 +1,4 @@
-"""The distilled images: the sheets of ``OUT/sheets``, by data set and IPC, each with what made it."""
+"""The part with the distilled images: the sheets of ``OUT/sheets`` by data set and IPC, and how they were made."""
 
 import base64
 from collections import defaultdict
@@ -28,10 +28,10 @@ _FACTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def gallery_part(workspace: Workspace) -> Part:
-    """Return the sheets of distilled images; sets whose images may not be passed on are named, and have none.
+    """Return the part with the sheets of distilled images; it names data sets whose images may not be redistributed.
 
     Raises:
-        CorruptFileError: a sheet is no picture.
+        CorruptFileError: a sheet is not an image file.
     """
     cells = {row.get("cell", ""): row for row in stage_rows(workspace, "condense")}
     tested: dict[str, list[_Row]] = defaultdict(list)
@@ -45,8 +45,8 @@ def gallery_part(workspace: Workspace) -> Part:
     return Part(
         id="images",
         title="Distilled images",
-        about="What the methods made of the training images, preprocessing undone: a row a class, or ten classes a row "
-        f"where a class has one image.{_left_out(cells.values())}",
+        about="The distilled images with preprocessing undone. Each row is a class; at one image per class, a row has "
+        f"ten classes.{_left_out(cells.values())}",
         make="dcbench run --method tesla",
         figures=[_figure(*group, pictures) for group, pictures in sorted(groups.items())],
     )
@@ -70,7 +70,7 @@ def _picture(path: Path, made: _Row | None, tested: Iterable[_Row], mark: str) -
         with Image.open(path) as image:
             width, height = image.size
     except UnidentifiedImageError as error:
-        raise CorruptFileError(f"{path} is no picture. Delete it.") from error
+        raise CorruptFileError(f"{path} is not an image. Delete it.") from error
     title = path.stem
     if made:
         title = made["method"] + (f", seed {made['seed']}" if made["seed"] else "")

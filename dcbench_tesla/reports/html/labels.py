@@ -1,4 +1,4 @@
-"""Figure 2, from the rows: label strategies by iteration, and labels alone by the epoch of their teacher."""
+"""The part with Figure 2: label strategies by iteration, and labels alone by the teacher's epoch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -32,7 +32,7 @@ _B = (
 
 
 def labels_part(workspace: Workspace) -> Part:
-    """Return the panels of Figure 2, as far as they were run."""
+    """Return the part with the panels of Figure 2 that were run."""
     declaration = declarations()["figure2"]
     ran = runs(declaration, workspace)
     a, b = figure2.on_the_way(declaration, ran), figure2.labels_alone(declaration, ran)
@@ -40,8 +40,8 @@ def labels_part(workspace: Workspace) -> Part:
     return Part(
         id="labels",
         title=f"Label strategies ({declaration.paper})",
-        about="Where the labels of the synthetic images come from. `hard`: one class each; `target`: what the expert "
-        "at the target epoch says of them; `last`: what it says at one epoch; `learned`: optimised with the images.",
+        about="The labels of the synthetic images. `hard`: one class each; `target`: the expert's predictions at the "
+        "target epoch; `last`: its predictions at one fixed epoch; `learned`: optimised with the images.",
         make="dcbench reproduce figure2",
         figures=[*_on_the_way(declaration, a, names), *_labels_alone(declaration, b, a, names)],
     )
@@ -113,7 +113,7 @@ def _made(rows: pd.DataFrame, names: dict[str, str]) -> Made:
 
 
 def _in_percent(rows: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """Return tidy rows in percent, protocols by their names, and no spread where there was one network."""
+    """Return tidy rows in percent, with short names of protocols, and without a deviation if there was one network."""
     spread = (100 * rows["std_networks"]).where(rows["networks"] > 1)
     scaled = {name: 100 * rows[name] for name in ("accuracy", "best_so_far") if name in rows}
     return rows.assign(**scaled, std_networks=spread, protocol=rows["protocol"].map(names))

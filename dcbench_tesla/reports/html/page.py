@@ -1,4 +1,4 @@
-"""The page: its parts in order, its head, and the template that they fill."""
+"""The page: its parts in order, the facts at its head, and the template."""
 
 import base64
 import hashlib
@@ -30,13 +30,13 @@ _HERE = Path(__file__).parent
 
 
 def page(workspace: Workspace) -> str:
-    """Return the report on everything that was run and compared under ``workspace``, as HTML.
+    """Return the report on all results of ``workspace`` as HTML.
 
-    What was not measured has its place in it, with the command that measures it.
+    For results that are missing the page shows the command that makes them.
 
     Raises:
         DcbenchError: there are no results at all.
-        CorruptFileError: a CSV or a picture is none.
+        CorruptFileError: a CSV file or an image is damaged.
     """
     rows = [row for stage in STAGES for row in stage_rows(workspace, stage)]
     parts = _parts(workspace)
@@ -53,7 +53,7 @@ def page(workspace: Workspace) -> str:
             facts=_facts(rows),
             plots=_plots(parts),
             style=_file("style.css"),
-            # its licence asks to stand in every copy
+            # the licence of Chart.js must be part of every copy
             scripts=[
                 f"/*\n{_file('vendor/LICENSE-chart.js.md')}*/\n{_file('vendor/chart.umd.min.js')}",
                 _file("page.js"),
@@ -81,7 +81,7 @@ def _parts(workspace: Workspace) -> list[Part]:
 
 
 def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return what the page is made of: how many rows of what, on which hardware, by which commits and versions."""
+    """Return the facts at the head of the page: counts of rows, data sets, methods, hardware, versions and commits."""
     environments = [row.get("environment", {}) for row in rows]
     versions = [environment.get("versions", {}) for environment in environments]
     found = {
@@ -109,7 +109,7 @@ def _different(values: Iterable[str | None]) -> str:
 
 
 def _plots(parts: Iterable[Part]) -> dict[str, Any]:
-    """Return the plots as the script draws them: by their figure's id, and a colour for every method and strategy."""
+    """Return the data that the script draws: plots by the figure's id, and a colour for every method and strategy."""
     drawn = {
         f"{part.id}-{number}": asdict(figure.plot)
         for part in parts
@@ -137,7 +137,7 @@ def _file(name: str) -> str:
 
 
 def _code(text: str) -> Markup:
-    """Escape ``text``, and show what stands between backticks as code."""
+    """Return ``text`` escaped for HTML, with text between backticks as code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
@@ -146,5 +146,5 @@ def _plain(text: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """Return the name by which the page's policy allows this style or script, and nothing else, to run."""
+    """Return the hash of a style or script, which the page's content security policy allows, and nothing else."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""What the report's page consists of: parts, of figures; a figure is a plot, a table or pictures, with what made it."""
+"""The elements of the page: parts with figures. A figure is a plot, a table or pictures, and says how it was made."""
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,9 +13,10 @@ from dcbench_tesla.records.workspace import MARK
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a plot, and its value as ``text`` for people.
+    """A point of a plot, with its value as ``text``.
 
-    ``low`` and ``high`` end its error bar. ``reached``: memory ran out here, the value is the least that is needed.
+    ``low`` and ``high`` are the ends of its error bar. ``reached`` means that memory ran out, and that at least this
+    value is needed.
     """
 
     x: float
@@ -28,9 +29,9 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of a plot: its colour says the ``method``, its dashes the ``variant`` of it, counted from 0.
+    """A line of a plot, with a colour per ``method`` and dashes per ``variant`` of the method, counted from 0.
 
-    ``flat``: one value for all x, drawn across the plot.
+    A ``flat`` line has one value for all x, and is drawn across the plot.
     """
 
     name: str
@@ -42,10 +43,16 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """Axes with their units, and the lines on them.
+    """The axes of a plot with their units, and its lines.
 
-    ``scaled``: the axis that can be made logarithmic, its values being positive; ``log``: it is so at first.
-    ``stepped``: a value holds until the next point.
+    Args:
+        x: title of the x axis.
+        y: title of the y axis.
+        lines: the lines.
+        scaled: the axis that users can make logarithmic; its values are positive.
+        log: whether that axis is logarithmic at first.
+        from_zero: whether the y axis starts at 0.
+        stepped: whether a value holds until the next point.
     """
 
     x: str
@@ -59,7 +66,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that can be sorted, with a ``title`` where several stand together."""
+    """A table that can be sorted; it has a ``title`` if there are several in one place."""
 
     head: Sequence[str]
     body: Sequence[Sequence[Cell]]
@@ -67,13 +74,13 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Which columns hold numbers."""
+        """Whether each column holds numbers."""
         return [any(row[i].number is not None for row in self.body) for i in range(len(self.head))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What made a figure: named ``facts`` (hardware, protocol, configuration, commit) and ``commands``."""
+    """How a figure was made: ``facts`` by name (hardware, protocol, configuration, commit) and ``commands``."""
 
     facts: Mapping[str, str]
     commands: Sequence[str]
@@ -81,7 +88,7 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG as base64, with its size in pixels; ``made`` is absent where no row is known that says it."""
+    """A PNG image in base64, with its size in pixels; ``made`` is ``None`` if there is no row of it."""
 
     title: str
     text: str
@@ -94,7 +101,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A plot, a table or pictures under one title; ``numbers`` are shown when asked for."""
+    """A plot, a table or pictures under one title; ``numbers`` are tables that the reader can open."""
 
     title: str
     caption: str
@@ -108,7 +115,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of the page. ``make``: the command that makes what it shows, told where there is nothing to show."""
+    """A part of the page; ``make`` is the command to show if there are no figures."""
 
     id: str
     title: str
@@ -118,14 +125,14 @@ class Part:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as a table shows it: numbers with four digits, nothing where nothing is known."""
+    """Return a value as a table shows it: numbers with four significant digits, missing values as empty text."""
     if pd.isna(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class Column(NamedTuple):
-    """A column of a CSV as the page shows it; ``spreads`` are those with its standard deviations."""
+    """A column of a table as the page shows it; ``spreads`` are the columns with its standard deviations."""
 
     name: str
     title: str
@@ -133,7 +140,7 @@ class Column(NamedTuple):
     spreads: Sequence[str] = ()
 
     def cell(self, row: Mapping[str, Any]) -> Cell:
-        """Return this column's cell of ``row``."""
+        """Return this column's cell in ``row``."""
         value = row[self.name]
         if pd.isna(value):
             return Cell("")
@@ -142,34 +149,34 @@ class Column(NamedTuple):
 
 
 def table_of(rows: pd.DataFrame, columns: Iterable[Column], title: str = "") -> Table:
-    """Return ``rows`` as a table of those of ``columns`` that are there and hold anything."""
+    """Return ``rows`` as a table with those of ``columns`` that exist and are not empty."""
     shown = [column for column in columns if column.name in rows and rows[column.name].notna().any()]
     body = [[column.cell(row) for column in shown] for row in as_records(rows)]
     return Table(head=[column.title for column in shown], body=body, title=title)
 
 
 def as_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows with their columns' names."""
+    """Return the rows as dictionaries by column."""
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
 def told(rows: pd.DataFrame, name: str) -> str:
-    """Return the values that a column takes, in order, for people; nothing where there is none."""
+    """Return the different values of a column as text, in order; empty if there are none."""
     return joined([as_text(value) for value in values(rows, name)])
 
 
 def joined(texts: Sequence[str]) -> str:
-    """Return texts as a list for people: with semicolons where they have commas of their own."""
+    """Return texts joined by commas, or by semicolons if a text has a comma."""
     return ("; " if any("," in text for text in texts) else ", ").join(texts)
 
 
 def values(rows: pd.DataFrame, name: str) -> list[Any]:
-    """Return the known values of a column, sorted, each once; none where the column is absent."""
+    """Return the different known values of a column, sorted; none if the column does not exist."""
     return sorted(rows[name].dropna().unique()) if name in rows else []
 
 
 def shipped_mark(rows: pd.DataFrame) -> str:
-    """Return what stands behind the title of a comparison that the repository ships; nothing for own ones."""
+    """Return the mark to add to the title of a committed comparison, or an empty text for the user's own."""
     return MARK if told(rows, "hardware").endswith(MARK) else ""
 
 
@@ -200,12 +207,12 @@ _FACTS = {
 
 
 def facts(rows: pd.DataFrame) -> dict[str, str]:
-    """Return what the rows say of their making, by names for people; what they do not say is left out."""
+    """Return how the rows were made, by readable names; facts that they do not have are left out."""
     found = {title: told(rows, name) for name, title in _FACTS.items()}
     return {title: text for title, text in found.items() if text}
 
 
 def made_by(rows: pd.DataFrame, command: str, options: Mapping[str, str]) -> Made:
-    """Return what made the rows of a comparison: ``command``, with the values of columns as its ``options``."""
+    """Return how the rows of a comparison were made: by ``command``, with options from the values of columns."""
     given = [f"{option} {shlex.quote(str(v))}" for name, option in options.items() for v in values(rows, name)]
     return Made(facts=facts(rows), commands=[" ".join(["dcbench", command, *given])])

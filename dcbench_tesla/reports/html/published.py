@@ -1,4 +1,4 @@
-"""The paper's tables: ours beside the published numbers, with the differences, from the rows."""
+"""The part with the paper's tables: own results beside published numbers, with the differences."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def _images(fraction: Any) -> str:
 
 
 def _accuracy(name: str, title: str) -> list[Column]:
-    """The columns of an accuracy of ours; the two spreads stand apart, as one of them can be missing."""
+    """Return the columns of an own accuracy. The two deviations have columns of their own, as one can be missing."""
     return [
         Column(name, title, _percent, [f"{name}_std_networks"]),
         Column(f"{name}_std_seeds", f"{title}: ± over seeds", _percent),
@@ -63,13 +63,14 @@ _COLUMNS = (
 
 
 def published_part(workspace: Workspace) -> Part:
-    """Return the paper's tables of which anything was run, one a data set."""
+    """Return the part with those tables of the paper of which anything was run, one per data set."""
     return Part(
         id="published",
         title="Published numbers",
-        about="Test accuracy in %, ours beside what the papers print. Their numbers are maxima over checkpoints, "
-        "measured on the test set, so differences (in points) and shares of the whole set's accuracy are those of "
-        "`best_on_test`. A reduced protocol is not comparable with published numbers. What was not run has no number.",
+        about="Test accuracy in %: own results beside published numbers. Published numbers are maxima over "
+        "checkpoints, measured on the test set, so differences (in points) and shares of the whole set's accuracy are "
+        "those of `best_on_test`. A reduced protocol is not comparable with published numbers. Cells that were not run "
+        "have no number.",
         make="dcbench reproduce table1",
         figures=[figure for name in _TABLES for figure in _figures(declarations()[name], workspace)],
     )
@@ -81,7 +82,7 @@ def _figures(declaration: Declaration, workspace: Workspace) -> Iterator[Figure]
         return
     names = protocol_names(found["protocol"])
     shown = _once(found.assign(shown_protocol=found["protocol"].map(names)))
-    shown.loc[shown["method"] == WHOLE, list(_SHARES)] = None  # all of it, which says nothing
+    shown.loc[shown["method"] == WHOLE, list(_SHARES)] = None  # shares of the whole set are always 1
     if not declaration.shares:
         shown = shown.drop(columns=["share_of_images", "published_share_of_images"])
     for dataset, rows in shown.groupby("dataset", sort=False):
@@ -90,7 +91,7 @@ def _figures(declaration: Declaration, workspace: Workspace) -> Iterator[Figure]
 
 
 def _once(found: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with what was not run in one row a cell, of no protocol, and not in one for every protocol."""
+    """Return a table in which a cell that was not run has one row without protocol, not one for every protocol."""
     run = found["status"] == RUN
     cells = found.set_index(_CELL).index
     absent = found[~run & ~cells.isin(cells[run])].drop_duplicates(_CELL)
@@ -98,15 +99,15 @@ def _once(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _figure(title: str, command: str, rows: pd.DataFrame, declaration: Declaration) -> Figure:
-    # what is the same in all lines is said once
+    # values that all lines share are given once, in the notes
     shared = [c for c in _COLUMNS if c.name in ("labels", "evaluator", "status") and _is_one(rows, c.name)]
     ran = rows[rows["status"] == RUN]
     shares = " `images`: the share of the training images that the condensed set is." if declaration.shares else ""
     return Figure(
         title=title,
         caption=not_comparable(ran["shown_protocol"])
-        + f"Mean ± standard deviation over networks; where there are several seeds, the "
-        f"spread of their means stands beside.{shares}",
+        + f"Mean ± standard deviation over networks; if there are several seeds, the "
+        f"deviation of their means has its own column.{shares}",
         made=Made(facts=facts(ran.assign(protocol=ran["shown_protocol"])), commands=[command, *values(ran, "command")]),
         table=table_of(rows, [column for column in _COLUMNS if column not in shared]),
         notes=[*_protocols(ran), *(f"{c.title}: {told(rows, c.name)}" for c in shared if told(rows, c.name))],

@@ -20,7 +20,7 @@ from dcbench_tesla.records.live import MetricLog
 from dcbench_tesla.records.progress import bar, say
 from dcbench_tesla.records.store import load_tensors, read_meta, save_tensors, write_text, writing
 
-_CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 _METRICS = "metrics.jsonl"
 _CHECKPOINT_EVERY_S = 30.0
 _CHECKPOINT_SHARE = 50  # checkpoints take at most one fiftieth of the time
@@ -89,7 +89,7 @@ class CondenseLoop:
         quiet: bool = False,
     ) -> None:
         self._condenser, self._label, self._key, self._quiet = condenser, label, key, quiet
-        self._checkpoint, self._metrics = folder / _CHECKPOINT, folder / _METRICS
+        self._checkpoint, self._metrics = folder / CHECKPOINT, folder / _METRICS
         self._snapshots, self._keep_snapshot, self._logs, self._metered = snapshots, keep_snapshot, logs, metered
         self._saved_at, self._saving_took = 0.0, 0.0
         self.seconds = 0.0
@@ -99,7 +99,7 @@ class CondenseLoop:
     @staticmethod
     def iterations_done(folder: Path) -> int:
         """Return the number of iterations that the checkpoint in ``folder`` covers; 0 without a checkpoint."""
-        path = folder / _CHECKPOINT
+        path = folder / CHECKPOINT
         return int(read_meta(path)["iteration"]) if path.exists() else 0
 
     def run(self, device: torch.device) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dcbench_tesla.cells.evaluation import records_name
 from dcbench_tesla.cells.identity import CellIdentity
+from dcbench_tesla.cells.loop import CHECKPOINT
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.records.workspace import Workspace
 
@@ -11,13 +12,28 @@ from dcbench_tesla.records.workspace import Workspace
 class Place:
     """The files of one cell under a results folder."""
 
-    def __init__(self, workspace: Workspace, identity: CellIdentity) -> None:
+    def __init__(self, workspace: Workspace, identity: CellIdentity, folder: Path | None = None) -> None:
         self._workspace, self._identity = workspace, identity
+        self._folder = folder or workspace.cells / identity.name
+
+    def at(self, folder: Path, workspace: Workspace) -> "Place":
+        """Return the place of the same cell in another folder, with its rows in another workspace."""
+        return Place(workspace, self._identity, folder)
 
     @property
     def folder(self) -> Path:
         """The folder with the cell's tensors, checkpoints and logs."""
-        return self._workspace.cells / self._identity.name
+        return self._folder
+
+    @property
+    def staging(self) -> Path:
+        """The folder of a run that starts the cell over, until it is finished."""
+        return self.folder / ".new"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint of the condensation."""
+        return self.folder / CHECKPOINT
 
     @property
     def execution(self) -> Path:
@@ -53,6 +69,13 @@ class Place:
                 f"{identity.name} was condensed without a snapshot of iteration {min(lacking)}: choose an "
                 "evaluation.every that fits the snapshots it kept, or condense again with --force."
             )
+
+    def has_result(self) -> bool:
+        """Return whether there is a distilled set or a row, which a run that starts over must not lose."""
+        identity, rows = self._identity, self._workspace.rows
+        names = [f"evaluate-{identity.evaluation_key(name)}" for name in identity.config.evaluators]
+        found = [(rows / f"{name}.json").exists() for name in (f"condense-{identity.key}", *names)]
+        return self.distilled.exists() or any(found)
 
     def condensed(self) -> bool:
         """Return whether the distilled set and its row exist.

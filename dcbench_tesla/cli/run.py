@@ -130,7 +130,7 @@ def run(
     session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs, compile=compile))
     if not dry_run:
         session.workspace.check_writable()
-    cells = [session.cell(config, from_scratch=force) for config in configs]
+    cells = [session.cell(config, from_scratch=force, report_later=True) for config in configs]
     refused: list[Outcome] = []
     if budget is not None:
         cells, refused = _within_budget(cells, budget, force=force)

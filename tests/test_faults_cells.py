@@ -13,8 +13,9 @@ import torch
 from click.testing import CliRunner
 
 from dcbench_tesla.api import run
-from dcbench_tesla.cells import stages, staging
+from dcbench_tesla.cells import staging
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.evaluation import Evaluation
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.loop import CondenseLoop
 from dcbench_tesla.cells.session import Session
@@ -115,7 +116,7 @@ def test_a_force_that_fails_in_its_evaluation_leaves_the_finished_result(
 ) -> None:
     before = content(out)
     with monkeypatch.context() as patched:
-        patched.setattr(stages.Evaluation, "run", lambda *_: pytest.fail("no evaluation here"))
+        patched.setattr(Evaluation, "run", lambda *_: pytest.fail("no evaluation here"))
         with pytest.raises(BaseException, match="no evaluation here"):
             small(out, force=True)
     assert content(out) == before

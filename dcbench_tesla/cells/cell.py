@@ -231,6 +231,22 @@ class Cell:
             compile=self.execution.compile == "on",
         )
 
+    def distilled_set(self, iteration: int) -> DistilledSet:
+        """Read the set that the cell's condensation had made after ``iteration`` iterations.
+
+        Raises:
+            CorruptFileError: the file is damaged, or holds the set of another cell or iteration.
+        """
+        path = self.place.snapshot(iteration)
+        found = DistilledSet.load(path)
+        told = found.provenance
+        if (told.get("key"), told.get("iteration")) != (self.key, iteration):
+            raise CorruptFileError(
+                f"{path} holds another set: iteration {told.get('iteration')} of {told.get('method')} (key "
+                f"{told.get('key')}). The same command with --force makes the right one again."
+            )
+        return found
+
     def stand_in_set(self) -> DistilledSet:
         """Return a set of real images of the size that the distilled set has or will have, for measurements."""
         problem = self.problem(None)

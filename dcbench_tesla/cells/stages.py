@@ -68,7 +68,7 @@ class CellResult:
             raise DcbenchError(
                 f"{self.cell.name} was run elsewhere and its set is not on this machine: --force makes it again."
             )
-        return DistilledSet.load(self.cell.place.distilled)
+        return self.cell.distilled_set(self.cell.identity.iterations)
 
 
 def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -> CellResult:
@@ -259,6 +259,7 @@ def _condense(cell: Cell) -> None:
         **cell.memory_facts,
         "learned_lr": final.lr,
         "distilled_images": len(final),
+        "train_images": cell.materials.train_images,
         "final_loss": loop.last_loss,
         "notes": condenser.notes(),
         "images_may_be_passed_on": cell.dataset.redistributable,
@@ -300,7 +301,7 @@ def _evaluate(cell: Cell, name: str) -> None:
     schedule = cell.identity.schedule(name)
     total = sum(networks for _, networks in schedule)
     with bar(f"{cell.config.method}: evaluate by {name}", total, unit="network", quiet=cell.quiet) as shown:
-        sets = [(i, networks, partial(DistilledSet.load, cell.place.snapshot(i))) for i, networks in schedule]
+        sets = [(i, networks, partial(cell.distilled_set, i)) for i, networks in schedule]
         columns = evaluation.run(sets, shown)
     compiled = _compiled(registry.load_evaluator(name).compiles and training_is_compiled())
     row = {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns, **compiled}

@@ -81,13 +81,15 @@ class ImportedStore(ExpertStore):
         """Read one snapshot: parameters ``(P,)``, float32 on the CPU.
 
         Raises:
-            CorruptFileError: the snapshot is damaged or missing.
+            CorruptFileError: the snapshot is damaged, is that of another expert, or is missing.
         """
         path = self.path(expert, epoch)
         try:
-            tensors, _ = load_tensors(path)
+            tensors, meta = load_tensors(path)
         except (FileNotFoundError, CorruptFileError) as error:
             raise CorruptFileError(f"{path} is damaged or gone. {self._remedy}") from error
+        if fault := self.mistaken(tensors, meta, expert, epoch):
+            raise CorruptFileError(f"{path} {fault}. {self._remedy}")
         return tensors["theta"]
 
     @property

@@ -144,6 +144,12 @@ class Materials:
             write_json(fit, {"preprocessing": fitted.key, "data": facts})
             return fitted
 
+    def whitening_files(self, key: str) -> list[Path]:
+        """Return the record of this data's whitening and the files of the whitening ``key`` and of the recorded one."""
+        folder = self._workspace.preprocessing
+        record = folder / f"fit-{content_key(describe_data(self.dataset, self.config.data))}.json"
+        return [record, *(folder / f"{name}.safetensors" for name in {key, self.preprocessing.key})]
+
     def splits(self, device: torch.device) -> Splits:
         """Return training, validation and test images on a device, shared between cells that use the same ones."""
         key = content_key([describe_data(self.dataset, self.config.data), str(device)])

@@ -137,14 +137,34 @@ def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStor
     return store
 
 
+def _indices(root: Path) -> tuple[dict[str, dict[str, Any]], list[CorruptFileError]]:
+    """Return the indices of all imports by key, and errors about those that are damaged."""
+    found, damaged = {}, []
+    kinds = {"key": str, "name": str, "epochs": list, "identity": dict}
+    for path in sorted(root.glob(f"*/{IMPORTED}")):
+        try:
+            index = read_json(path)
+            if not isinstance(index, dict) or not all(isinstance(index.get(n), k) for n, k in kinds.items()):
+                raise CorruptFileError(
+                    f"{path} is not the index of imported experts. Delete the folder {path.parent} and import them "
+                    "again (dcbench import experts)."
+                )
+            found[index["key"]] = index
+        except CorruptFileError as error:
+            damaged.append(error)
+    return found, damaged
+
+
 def _find_imported(root: Path, wanted: str) -> dict[str, Any]:
     """Return the index of the one import that ``wanted`` names."""
-    found = {index["key"]: index for index in map(read_json, sorted(root.glob(f"*/{IMPORTED}")))}
+    found, damaged = _indices(root)
     exact = [i for key, i in found.items() if wanted in (key, i["name"])]
     matching = exact or [i for key, i in found.items() if key.startswith(wanted)]
     if len(matching) == 1:
         return dict(matching[0])
     shown = ", ".join(f"{i['key']} ({i['name']})" if i["name"] else i["key"] for i in matching or found.values())
+    if damaged and not matching:  # it may be the one that is wanted
+        raise damaged[0]
     if matching:
         raise UsageError(f"experts.imported={wanted} matches several imports: {shown}. Give more of the key.")
     raise UsageError(

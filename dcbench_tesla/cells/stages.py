@@ -126,6 +126,7 @@ def _start_over(cell: Cell) -> None:
     except BaseException:
         if not exchange_began(cell.place):
             discard(cell.place)
+            cell.say(f"{cell.name}: the result that was there before stays")
         raise
 
 

@@ -454,7 +454,7 @@ def test_a_record_of_an_evaluation_that_cannot_be_is_refused(change: Settings, s
     if not signed:
         del whole["digest"]
     write_json(record, {**whole, **change})
-    with pytest.raises(CorruptFileError, match=r"000001\.json is not the record of convnet .*Delete it"):
+    with pytest.raises(CorruptFileError, match=r"000001\.json is not the record of .*Delete it"):
         small(out)
     record.unlink()
     assert small(out).accuracy() is not None
@@ -701,7 +701,8 @@ def test_the_limit_of_chance() -> None:
 
 
 def test_the_damaged_index_of_another_import_stops_nobody(tmp_path: Path) -> None:
-    whole = {"key": "0123456789abcdef", "name": "mine", "epochs": [1], "identity": {}}
+    whole: dict[str, Any] = {"key": "0123456789abcdef", "name": "mine", "epochs": [1]}
+    whole["identity"] = {"data": {}, "network": {}, "imported": "0"}
     for folder, index in (("a", "{"), ("b", "[]"), ("c", json.dumps(whole))):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / IMPORTED).write_text(index)

@@ -11,7 +11,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,16 +133,6 @@ def records_name(evaluator: str, key: str) -> str:
     return f"{name}-{key}"
 
 
-def _evaluated(record: Mapping[str, Any]) -> Evaluated | None:
-    """Return a stored record as an object; ``None`` if it lacks a part or a value is of another kind or range."""
-    if record.keys() != {f.name for f in dataclasses.fields(Evaluated)}:
-        return None
-    values = (record["test"], record["validation"])
-    fractions = all(isinstance(v, list) and all(type(x) in (int, float) and 0 <= x <= 1 for x in v) for v in values)
-    counts = type(record["iteration"]) is int and type(record["diverged"]) is int
-    return Evaluated(**record) if fractions and counts else None
-
-
 def notes_on(last: Accuracy | None, classes: int, images: int) -> list[str]:
     """Return a note if the mean accuracy is at most 1/K + 2 s for K classes, with its standard error s.
 
@@ -228,23 +218,21 @@ class Evaluation:
         Raises:
             CorruptFileError: it is damaged, or belongs to another set or evaluation.
         """
-        content = read_json(path)
-        record = {k: v for k, v in content.items() if k != "digest"} if isinstance(content, dict) else {}
-        done = _evaluated(record)
-        held_out = len(done.test) if done and self.validation else 0
+        remedy = "Delete it: the same command tests these networks again."
+        content = read_json(path, "evaluation record", remedy=remedy)
+        record = {name: value for name, value in content.items() if name != "digest"}
+        done = Evaluated(**record) if record.keys() == {f.name for f in dataclasses.fields(Evaluated)} else None
         sound = (
             done is not None
             and content in (self._signed(record), record)  # records of earlier versions have no digest
             and done.iteration == iteration
             and 0 < len(done.test) <= networks
-            and len(done.validation) == held_out
-            and 0 <= done.diverged <= len(done.test)
+            and len(done.validation) == (len(done.test) if self.validation else 0)
+            and done.diverged <= len(done.test)
         )
         if done is None or not sound:
-            raise CorruptFileError(
-                f"{path} is not the record of {self.name} for iteration {iteration}, or its values cannot be. Delete "
-                "it: the same command tests these networks again."
-            )
+            whose = f"the record of {self.name} for iteration {iteration}"
+            raise CorruptFileError(f"{path} is not {whose}, or its values were changed. {remedy}")
         return done
 
     def _test(

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -83,7 +83,7 @@ class Begun:
 
     device: str
     threads: int
-    compile: str = "off"
+    compile: Literal["on", "off"] = "off"
     settings: Mapping[str, Any] = field(default_factory=dict)
     memory_facts: Mapping[str, int] = field(default_factory=dict)
 
@@ -94,11 +94,12 @@ class Begun:
         Raises:
             CorruptFileError: the file is damaged or holds something else.
         """
-        content = read_json(path)
+        from dcbench_tesla.records import schema  # pydantic is not needed to train an expert
+
+        content = read_json(path, "execution", remedy=_REMEDY)
+        if told := schema.fault(cls, content):
+            raise CorruptFileError(f"{path} is not the record of a run: {told}. {_REMEDY}")
         known = {f.name for f in dataclasses.fields(cls)}
-        if not isinstance(content, dict) or (fault := _fault(content)):
-            what = fault if isinstance(content, dict) else "it is not an object"
-            raise CorruptFileError(f"{path} is not the record of a run: {what}. {_REMEDY}")
         return cls(**{name: value for name, value in content.items() if name in known})
 
 
@@ -107,16 +108,3 @@ def record_begun(
 ) -> None:
     """Write how a run computes, for :meth:`Begun.read`; ``settings`` are the execution settings of its method."""
     write_json(path, {**dataclasses.asdict(execution), "settings": settings, "memory_facts": memory_facts})
-
-
-def _fault(content: Mapping[str, Any]) -> str:
-    """Return what is wrong with the record of a run, or nothing."""
-    threads, facts = content.get("threads"), content.get("memory_facts", {})
-    sound = {
-        "device": isinstance(content.get("device"), str),
-        "threads": type(threads) is int and threads > 0,
-        "compile": content.get("compile", "off") in ("on", "off"),
-        "settings": isinstance(content.get("settings", {}), dict),
-        "memory_facts": isinstance(facts, dict) and all(type(value) is int for value in facts.values()),
-    }
-    return ", ".join(f"{name} is missing or of another kind" for name, right in sound.items() if not right)

@@ -40,12 +40,12 @@ def _stored_fit(fit: Path, facts: Mapping[str, Any]) -> Preprocessing | None:
     """
     if not fit.exists():
         return None
-    stored = read_json(fit)
-    named = stored.get("preprocessing") if isinstance(stored, dict) else None
-    if not isinstance(named, str) or content_key(stored.get("data")) != content_key(facts):
-        raise CorruptFileError(f"{fit} is not the record of this data's whitening. Delete it: it is fitted again.")
+    remedy = "Delete it: the whitening is fitted again."
+    stored = read_json(fit, "fit", remedy=remedy)
+    if content_key(stored.get("data")) != content_key(facts):
+        raise CorruptFileError(f"{fit} is not the record of this data's whitening. {remedy}")
     try:
-        return Preprocessing.from_state(*load_whitening(fit.parent, named))
+        return Preprocessing.from_state(*load_whitening(fit.parent, stored["preprocessing"]))
     except FileNotFoundError:
         return None
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any
 
 import torch
 
@@ -25,19 +25,13 @@ from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.datasets import PREFIXES
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, DcbenchError, UsageError
+from dcbench_tesla.records import schema
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.progress import bar, say
 from dcbench_tesla.records.store import atomic_path, content_key, read_json
 from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace
 
 _CHANGED_BY_HAND = "If it was changed by hand, undo that; else the cell's own command with --force makes it again."
-_VALUES: Mapping[Any, Sequence[type]] = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
-_KINDS: Mapping[str, type] = {
-    **dict.fromkeys(("key", "command", "method", "dataset", "preset", "protocol", "condense_protocol", "source"), str),
-    **dict.fromkeys(("identity", "evaluators", "settings", *SECTIONS), dict),
-    **dict.fromkeys(("ipc", "seed"), int),
-    "changed": list,
-}
 
 
 def evaluate_saved(
@@ -186,30 +180,25 @@ def _copied(session: Session, cell: Cell, out: Path) -> Cell:
 
 def _configuration(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    stored = read_json(path)
+    stored: dict[str, Any] = read_json(path, remedy=_CHANGED_BY_HAND)
     if not isinstance(stored, dict) or not {"key", "identity", "evaluators", "command", "method"} <= stored.keys():
         raise CorruptFileError(f"{folder} is not a cell of dcbench: its config.json is something else.")
-    wrong = next((name for name, kind in _KINDS.items() if type(stored.get(name)) is not kind), None)
-    wrong = wrong or next((f"evaluators.{n}" for n, v in stored["evaluators"].items() if not isinstance(v, dict)), None)
-    if not wrong and not all(isinstance(label, str) for label in stored["changed"]):
-        wrong = "changed"
-    if wrong := wrong or _wrong_setting(stored):
-        raise CorruptFileError(f"{path}: {wrong} is missing or of another kind. {_CHANGED_BY_HAND}")
+    if wrong := schema.fault("config", stored) or _wrong_setting(stored):
+        raise CorruptFileError(f"{path}: {wrong}. {_CHANGED_BY_HAND}")
     return stored
 
 
 def _wrong_setting(stored: Mapping[str, Any]) -> str | None:
-    """Return the name of the first stored setting whose value is not of its type; unknown names are told later."""
-    sections: dict[str, tuple[type, Mapping[str, Any]]] = {
-        "settings": (registry.load_method(stored["method"]).Settings, stored["settings"]),
-        **{name: (kind, stored[name]) for name, kind in SECTIONS.items()},
-        **{f"evaluators.{n}": (registry.load_evaluator(n).Settings, v) for n, v in stored["evaluators"].items()},
-    }
-    for section, (kind, values) in sections.items():
-        for name, wanted in get_type_hints(kind).items():
-            allowed = (str,) if get_origin(wanted) is Literal else _VALUES.get(wanted)
-            if name in values and allowed and type(values[name]) not in allowed:
-                return f"{section}.{name}"
+    """Return what is wrong with the first stored setting whose value is not of its type; unknown names pass."""
+    texts = [name for name in ("condense_protocol", "source") if not isinstance(stored.get(name), str)]
+    if texts:
+        return f"it has no {texts[0]}"
+    kinds = {"settings": registry.load_method(stored["method"]).Settings, **SECTIONS}
+    sections = [(name, kind, stored[name]) for name, kind in kinds.items()]
+    sections += [(name, registry.load_evaluator(name).Settings, v) for name, v in stored["evaluators"].items()]
+    for section, kind, values in sections:
+        if told := schema.fault(kind, values):
+            return f"{section}.{told}"
     return None
 
 

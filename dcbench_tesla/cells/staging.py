@@ -5,9 +5,8 @@ there lists what takes the place of what is in the cell's folder. From then on t
 process is killed in the middle, the next one that opens the cell completes it.
 """
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dcbench_tesla.cells.place import Place
+from dcbench_tesla.errors import CorruptFileError
 from dcbench_tesla.records.store import read_json, write_json, writing
 from dcbench_tesla.records.workspace import Workspace
 
@@ -122,12 +122,13 @@ def _exchange(place: Place, workspace: Workspace) -> None:
     staging, marker = place.staging, place.staging / _FINISHED
     if not marker.exists():
         return
-    entries = read_json(marker)["entries"]
     with writing(place.folder):
-        for entry in entries:
-            _move(staging / entry, place.folder / entry)
-        for path in place.folder.iterdir():
-            if path.name not in {*entries, LOCK, staging.name}:
+        for path in sorted(staging.iterdir()):
+            if path.name not in (_ROWS, _SHEETS, _FINISHED):
+                _move(path, place.folder / path.name)
+        listed = _listed(marker)
+        for path in place.folder.iterdir() if listed else ():
+            if path.name not in {*listed, LOCK, staging.name}:
                 _remove(path)
     for source, target in ((staging / _SHEETS, workspace.sheets), (staging / _ROWS, workspace.rows)):
         with writing(target):
@@ -137,10 +138,16 @@ def _exchange(place: Place, workspace: Workspace) -> None:
     discard(place)
 
 
+def _listed(marker: Path) -> Collection[str]:
+    """Return the names of all files and folders of the new run; none if the list was damaged, so that nothing goes."""
+    try:
+        return set(read_json(marker)["entries"])
+    except (CorruptFileError, TypeError, KeyError):
+        return ()
+
+
 def _move(source: Path, target: Path) -> None:
-    """Move a file or folder to the place of another, unless it was moved already."""
-    if not os.path.lexists(source):
-        return
+    """Move a file or folder to the place of another."""
     if target.is_dir() or source.is_dir():
         _remove(target)
     source.replace(target)

@@ -139,16 +139,12 @@ def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStor
 
 def _indices(root: Path) -> tuple[dict[str, dict[str, Any]], list[CorruptFileError]]:
     """Return the indices of all imports by key, and errors about those that are damaged."""
-    found, damaged = {}, []
-    kinds = {"key": str, "name": str, "epochs": list, "identity": dict}
+    found: dict[str, dict[str, Any]] = {}
+    damaged = []
     for path in sorted(root.glob(f"*/{IMPORTED}")):
         try:
-            index = read_json(path)
-            if not isinstance(index, dict) or not all(isinstance(index.get(n), k) for n, k in kinds.items()):
-                raise CorruptFileError(
-                    f"{path} is not the index of imported experts. Delete the folder {path.parent} and import them "
-                    "again (dcbench import experts)."
-                )
+            remedy = f"Delete the folder {path.parent} and import the experts again (dcbench import experts)."
+            index = read_json(path, "imported experts", remedy=remedy)
             found[index["key"]] = index
         except CorruptFileError as error:
             damaged.append(error)

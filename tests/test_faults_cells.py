@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 
 from dcbench_tesla.api import run
-from dcbench_tesla.backends.base import Job, Outcome, record_failure
+from dcbench_tesla.backends.base import Job
 from dcbench_tesla.cells import saved, staging
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.evaluation import Accuracy, Evaluation, notes_on, records_name
@@ -709,14 +709,3 @@ def test_the_damaged_index_of_another_import_stops_nobody(tmp_path: Path) -> Non
     assert _find_imported(tmp_path, "mine") == whole
     with pytest.raises(CorruptFileError, match=r"a/imported\.json"):
         _find_imported(tmp_path, "other")
-
-
-@pytest.mark.parametrize("row", ["{", "[]", '{"evaluations": 3}', '{"evaluations": [3], "attempts": "x"}'])
-def test_a_damaged_failure_is_replaced_by_the_next_one(row: str, tmp_path: Path) -> None:
-    job = Job(Session(tmp_path, device="cpu", quiet=True).cell(config_of())).freeze()
-    path = tmp_path / "rows" / f"failed-{job.key}.json"
-    path.parent.mkdir()
-    content = json.loads(row) if row != "{" else None
-    path.write_text(json.dumps({"stage": "failed", "key": job.key, **content}) if isinstance(content, dict) else row)
-    record_failure(job, Outcome("failed", "why", 1))
-    assert (read_json(path)["attempts"], read_json(path)["reason"]) == (1, "why")

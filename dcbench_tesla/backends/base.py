@@ -202,17 +202,6 @@ class Backend(Protocol):
         ...
 
 
-def _earlier(job: FrozenJob) -> tuple[Sequence[str], int]:
-    """Return the evaluations that an earlier failure names, and its attempts; a damaged row of one is replaced."""
-    try:
-        before = job.workspace.row("failed", job.key) or {}
-    except CorruptFileError:
-        return (), 0
-    named, attempts = before.get("evaluations", []), before.get("attempts", 0)
-    strings = named if isinstance(named, list) and all(isinstance(name, str) for name in named) else []
-    return strings, attempts if type(attempts) is int and attempts > 0 else 0
-
-
 def record_failure(job: FrozenJob, outcome: Outcome, *, hardware: str | None = None) -> None:
     """Write the row of a cell that failed: what, where, why, and the number of attempts. A later success removes it.
 
@@ -234,6 +223,7 @@ def record_failure(job: FrozenJob, outcome: Outcome, *, hardware: str | None = N
         "reason": re.sub(r"(?<![\w./])/(?:[^\s/'\"]+/)+", "", outcome.reason),
     }
     with suppress(DcbenchError):  # if nothing can be written, the message on the terminal has to be enough
-        named, attempts = _earlier(job)
-        evaluations, attempts = sorted({*named, *job.evaluations}), attempts + 1
+        before = job.workspace.row("failed", job.key) or {}
+        evaluations = sorted({*before.get("evaluations", ()), *job.evaluations})
+        attempts = before.get("attempts", 0) + 1
         job.workspace.write_row("failed", job.key, {**row, "evaluations": evaluations, "attempts": attempts})

@@ -231,7 +231,8 @@ def test_execution_settings_of_a_begun_cell_are_taken_up_again(
     cell = session.cell(config_of(method, {name: 2}))
     assert read_json(cell.place.execution)["settings"][name] == 3
     result = run_cell(cell)
-    assert f"was started with {name}=3 and continues with it (--force starts over)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.count(f"was started with {name}=3 and continues with it (--force starts over)") == 1
     row = cell.workspace.row("condense", cell.key)
     assert row is not None
     assert row["settings"][name] == 3

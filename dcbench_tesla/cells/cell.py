@@ -76,6 +76,7 @@ class Cell:
         self._asked, self._from_scratch, self._given = execution, from_scratch, config
         self._planned: Mapping[str, Any] = {}
         self._unreadable: CorruptFileError | None = None
+        self._said: set[str] = set()
         self._compute_with(execution)
         complete_exchange(self.place, workspace, self.name, self.say)
         try:
@@ -136,11 +137,7 @@ class Cell:
         """
         other = copy.copy(self)
         other._compute_with(self._asked)
-        asked = execution_settings(other.config.settings)
         other._continue()
-        told = ", ".join(f"{name}={value}" for name, value in other.taken_up.items() if value != asked[name])
-        if told:
-            self.say(f"{self.name} was started with {told} and continues with it (--force starts over)")
         return other
 
     def staged(self) -> "Cell":
@@ -160,6 +157,8 @@ class Cell:
         now = execution_settings(self.config.settings)
         self.taken_up = {name: value for name, value in begun.settings.items() if name in now}
         self.config = dataclasses.replace(self.config, settings=self._replaced(self.taken_up))
+        if others := ", ".join(f"{name}={value}" for name, value in self.taken_up.items() if value != now[name]):
+            self._say_once(f"{self.name} was started with {others} and continues with it (--force starts over)")
         self.memory_facts = self.memory_facts or begun.memory_facts
 
     def _replaced(self, kept: Mapping[str, Any]) -> Any:
@@ -197,7 +196,7 @@ class Cell:
         if self._condensation_is_over():
             return dataclasses.replace(wanted, compile=begun.compile if wanted.compile == "auto" else wanted.compile)
         if begun.device != wanted.device:
-            self.say(f"{self.name} was started on {begun.device} and continues there (--force starts over)")
+            self._say_once(f"{self.name} was started on {begun.device} and continues there (--force starts over)")
             Execution.resolve(begun.device)
         return dataclasses.replace(wanted, device=begun.device, threads=begun.threads, compile=begun.compile)
 
@@ -210,6 +209,11 @@ class Cell:
         """Print a line on standard error, unless the cell is quiet."""
         if not self.quiet:
             say(text)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     # ---- what it computes with -------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from dcbench_tesla.api import run
 from dcbench_tesla.backends.base import Job
-from dcbench_tesla.cells import saved, staging
+from dcbench_tesla.cells import place, saved
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.evaluation import Accuracy, Evaluation, notes_on, records_name
 from dcbench_tesla.cells.execution import Execution
@@ -166,7 +166,7 @@ def test_a_kill_in_the_exchange_is_healed_by_the_next_start(
     after: int, out: Path, finished: CellResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = 0
-    move = staging._move
+    move = place._move
 
     def killed(source: Path, target: Path) -> None:
         nonlocal moved
@@ -178,7 +178,7 @@ def test_a_kill_in_the_exchange_is_healed_by_the_next_start(
     name = finished.cell.name
     (out / "cells" / name / "distilled.safetensors").write_bytes(b"old")
     with monkeypatch.context() as patched:
-        patched.setattr(staging, "_move", killed)
+        patched.setattr(place, "_move", killed)
         with pytest.raises(KeyboardInterrupt):
             small(out, force=True)
     assert (out / "cells" / name / "config.json").is_file()
@@ -284,7 +284,7 @@ def test_a_process_that_waited_continues_as_the_first_one_began(
 
     late = cell(2, 2)  # it has read that there is nothing yet
     begin(tmp_path, monkeypatch, "dm", {"class_chunk": 5})
-    with staging.alone(late.place, late.name, print):
+    with place.alone(late.place, late.name, print):
         waiting = threading.Thread(target=run_cell, args=(late,))
         waiting.start()
         waiting.join(0.5)

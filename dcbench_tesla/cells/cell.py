@@ -16,8 +16,7 @@ import torch
 from dcbench_tesla.cells.execution import Begun, Execution
 from dcbench_tesla.cells.identity import CellIdentity, execution_settings
 from dcbench_tesla.cells.materials import Materials
-from dcbench_tesla.cells.place import Place
-from dcbench_tesla.cells.staging import complete_exchange, staged
+from dcbench_tesla.cells.place import Place, complete_exchange, staged
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits

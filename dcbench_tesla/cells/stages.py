@@ -22,8 +22,8 @@ from dcbench_tesla.cells.execution import record_begun
 from dcbench_tesla.cells.expert_processes import processes, threads_of_each, train_at_once
 from dcbench_tesla.cells.identity import execution_settings
 from dcbench_tesla.cells.loop import CondenseLoop
+from dcbench_tesla.cells.place import LOCK, alone, discard, exchange_began, settle, take_over
 from dcbench_tesla.cells.sheet import write_sheet
-from dcbench_tesla.cells.staging import LOCK, alone, discard, exchange_began, settle, take_over
 from dcbench_tesla.compute.compiling import training_is_compiled
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DcbenchError

@@ -1,6 +1,7 @@
 """The distilled set: complete, so that whoever has the file can train on it."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -199,9 +200,25 @@ def _shared_folder(path: Path) -> Path:
     raise FileNotFoundError(f"no folder {_ZCA_FOLDER!r} above {path}")
 
 
+def load_whitening(folder: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a stored whitening; its name is the key of its content.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFileError: the file is damaged, or its content is another one's.
+    """
+    if not re.fullmatch("[0-9a-f]{16}", str(key)):
+        raise CorruptFileError(f"{str(key)!r} is not the key of a whitening under {folder}.")
+    path = folder / f"{key}.safetensors"
+    tensors, facts = load_tensors(path)
+    if Preprocessing.from_state(tensors, facts).key != key:
+        raise CorruptFileError(f"{path} holds another whitening than its name says. Delete it: a run fits it again.")
+    return tensors, facts
+
+
 def _load_shared(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        return load_tensors(_shared_folder(path) / f"{key}.safetensors")
+        return load_whitening(_shared_folder(path), key)
     except FileNotFoundError as error:
         raise CorruptFileError(
             f"{path} needs the whitening {_ZCA_FOLDER}/{key}.safetensors, which is not beside it: copy it from the "

@@ -257,7 +257,7 @@ class Condenser(ABC):
     def for_device(cls, settings: Any, device: torch.device, smallest_class: int) -> Any:
         """Return the settings with those filled in that depend on the device, such as how many classes at once.
 
-        Only settings that do not change the result may be chosen here.
+        Only settings that change the result by rounding at most may be chosen here: those marked ``execution``.
 
         Args:
             settings: the settings as the user gave them.

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from dcbench_tesla.backends.base import Backend, Job, Outcome, record_failure
+from dcbench_tesla.cells.stages import drop_failure
 from dcbench_tesla.records.progress import bar, say
-from dcbench_tesla.records.rows import drop_settled_failure
 
 
 def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) -> list[Outcome]:
@@ -55,7 +55,7 @@ def _settled(job: Job) -> Outcome | None:
     try:
         if job.force or job.cell.pending():
             return None
-        drop_settled_failure(job.cell.workspace, job.cell.key)  # its process may have been killed after the last stage
+        drop_failure(job.cell)  # its process may have been killed after the last stage
     except Exception as error:
         outcome = Outcome.of(error, job.cell.place.folder / "error.txt")
         record_failure(job.freeze(), outcome)

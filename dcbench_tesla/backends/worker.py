@@ -18,7 +18,7 @@ from dcbench_tesla.backends.base import FrozenJob, Outcome
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import run_cell
-from dcbench_tesla.compute.processes import stop_with_stdin
+from dcbench_tesla.compute.processes import stop_with_stdin, tell_parent
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.errors import CorruptFileError, UsageError, explained
 from dcbench_tesla.records.progress import say
@@ -63,11 +63,11 @@ def main() -> int:
         job = FrozenJob.read(arguments.job)
     except (OSError, CorruptFileError) as error:
         parser.error(str(explained(error)))
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
-        os.dup2(2, 1)  # standard output is for the answer only, not for what plugins and libraries print
-        outcome = run_frozen(job)
-        _log(f"ended: {outcome.reason or outcome.status}")
-        print(json.dumps(dataclasses.asdict(outcome)), file=answer, flush=True)
+    answer = os.dup(1)
+    os.dup2(2, 1)  # standard output is for the answer only, not for what plugins and libraries print
+    outcome = run_frozen(job)
+    _log(f"ended: {outcome.reason or outcome.status}")
+    tell_parent(answer, json.dumps(dataclasses.asdict(outcome)))
     return outcome.exit_code
 
 

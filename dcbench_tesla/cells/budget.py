@@ -215,7 +215,9 @@ def fitted(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection
     """
     found = fit(cell, budget_bytes, meter, stages)
     if not found.fits:
-        raise UsageError(f"{cell.config.method}: {found}")
+        taken_up = ", ".join(f"{name}={value}" for name, value in cell.taken_up.items())
+        begun = f" It was started with {taken_up}, which only --force changes." if taken_up else ""
+        raise UsageError(f"{cell.config.method}: {found}{begun}")
     if not found.needs:
         return cell
     cell.say(f"{cell.name}: {found}")
@@ -290,7 +292,9 @@ def _other_methods(cell: Cell, budget: int, meter: MemoryMeter) -> Iterator[Reme
 def _kept(cell: Cell, needed: int, budget: int, meter: MemoryMeter) -> Kept | None:
     """Return the largest number of graphs that fit, or ``None`` if the method or the user leaves no choice."""
     settings = cell.config.settings
-    if not hasattr(settings, "keep_graphs") or not hasattr(settings, "steps") or "keep_graphs" in cell.config.changed:
+    if not hasattr(settings, "keep_graphs") or not hasattr(settings, "steps"):
+        return None
+    if "keep_graphs" in cell.config.changed or "keep_graphs" in cell.taken_up:
         return None
     steps, now = settings.steps, settings.keep_graphs
     peak = cache(lambda graphs: needed if graphs == now else predicted_peak(cell, meter, keep_graphs=graphs))

@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 
-from dcbench_tesla.cells.execution import Execution
-from dcbench_tesla.cells.identity import CellIdentity
+from dcbench_tesla.cells.execution import Begun, Execution
+from dcbench_tesla.cells.identity import CellIdentity, execution_settings
 from dcbench_tesla.cells.materials import Materials
-from dcbench_tesla.cells.place import Place
+from dcbench_tesla.cells.place import Place, complete_exchange, staged
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
 from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.interface import Condenser, ExpertSource, Problem
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.progress import say
-from dcbench_tesla.records.store import read_json
 from dcbench_tesla.records.workspace import Workspace
 
 EVALUATE = "evaluate by "
@@ -42,12 +42,14 @@ class Cell:
             unless ``from_scratch`` is true.
         quiet: print nothing.
         from_scratch: the run starts over.
+        report_later: raise an error about the record of an earlier run in :meth:`pending`, and not here.
         shared_splits: preprocessed images by key, shared between cells that use the same ones.
         data_dir: folder of the data sets' files, for other processes.
 
     Raises:
         UsageError: IPC is less than 1, or more than the smallest class has training images; the images are too large
             for ZCA whitening; or the cell was started on a device that is not available.
+        CorruptFileError: the record of the run to be continued is damaged.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Cell:
         *,
         quiet: bool = False,
         from_scratch: bool = False,
+        report_later: bool = False,
         shared_splits: dict[str, Splits] | None = None,
         data_dir: Path | None = None,
     ) -> None:
@@ -67,11 +70,25 @@ class Cell:
         self.materials = Materials(config, dataset, workspace, shared_splits=shared, quiet=quiet)
         self.identity = CellIdentity(config, dataset, self.materials.experts_read)
         self.place = Place(workspace, self.identity)
-        self.execution = execution if from_scratch else self._begun_with(execution)
-        self.device = torch.device(self.execution.device)
-        settings = self.method.for_device(config.settings, self.device, self.materials.smallest_class)
-        self.config = dataclasses.replace(config, settings=settings)
         self.memory_facts: Mapping[str, int] = {}  # columns for its row, once it has been planned for a budget
+        self.taken_up: Mapping[str, Any] = {}  # the execution settings of the run that is continued
+        self._asked, self._from_scratch, self._given = execution, from_scratch, config
+        self._planned: Mapping[str, Any] = {}
+        self._unreadable: CorruptFileError | None = None
+        self._said: set[str] = set()
+        self._compute_with(execution)
+        complete_exchange(self.place, workspace, self.name, self.say)
+        try:
+            self._continue()
+        except CorruptFileError as error:
+            if not report_later:
+                raise
+            self._unreadable = error
+
+    def _compute_with(self, execution: Execution) -> None:
+        self.execution, self.device = execution, torch.device(execution.device)
+        settings = self.method.for_device(self._given.settings, self.device, self.materials.smallest_class)
+        self.config = dataclasses.replace(self._given, settings=dataclasses.replace(settings, **self._planned))
 
     @property
     def method(self) -> type[Condenser]:
@@ -99,7 +116,7 @@ class Cell:
         """
         other = copy.copy(self)
         other.config = dataclasses.replace(self.config, settings=dataclasses.replace(self.config.settings, **changes))
-        other.memory_facts = memory_facts
+        other.memory_facts, other._planned = memory_facts, {**self._planned, **changes}
         return other
 
     def with_compilation(self, compile: str) -> "Cell":
@@ -108,19 +125,79 @@ class Cell:
         other.execution = dataclasses.replace(self.execution, compile=compile)
         return other
 
+    def as_begun(self) -> "Cell":
+        """Return this cell as the run that it continues computes; to be called when the cell's lock is held.
+
+        Another process may have started or continued the cell since this object was made.
+
+        Raises:
+            CorruptFileError: the record of that run is damaged.
+            UsageError: the device of that run is not available.
+        """
+        other = copy.copy(self)
+        other._compute_with(self._asked)
+        other._continue()
+        return other
+
+    def staged(self) -> "Cell":
+        """Return this cell in a folder of its own, where a run that starts over works until it is finished."""
+        other = copy.copy(self)
+        other.place, other.workspace = staged(self.place, self.workspace)
+        return other
+
+    def _continue(self) -> None:
+        """Compute as the run that is continued, if there is one."""
+        begun = None if self._from_scratch else self._begun()
+        if begun is None:
+            return
+        self._compute_with(self._joined(self._asked, begun))
+        if not self.place.checkpoint.exists() or self.workspace.row("condense", self.key) is not None:
+            return
+        now = execution_settings(self.config.settings)
+        self.taken_up = {name: value for name, value in begun.settings.items() if name in now}
+        self.config = dataclasses.replace(self.config, settings=self._replaced(self.taken_up))
+        if others := ", ".join(f"{name}={value}" for name, value in self.taken_up.items() if value != now[name]):
+            self._say_once(f"{self.name} was started with {others} and continues with it (--force starts over)")
+        self.memory_facts = self.memory_facts or begun.memory_facts
+
+    def _replaced(self, kept: Mapping[str, Any]) -> Any:
+        now = self.config.settings
+        try:
+            if any(type(value) is not type(getattr(now, name)) for name, value in kept.items()):
+                raise UsageError(f"settings of another kind ({kept})")
+            return dataclasses.replace(now, **kept)
+        except UsageError as error:
+            path = self.place.execution
+            raise CorruptFileError(f"{path} is damaged: {error}. Delete it, or start over with --force.") from error
+
+    def _begun(self) -> Begun | None:
+        """Return how the run that is continued computes; ``None`` if none was started, or what it left is not known."""
+        if not self.place.execution.exists():
+            return None
+        try:
+            return Begun.read(self.place.execution)
+        except CorruptFileError:
+            if self._condensation_is_over():
+                return None  # nothing of it is needed
+            raise
+
+    def _condensation_is_over(self) -> bool:
+        """Return whether only whole evaluations are left, if anything; they may run elsewhere than the rest did."""
+        evaluated = all(self.place.evaluated(name) for name in self.config.evaluators)
+        return evaluated or (self.place.distilled.exists() and not self.place.half_evaluated())
+
     def _begun_with(self, wanted: Execution) -> Execution:
         """Return the execution to use: that of an unfinished run, so that it gives the same bytes, else ``wanted``."""
-        if not self.place.execution.exists():
-            return wanted
-        stored = read_json(self.place.execution)
-        if self.place.distilled.exists() and not self.place.half_evaluated():  # later evaluations may run elsewhere
-            decided = stored.get("compile", "off") if wanted.compile == "auto" else wanted.compile
-            return dataclasses.replace(wanted, compile=decided)
-        if stored["device"] != wanted.device:
-            self.say(f"{self.name} was started on {stored['device']} and continues there (--force starts over)")
-            Execution.resolve(stored["device"])
-        began_with = {name: stored[name] for name in ("device", "threads", "compile") if name in stored}
-        return dataclasses.replace(wanted, **{"compile": "off", **began_with})
+        begun = self._begun()
+        return wanted if begun is None else self._joined(wanted, begun)
+
+    def _joined(self, wanted: Execution, begun: Begun) -> Execution:
+        if self._condensation_is_over():
+            return dataclasses.replace(wanted, compile=begun.compile if wanted.compile == "auto" else wanted.compile)
+        if begun.device != wanted.device:
+            self._say_once(f"{self.name} was started on {begun.device} and continues there (--force starts over)")
+            Execution.resolve(begun.device)
+        return dataclasses.replace(wanted, device=begun.device, threads=begun.threads, compile=begun.compile)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -131,6 +208,11 @@ class Cell:
         """Print a line on standard error, unless the cell is quiet."""
         if not self.quiet:
             say(text)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     # ---- what it computes with -------------------------------------------------------------------------------------
 
@@ -152,6 +234,22 @@ class Cell:
             compile=self.execution.compile == "on",
         )
 
+    def distilled_set(self, iteration: int) -> DistilledSet:
+        """Read the set that the cell's condensation had made after ``iteration`` iterations.
+
+        Raises:
+            CorruptFileError: the file is damaged, or holds the set of another cell or iteration.
+        """
+        path = self.place.snapshot(iteration)
+        found = DistilledSet.load(path)
+        told = found.provenance
+        if (told.get("key"), told.get("iteration")) != (self.key, iteration):
+            raise CorruptFileError(
+                f"{path} holds another set: iteration {told.get('iteration')} of {told.get('method')} (key "
+                f"{told.get('key')}). The same command with --force makes the right one again."
+            )
+        return found
+
     def stand_in_set(self) -> DistilledSet:
         """Return a set of real images of the size that the distilled set has or will have, for measurements."""
         problem = self.problem(None)
@@ -162,7 +260,13 @@ class Cell:
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
     def pending(self) -> list[str]:
-        """Return the stages that are not finished: ``experts``, ``condense``, ``evaluate by <name>``."""
+        """Return the stages that are not finished: ``experts``, ``condense``, ``evaluate by <name>``.
+
+        Raises:
+            CorruptFileError: a row, or the record of the run to be continued, is damaged.
+        """
+        if self._unreadable is not None:
+            raise self._unreadable
         todo = [f"{EVALUATE}{e}" for e in self.config.evaluators if not self.place.evaluated(e)]
         return todo if not todo or self.place.condensed() else self._from_condensation(todo)
 

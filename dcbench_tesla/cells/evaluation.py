@@ -7,6 +7,8 @@ last epoch, on the test images, as a fraction.
 """
 
 import dataclasses
+import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +23,14 @@ from dcbench_tesla import registry
 from dcbench_tesla.compute.seeds import seed_for
 from dcbench_tesla.config import EvaluationSettings
 from dcbench_tesla.data.images import LabelledImages
-from dcbench_tesla.errors import DivergedError
+from dcbench_tesla.errors import CorruptFileError, DivergedError
 from dcbench_tesla.interface import DistilledSet, Evaluator, Settings
 from dcbench_tesla.records.progress import Bar
-from dcbench_tesla.records.store import read_json, write_json
+from dcbench_tesla.records.store import content_key, read_json, write_json
 
 STATISTICS = ("last", "best_on_validation", "best_on_test")
 _BATCH = 512
+_LONGEST_NAME = 100
 
 
 @torch.no_grad()
@@ -125,8 +128,32 @@ def network_count(settings: Settings, evaluation: EvaluationSettings) -> int:
 
 
 def records_name(evaluator: str, key: str) -> str:
-    """Return the name of the folder of an evaluation's records, without the colon of names such as ``timm:x``."""
-    return f"{evaluator.replace(':', '-')}-{key}"
+    """Return the name of the folder of an evaluation's records, without colons and slashes (``timm:hf_hub:x/y``)."""
+    name = re.sub(r"[^\w.-]+", "-", evaluator)[:_LONGEST_NAME]
+    return f"{name}-{key}"
+
+
+def notes_on(last: Accuracy | None, classes: int, images: int) -> list[str]:
+    """Return a note if the mean accuracy is at most 1/K + 2 s for K classes, with its standard error s.
+
+    s^2 = p (1 - p) / N + v / n for chance p = 1/K, N test images, and the variance v of n networks (0 for one).
+
+    Args:
+        last: the accuracy of the final set.
+        classes: K.
+        images: N.
+    """
+    if last is None:
+        return []
+    chance, n = 1 / classes, len(last.values)
+    spread = statistics.variance(last.values) / n if n > 1 else 0.0
+    limit = chance + 2 * math.sqrt(chance * (1 - chance) / images + spread)
+    if last.mean > limit:
+        return []
+    return [
+        f"at the level of chance: {100 * last.mean:.1f} % is not more than {100 * limit:.1f} %, which is 1/{classes} "
+        "and two standard errors"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +189,10 @@ class Evaluation:
         evaluator = registry.load_evaluator(self.name)(self.settings)
         start = time.perf_counter()
         found = [self._test(evaluator, iteration, networks, load, shown) for iteration, networks, load in sets]
+        summary = summarise(found)
+        notes = notes_on(summary["last"], self.test.classes, len(self.test))
+        for note in notes:
+            self.tell(f"{self.name}: note: {note}")
         return {
             "evaluator": self.name,
             "evaluator_version": evaluator.version,
@@ -171,17 +202,45 @@ class Evaluation:
             "validation_images": len(self.validation) if self.validation else 0,
             "test_images": len(self.test),
             "evaluate_seconds": round(time.perf_counter() - start, 3),
-            "accuracy": {n: dataclasses.asdict(a) if a else None for n, a in summarise(found).items()},
+            "accuracy": {n: dataclasses.asdict(a) if a else None for n, a in summary.items()},
             "diverged_networks": sum(e.diverged for e in found),
             "evaluated": [dataclasses.asdict(e) for e in found],
+            **({"notes": notes} if notes else {}),
         }
+
+    def _signed(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return a record with a digest of its content and of the evaluation that it belongs to."""
+        return {**record, "digest": content_key([self.records.name, record])}
+
+    def _recorded(self, path: Path, iteration: int, networks: int) -> Evaluated:
+        """Read the record of one distilled set, which tests at most ``networks`` networks.
+
+        Raises:
+            CorruptFileError: it is damaged, or belongs to another set or evaluation.
+        """
+        remedy = "Delete it: the same command tests these networks again."
+        content = read_json(path, "evaluation record", remedy=remedy)
+        record = {name: value for name, value in content.items() if name != "digest"}
+        done = Evaluated(**record) if record.keys() == {f.name for f in dataclasses.fields(Evaluated)} else None
+        sound = (
+            done is not None
+            and content in (self._signed(record), record)  # records of earlier versions have no digest
+            and done.iteration == iteration
+            and 0 < len(done.test) <= networks
+            and len(done.validation) == (len(done.test) if self.validation else 0)
+            and done.diverged <= len(done.test)
+        )
+        if done is None or not sound:
+            whose = f"the record of {self.name} for iteration {iteration}"
+            raise CorruptFileError(f"{path} is not {whose}, or its values were changed. {remedy}")
+        return done
 
     def _test(
         self, evaluator: Evaluator, iteration: int, networks: int, load: Callable[[], DistilledSet], shown: Bar
     ) -> Evaluated:
         """Train and test the networks of one distilled set, after those that are recorded already."""
         path = self.records / f"{iteration:06d}.json"
-        done = Evaluated(**read_json(path)) if path.exists() else Evaluated(iteration=iteration)
+        done = self._recorded(path, iteration, networks) if path.exists() else Evaluated(iteration=iteration)
         shown.advance(len(done.test))
         if len(done.test) >= networks:
             return done
@@ -192,6 +251,6 @@ class Evaluation:
             if reason:
                 self.tell(f"iteration {iteration}: {reason}")
             done = done.with_network(test, held_out, diverged=bool(reason))
-            write_json(path, dataclasses.asdict(done))
+            write_json(path, self._signed(dataclasses.asdict(done)))
             shown.advance(note=f"iteration {iteration}: {Accuracy.of(done.test, iteration)}")
         return done

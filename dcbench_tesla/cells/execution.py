@@ -1,14 +1,20 @@
 """The execution of a cell: device, threads, backend, compilation. Rows record it, and no key depends on it."""
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from dcbench_tesla.compute.compiling import compile_training
 from dcbench_tesla.compute.malloc import keep_freed_memory
-from dcbench_tesla.errors import UsageError
+from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.records.store import read_json, write_json
 
 COMPILE = ("auto", "on", "off")
+_REMEDY = "Delete it: the run then continues as the command says; --force starts over."
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,44 @@ class Execution:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@dataclass(frozen=True)
+class Begun:
+    """How an earlier run of a cell computes. A run that continues it computes the same way and gives the same bytes.
+
+    Args:
+        device: PyTorch's name of the device.
+        threads: number of PyTorch's threads.
+        compile: ``on`` or ``off``.
+        settings: the execution settings of the method, by name; empty in records of earlier versions.
+        memory_facts: columns about memory for the row of the condensation.
+    """
+
+    device: str
+    threads: int
+    compile: Literal["on", "off"] = "off"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    memory_facts: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "Begun":
+        """Read the record that :func:`record_begun` wrote.
+
+        Raises:
+            CorruptFileError: the file is damaged or holds something else.
+        """
+        from dcbench_tesla.records import schema  # pydantic is not needed to train an expert
+
+        content = read_json(path, "execution", remedy=_REMEDY)
+        if told := schema.fault(cls, content):
+            raise CorruptFileError(f"{path} is not the record of a run: {told}. {_REMEDY}")
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in content.items() if name in known})
+
+
+def record_begun(
+    path: Path, execution: Execution, settings: Mapping[str, Any], memory_facts: Mapping[str, int]
+) -> None:
+    """Write how a run computes, for :meth:`Begun.read`; ``settings`` are the execution settings of its method."""
+    write_json(path, {**dataclasses.asdict(execution), "settings": settings, "memory_facts": memory_facts})

@@ -21,7 +21,7 @@ import torch
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.session import Session
-from dcbench_tesla.compute.processes import stop_with_stdin
+from dcbench_tesla.compute.processes import stop_with_stdin, tell_parent
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.errors import (
     CorruptFileError,
@@ -161,21 +161,20 @@ def main() -> int:
     task = parser.parse_args().task
     stop_with_stdin()
     execution = Execution(**{**task["execution"], "logs": tuple(task["execution"]["logs"])})
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
-        os.dup2(2, 1)  # standard output is for the answer only, not for what plugins and libraries print
-        try:
-            execution.apply()
-            data_dir = None if task["data_dir"] is None else Path(task["data_dir"])
-            session = Session(task["out"], data_dir=data_dir, execution=execution, quiet=True)
-            cell = session.cell(CellConfig.from_dict(task["config"]), from_scratch=True)
-            with bar("experts", 0, quiet=True) as silent:  # the parent process counts the files
-                cell.materials.expert_store.ensure(task["count"], task["epochs"], cell.splits.train, silent)
-        except Exception as error:
-            traceback.print_exc()
-            defect = f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see the log."
-            told = {"kind": type(error).__name__, "reason": explained(error) or defect}
-            print(json.dumps(told), file=answer, flush=True)
-            return 1
+    answer = os.dup(1)
+    os.dup2(2, 1)  # standard output is for the answer only, not for what plugins and libraries print
+    try:
+        execution.apply()
+        data_dir = None if task["data_dir"] is None else Path(task["data_dir"])
+        session = Session(task["out"], data_dir=data_dir, execution=execution, quiet=True)
+        cell = session.cell(CellConfig.from_dict(task["config"]), from_scratch=True)
+        with bar("experts", 0, quiet=True) as silent:  # the parent process counts the files
+            cell.materials.expert_store.ensure(task["count"], task["epochs"], cell.splits.train, silent)
+    except Exception as error:
+        traceback.print_exc()
+        defect = f"{type(error).__name__}: {error}. This is a defect of the program or a plugin; see the log."
+        tell_parent(answer, json.dumps({"kind": type(error).__name__, "reason": explained(error) or defect}))
+        return 1
     return 0
 
 

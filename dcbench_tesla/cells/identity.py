@@ -155,6 +155,12 @@ def augmentation_of(data: DataFacts, settings: DataSettings) -> Augmentation:
     return Augmentation.for_dataset(data.flippable) if named == "auto" else Augmentation(named)
 
 
+def execution_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings marked ``execution``: they change a result by rounding only, and are part of no key."""
+    marked = [field.name for field in dataclasses.fields(settings) if field.metadata.get("execution")]
+    return {name: getattr(settings, name) for name in marked}
+
+
 def hashed_settings(settings: Settings, without_effect: Collection[str]) -> dict[str, Any]:
     """Return the settings that define a result: without those marked ``execution`` and those without effect.
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 
@@ -20,8 +20,9 @@ from dcbench_tesla.records.live import MetricLog
 from dcbench_tesla.records.progress import bar, say
 from dcbench_tesla.records.store import load_tensors, read_meta, save_tensors, write_text, writing
 
-_CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 _METRICS = "metrics.jsonl"
+_DELETE = "Delete it, or start over with --force."
 _CHECKPOINT_EVERY_S = 30.0
 _CHECKPOINT_SHARE = 50  # checkpoints take at most one fiftieth of the time
 
@@ -48,6 +49,43 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _checked(path: Path, meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the facts of a checkpoint.
+
+    Raises:
+        CorruptFileError: one is missing or of another kind.
+    """
+    numbers = (int, float, type(None))
+    kinds = {"iteration": (int,), "seconds": (int, float), "loss": numbers, "peak_bytes": (int, type(None))}
+    present = {"peak_bytes": None, **meta}
+    wrong = [name for name, kind in kinds.items() if name not in present or type(present[name]) not in kind]
+    if wrong or meta["iteration"] < 0:
+        raise CorruptFileError(
+            f"{path} is damaged: {wrong[0] if wrong else 'iteration'} is missing or wrong. {_DELETE}"
+        )
+    return meta
+
+
+def _metrics_before(path: Path, done: int) -> Iterator[str]:
+    """Yield the lines of the first ``done`` iterations.
+
+    Raises:
+        CorruptFileError: a line before the last one is not what an iteration writes.
+    """
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            iteration = json.loads(line.decode())["iteration"] if line else done
+            if iteration >= done:
+                continue
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) or number > done:  # cut off by a kill
+                continue
+            remedy = "Delete the file: the run continues, and its metrics begin anew."
+            raise CorruptFileError(f"{path} is damaged in line {number}. {remedy}") from error
+        yield line.decode() + "\n"
 
 
 class CondenseLoop:
@@ -89,7 +127,7 @@ class CondenseLoop:
         quiet: bool = False,
     ) -> None:
         self._condenser, self._label, self._key, self._quiet = condenser, label, key, quiet
-        self._checkpoint, self._metrics = folder / _CHECKPOINT, folder / _METRICS
+        self._checkpoint, self._metrics = folder / CHECKPOINT, folder / _METRICS
         self._snapshots, self._keep_snapshot, self._logs, self._metered = snapshots, keep_snapshot, logs, metered
         self._saved_at, self._saving_took = 0.0, 0.0
         self.seconds = 0.0
@@ -98,9 +136,13 @@ class CondenseLoop:
 
     @staticmethod
     def iterations_done(folder: Path) -> int:
-        """Return the number of iterations that the checkpoint in ``folder`` covers; 0 without a checkpoint."""
-        path = folder / _CHECKPOINT
-        return int(read_meta(path)["iteration"]) if path.exists() else 0
+        """Return the number of iterations that the checkpoint in ``folder`` covers; 0 without a checkpoint.
+
+        Raises:
+            CorruptFileError: the checkpoint is damaged.
+        """
+        path = folder / CHECKPOINT
+        return int(_checked(path, read_meta(path))["iteration"]) if path.exists() else 0
 
     def run(self, device: torch.device) -> None:
         """Run the remaining iterations.
@@ -179,6 +221,20 @@ class CondenseLoop:
         self._saved_at = time.perf_counter()
         self._saving_took = self._saved_at - began
 
+    def _load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Give the condenser the state of a checkpoint, which must be one of its own: the same tensors, finite."""
+        own = {name: value.shape for name, value in self._condenser.state_dict().items()}
+        if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+            raise CorruptFileError(f"{self._checkpoint} holds NaN or infinity. {_DELETE}")
+        try:
+            self._condenser.load_state_dict(state)
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            if own == {name: value.shape for name, value in state.items()}:
+                raise  # the file is right: it is a defect of the method
+            raise CorruptFileError(
+                f"{self._checkpoint} is not the state of {self._label} ({error}). {_DELETE}"
+            ) from error
+
     def _resume(self, device: torch.device) -> int:
         """Load the last checkpoint, if there is one; return the iteration to continue with."""
         if not self._checkpoint.exists():
@@ -187,12 +243,13 @@ class CondenseLoop:
         state, meta = load_tensors(self._checkpoint)
         if meta.get("key") != self._key:
             raise CorruptFileError(f"{self._checkpoint} belongs to another cell. Delete it, or run with --force.")
-        self._condenser.load_state_dict({k: v.to(device) for k, v in state.items()})
-        done = int(meta["iteration"])
+        done = int(_checked(self._checkpoint, meta)["iteration"])
+        if done > self._condenser.iterations:
+            raise CorruptFileError(f"{self._checkpoint} is after iteration {done}, which there is not. {_DELETE}")
+        self._load({k: v.to(device) for k, v in state.items()})
         self.seconds, self.last_loss, self.peak_bytes = meta["seconds"], meta["loss"], meta.get("peak_bytes")
         if self._metrics.exists():  # iterations after the checkpoint will be run and recorded again
-            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(self._metrics, "".join(lines[:done]))
+            write_text(self._metrics, "".join(_metrics_before(self._metrics, done)))
         if not self._quiet:
             say(f"{self._label}: continuing after iteration {done} of {self._condenser.iterations}")
         return done

@@ -1,7 +1,9 @@
 """The materials of a cell: its images, split and preprocessed, its network, and the experts it reads."""
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
@@ -16,17 +18,36 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import prepared_bytes
 from dcbench_tesla.data.preprocessing import Preprocessing, check_zca_size, fit_standardise, fit_zca
 from dcbench_tesla.data.splits import Indices, Splits, choose, cut
-from dcbench_tesla.errors import UsageError
+from dcbench_tesla.distilled import load_whitening
+from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.experts.imported import ImportedStore, open_imported
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.experts.store import ExpertStore, StoredExperts
 from dcbench_tesla.interface import ExpertRequest, Task
 from dcbench_tesla.records.progress import say
-from dcbench_tesla.records.store import content_key, load_tensors, read_json, save_tensors, write_json
+from dcbench_tesla.records.store import content_key, read_json, save_tensors, write_json
 from dcbench_tesla.records.workspace import Workspace
 
 if TYPE_CHECKING:
     from dcbench_tesla.data.dataset import Pixels
+
+
+def _stored_fit(fit: Path, facts: Mapping[str, Any]) -> Preprocessing | None:
+    """Return the whitening that the record ``fit`` names; ``None`` if it has not been fitted, or its file is gone.
+
+    Raises:
+        CorruptFileError: the record is damaged or is that of other images, or the whitening's file is damaged.
+    """
+    if not fit.exists():
+        return None
+    remedy = "Delete it: the whitening is fitted again."
+    stored = read_json(fit, "fit", remedy=remedy)
+    if content_key(stored.get("data")) != content_key(facts):
+        raise CorruptFileError(f"{fit} is not the record of this data's whitening. {remedy}")
+    try:
+        return Preprocessing.from_state(*load_whitening(fit.parent, stored["preprocessing"]))
+    except FileNotFoundError:
+        return None
 
 
 class Materials:
@@ -109,12 +130,12 @@ class Materials:
             return fit_standardise(self.dataset, None if self.dataset.mean else self._train_pixels)
         facts = describe_data(self.dataset, self.config.data)
         fit = self._workspace.preprocessing / f"fit-{content_key(facts)}.json"
+        if (stored := _stored_fit(fit, facts)) is not None:
+            return stored
         fit.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(fit.with_suffix(".lock")):  # two fits can differ in their last bits, so only one is made
-            if fit.exists():
-                whitening = fit.with_name(read_json(fit)["preprocessing"] + ".safetensors")
-                if whitening.exists():
-                    return Preprocessing.from_state(*load_tensors(whitening))
+            if (stored := _stored_fit(fit, facts)) is not None:
+                return stored
             if not self._quiet:
                 say("fitting the ZCA whitening (once for this data set) ...")
             fitted = fit_zca(self._train_pixels, self.dataset.max_value)
@@ -122,6 +143,12 @@ class Materials:
             save_tensors(fit.with_name(f"{fitted.key}.safetensors"), tensors, about)
             write_json(fit, {"preprocessing": fitted.key, "data": facts})
             return fitted
+
+    def whitening_files(self, key: str) -> list[Path]:
+        """Return the record of this data's whitening and the files of the whitening ``key`` and of the recorded one."""
+        folder = self._workspace.preprocessing
+        record = folder / f"fit-{content_key(describe_data(self.dataset, self.config.data))}.json"
+        return [record, *(folder / f"{name}.safetensors" for name in {key, self.preprocessing.key})]
 
     def splits(self, device: torch.device) -> Splits:
         """Return training, validation and test images on a device, shared between cells that use the same ones."""

@@ -1,23 +1,57 @@
-"""The place of a cell on disk: its folder, its files, and the rows of its finished stages."""
+"""The place of a cell on disk: its folder, its files, and the rows of its finished stages.
 
+A cell that starts over does not lose its result: the new run works in a folder of its own until it is finished. The
+folder is ``.new`` in the cell's folder, with the new rows and the new sheet in it. When the run is finished, a file
+there lists what takes the place of what is in the cell's folder. From then on the exchange can be repeated: if the
+process is killed in the middle, the next one that opens the cell completes it.
+"""
+
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from dcbench_tesla.cells.evaluation import records_name
 from dcbench_tesla.cells.identity import CellIdentity
-from dcbench_tesla.errors import UsageError
+from dcbench_tesla.cells.loop import CHECKPOINT
+from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.records.store import read_json, write_json, writing
 from dcbench_tesla.records.workspace import Workspace
+
+LOCK = ".lock"
+_FINISHED = "finished.json"
+_ROWS, _SHEETS = "rows", "sheets"
 
 
 class Place:
     """The files of one cell under a results folder."""
 
-    def __init__(self, workspace: Workspace, identity: CellIdentity) -> None:
+    def __init__(self, workspace: Workspace, identity: CellIdentity, folder: Path | None = None) -> None:
         self._workspace, self._identity = workspace, identity
+        self._folder = folder or workspace.cells / identity.name
+
+    def at(self, folder: Path, workspace: Workspace) -> "Place":
+        """Return the place of the same cell in another folder, with its rows in another workspace."""
+        return Place(workspace, self._identity, folder)
 
     @property
     def folder(self) -> Path:
         """The folder with the cell's tensors, checkpoints and logs."""
-        return self._workspace.cells / self._identity.name
+        return self._folder
+
+    @property
+    def staging(self) -> Path:
+        """The folder of a run that starts the cell over, until it is finished."""
+        return self.folder / ".new"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint of the condensation."""
+        return self.folder / CHECKPOINT
 
     @property
     def execution(self) -> Path:
@@ -54,6 +88,13 @@ class Place:
                 "evaluation.every that fits the snapshots it kept, or condense again with --force."
             )
 
+    def has_result(self) -> bool:
+        """Return whether there is a distilled set or a row, which a run that starts over must not lose."""
+        identity, rows = self._identity, self._workspace.rows
+        names = [f"evaluate-{identity.evaluation_key(name)}" for name in identity.config.evaluators]
+        found = [(rows / f"{name}.json").exists() for name in (f"condense-{identity.key}", *names)]
+        return self.distilled.exists() or any(found)
+
     def condensed(self) -> bool:
         """Return whether the distilled set and its row exist.
 
@@ -73,3 +114,139 @@ class Place:
         """Return whether an evaluation was started and is not finished."""
         evaluators = self._identity.config.evaluators
         return any(self.records(name).exists() and not self.evaluated(name) for name in evaluators)
+
+
+@dataclass(frozen=True)
+class StagedWorkspace(Workspace):
+    """A results folder whose rows and sheets of one cell lie in ``staging``; everything else is shared."""
+
+    staging: Path = Path()
+
+    @property
+    def rows(self) -> Path:
+        """The rows of the new run."""
+        return self.staging / _ROWS
+
+    @property
+    def sheets(self) -> Path:
+        """The sheet of the new run."""
+        return self.staging / _SHEETS
+
+    def row(self, stage: str, key: str) -> dict[str, Any] | None:
+        """Return a row of the new run; experts are shared by all cells, and so are their rows."""
+        return self._shared.row(stage, key) if stage == "experts" else super().row(stage, key)
+
+    def write_row(self, stage: str, key: str, content: Any) -> None:
+        """Write a row of the new run, or the row of experts that all cells share."""
+        if stage == "experts":
+            self._shared.write_row(stage, key, content)
+        else:
+            super().write_row(stage, key, content)
+
+    @property
+    def _shared(self) -> Workspace:
+        return Workspace(self.root)
+
+
+def staged(place: Place, workspace: Workspace) -> tuple[Place, StagedWorkspace]:
+    """Return the place and the workspace of a run that starts the cell at ``place`` over."""
+    there = StagedWorkspace(workspace.root, staging=place.staging)
+    return place.at(place.staging, there), there
+
+
+@contextmanager
+def alone(place: Place, name: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Hold a cell's lock: a second process that wants the same cell waits, and then finds it finished.
+
+    Raises:
+        DcbenchError: the cell's folder cannot be written.
+    """
+    with writing(place.folder / LOCK):
+        place.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tell(f"another process is at work on {name}; waiting for it")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def complete_exchange(place: Place, workspace: Workspace, name: str, tell: Callable[[str], None]) -> None:
+    """Complete an exchange that a killed process began, if there is one; nothing is written otherwise."""
+    if exchange_began(place):
+        with alone(place, name, tell):
+            _exchange(place, workspace)
+
+
+def settle(place: Place, workspace: Workspace) -> None:
+    """Complete a begun exchange, or remove what an interrupted run left. The cell's lock must be held."""
+    _exchange(place, workspace)
+    discard(place)
+
+
+def exchange_began(place: Place) -> bool:
+    """Return whether a new run is finished and takes the place of the old result."""
+    return (place.staging / _FINISHED).exists()
+
+
+def discard(place: Place) -> None:
+    """Remove what a run that starts over has made so far."""
+    with writing(place.staging):
+        _remove(place.staging)
+
+
+def take_over(place: Place, workspace: Workspace) -> None:
+    """Put the finished new run in the place of the cell's old result. The cell's lock must be held.
+
+    Raises:
+        DcbenchError: a folder cannot be written; the next process that opens the cell completes the exchange.
+    """
+    entries = sorted(path.name for path in place.staging.iterdir() if path.name not in (_ROWS, _SHEETS))
+    write_json(place.staging / _FINISHED, {"entries": entries})
+    _exchange(place, workspace)
+
+
+def _exchange(place: Place, workspace: Workspace) -> None:
+    staging, marker = place.staging, place.staging / _FINISHED
+    if not marker.exists():
+        return
+    with writing(place.folder):
+        for path in sorted(staging.iterdir()):
+            if path.name not in (_ROWS, _SHEETS, _FINISHED):
+                _move(path, place.folder / path.name)
+        listed = _listed(marker)
+        for path in place.folder.iterdir() if listed else ():
+            if path.name not in {*listed, LOCK, staging.name}:
+                _remove(path)
+    for source, target in ((staging / _SHEETS, workspace.sheets), (staging / _ROWS, workspace.rows)):
+        with writing(target):
+            target.mkdir(parents=True, exist_ok=True)
+            for path in sorted(source.glob("*")):
+                _move(path, target / path.name)
+    discard(place)
+
+
+def _listed(marker: Path) -> Collection[str]:
+    """Return the names of all files and folders of the new run; none if the list was damaged, so that nothing goes."""
+    try:
+        return set(read_json(marker)["entries"])
+    except (CorruptFileError, TypeError, KeyError):
+        return ()
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a file or folder to the place of another."""
+    if target.is_dir() or source.is_dir():
+        _remove(target)
+    source.replace(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

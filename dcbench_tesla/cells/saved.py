@@ -6,27 +6,32 @@ Both write one row per evaluator beside the rows of ``dcbench run``. An evaluati
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
 
 from dcbench_tesla import registry
+from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.evaluation import Evaluation, network_count, records_name
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import run_cell
-from dcbench_tesla.config import BASELINE, CellConfig, Override, resolve, restored, set_word, shown_dataset
+from dcbench_tesla.config import BASELINE, SECTIONS, CellConfig, Override, resolve, restored, set_word, shown_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.datasets import PREFIXES
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.errors import CorruptFileError, DataMissingError, UsageError
+from dcbench_tesla.errors import CorruptFileError, DataMissingError, DcbenchError, UsageError
+from dcbench_tesla.records import schema
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.progress import bar, say
-from dcbench_tesla.records.store import content_key, read_json
-from dcbench_tesla.records.workspace import DEFAULT_OUT
+from dcbench_tesla.records.store import atomic_path, content_key, read_json
+from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace
+
+_CHANGED_BY_HAND = "If it was changed by hand, undo that; else the cell's own command with --force makes it again."
 
 
 def evaluate_saved(
@@ -46,8 +51,9 @@ def evaluate_saved(
     """Train networks on a saved distilled set, test them, and return the rows by evaluator.
 
     A cell keeps its own preset, seed and schedule: the evaluations and their rows are those that ``dcbench run
-    --evaluator`` would add to it. For a file, only networks after their last epoch are tested, on all test images; the
-    rows go to ``out``, under a key made from the content of the set.
+    --evaluator`` would add to it. A cell in a folder that cannot be written is copied to ``out`` first. For a file,
+    only networks after their last epoch are tested, on all test images; the rows go to ``out``, under a key made from
+    the content of the set.
 
     Args:
         target: a cell's folder, a cell's name under ``out``, or the file of a distilled set.
@@ -72,7 +78,7 @@ def evaluate_saved(
         if preset is not None or seed is not None:
             raise UsageError("a cell is evaluated with its own preset and seed: leave out --preset and --seed.")
         session = Session(folder.parent.parent, data_dir=data_dir, device=device, quiet=quiet)
-        return _evaluate_cell(session, folder, evaluators, overrides, dataset, force=force)
+        return _evaluate_cell(session, folder, evaluators, overrides, dataset, Path(out), force=force)
     if not path.is_file():
         raise UsageError(
             f"there is no file {path}, and no cell of that name under {out}: dcbench list cells shows those "
@@ -107,12 +113,13 @@ def _evaluate_cell(
     evaluators: Sequence[str],
     overrides: Sequence[Override],
     dataset: str | None,
+    out: Path,
     *,
     force: bool,
 ) -> dict[str, dict[str, Any]]:
     stored = _configuration(folder)
     _check_overrides(overrides, evaluators or stored["evaluators"])
-    config = restored(stored, evaluators, overrides)
+    config = _restored(folder, stored, evaluators, overrides)
     words = [f"{stored['command']} && dcbench evaluate {folder.name}"]
     words += [f"--evaluator {name}" for name in config.evaluators]
     words += [set_word(o) for o in overrides]
@@ -133,14 +140,76 @@ def _evaluate_cell(
         raise UsageError(f"{folder.name} was made from the same images under another name than {cell.dataset.name}.")
     if not cell.place.condensed():
         raise UsageError(f"{folder.name} is not finished: {stored['command']} continues it.")
+    if (force or cell.pending()) and not (_writable(folder) and _writable(folder.parent.parent)):
+        cell = _copied(session, cell, out)
     return run_cell(cell, evaluate_again=force).rows
 
 
+def _writable(folder: Path) -> bool:
+    try:
+        with TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _copied(session: Session, cell: Cell, out: Path) -> Cell:
+    """Return a finished cell with its files and rows copied to the results folder ``out``.
+
+    Raises:
+        DcbenchError: the cell lies in ``out`` itself, or ``out`` cannot be written.
+    """
+    source, target = cell.workspace, Workspace(out)
+    if source.root.resolve() == out.resolve():
+        raise DcbenchError(f"{cell.place.folder} cannot be written: --out names a folder for the new evaluation.")
+    cell.say(f"{cell.place.folder} cannot be written: its set is copied to {out} and evaluated there")
+    keys = [f"condense-{cell.key}", *(f"evaluate-{cell.identity.evaluation_key(n)}" for n in cell.config.evaluators)]
+    files = [source.rows / f"{key}.json" for key in keys]
+    files += [cell.place.folder / name for name in ("config.json", "environment.json", "distilled.safetensors")]
+    files += sorted((cell.place.folder / "snapshots").glob("*.safetensors"))
+    if cell.config.data.zca:
+        files += cell.materials.whitening_files(cell.distilled_set(cell.identity.iterations).preprocessing.key)
+    for path in files:
+        copy = target.root / path.relative_to(source.root)
+        if path.is_file() and not copy.exists():
+            with atomic_path(copy) as temporary:
+                shutil.copyfile(path, temporary)
+    there = Session(out, data_dir=cell.data_dir, execution=session.execution, quiet=session.quiet)
+    return there.cell(cell.config)
+
+
 def _configuration(folder: Path) -> dict[str, Any]:
-    stored = read_json(folder / "config.json")
+    path = folder / "config.json"
+    stored: dict[str, Any] = read_json(path, remedy=_CHANGED_BY_HAND)
     if not isinstance(stored, dict) or not {"key", "identity", "evaluators", "command", "method"} <= stored.keys():
         raise CorruptFileError(f"{folder} is not a cell of dcbench: its config.json is something else.")
+    if wrong := schema.fault("config", stored) or _wrong_setting(stored):
+        raise CorruptFileError(f"{path}: {wrong}. {_CHANGED_BY_HAND}")
     return stored
+
+
+def _wrong_setting(stored: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the first stored setting whose value is not of its type; unknown names pass."""
+    texts = [name for name in ("condense_protocol", "source") if not isinstance(stored.get(name), str)]
+    if texts:
+        return f"it has no {texts[0]}"
+    kinds = {"settings": registry.load_method(stored["method"]).Settings, **SECTIONS}
+    sections = [(name, kind, stored[name]) for name, kind in kinds.items()]
+    sections += [(name, registry.load_evaluator(name).Settings, v) for name, v in stored["evaluators"].items()]
+    for section, kind, values in sections:
+        if told := schema.fault(kind, values):
+            return f"{section}.{told}"
+    return None
+
+
+def _restored(
+    folder: Path, stored: Mapping[str, Any], evaluators: Sequence[str], overrides: Sequence[Override]
+) -> CellConfig:
+    try:
+        return restored(stored, evaluators, overrides)
+    except (KeyError, TypeError, AttributeError) as error:
+        path = folder / "config.json"
+        raise CorruptFileError(f"{path} is not what a run wrote ({error!r}). {_CHANGED_BY_HAND}") from error
 
 
 class _SavedSet:

@@ -52,15 +52,18 @@ class Session:
             self._datasets[name] = load_dataset(name, self._data_dir)
         return self._datasets[name]
 
-    def cell(self, config: CellConfig, *, from_scratch: bool = False) -> Cell:
+    def cell(self, config: CellConfig, *, from_scratch: bool = False, report_later: bool = False) -> Cell:
         """Return the cell of a configuration.
 
         Args:
             config: the configuration.
             from_scratch: whether the cell will start over, whatever an earlier run left.
+            report_later: report a damaged record of an earlier run by :meth:`Cell.pending`, so that the damage stops no
+                other cell.
 
         Raises:
             UsageError: the data set does not allow the configuration.
+            CorruptFileError: the record of the run to be continued is damaged.
         """
         return Cell(
             config,
@@ -69,6 +72,7 @@ class Session:
             self.execution,
             quiet=self.quiet,
             from_scratch=from_scratch,
+            report_later=report_later,
             shared_splits=self._splits,
             data_dir=self._data_dir,
         )
@@ -92,5 +96,5 @@ class Session:
         matching = {}
         for cell in cells:
             if cell.config.method != BASELINE and cell.method.uses_ipc:
-                matching[cell.key] = self.cell(baseline_of(cell.config))
+                matching[cell.key] = self.cell(baseline_of(cell.config), report_later=True)
         return matching

@@ -7,21 +7,22 @@ after the last network.
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import EVALUATE, Cell
 from dcbench_tesla.cells.estimate import compilation_decided
 from dcbench_tesla.cells.evaluation import Accuracy, Evaluation
+from dcbench_tesla.cells.execution import record_begun
 from dcbench_tesla.cells.expert_processes import processes, threads_of_each, train_at_once
+from dcbench_tesla.cells.identity import execution_settings
 from dcbench_tesla.cells.loop import CondenseLoop
+from dcbench_tesla.cells.place import LOCK, alone, discard, exchange_began, settle, take_over
 from dcbench_tesla.cells.sheet import write_sheet
 from dcbench_tesla.compute.compiling import training_is_compiled
 from dcbench_tesla.distilled import DistilledSet
@@ -30,9 +31,7 @@ from dcbench_tesla.interface import Condenser
 from dcbench_tesla.records.live import MetricLog, open_log
 from dcbench_tesla.records.progress import bar
 from dcbench_tesla.records.rows import drop_settled_failure
-from dcbench_tesla.records.store import content_key, write_json, writing
-
-_LOCK = ".lock"
+from dcbench_tesla.records.store import content_key, write_json
 
 
 @dataclass
@@ -69,7 +68,7 @@ class CellResult:
             raise DcbenchError(
                 f"{self.cell.name} was run elsewhere and its set is not on this machine: --force makes it again."
             )
-        return DistilledSet.load(self.cell.place.distilled)
+        return self.cell.distilled_set(self.cell.identity.iterations)
 
 
 def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -> CellResult:
@@ -79,7 +78,7 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
 
     Args:
         cell: the cell.
-        force: start over and run all stages.
+        force: start over and run all stages; an existing result stays until the new one is finished.
         evaluate_again: repeat the evaluations; the existing rows stay until they are replaced.
 
     Raises:
@@ -88,55 +87,74 @@ def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -
         DcbenchError: a folder cannot be written.
     """
     if force or evaluate_again or cell.pending():
-        with _alone(cell):
+        with alone(cell.place, cell.name, cell.say):
+            settle(cell.place, cell.workspace)
             if force:
-                _forget(cell)
-            stages = cell.pending()
-            if evaluate_again:
-                stages = [f"{EVALUATE}{name}" for name in cell.config.evaluators]
-                for name in cell.config.evaluators:
-                    shutil.rmtree(cell.place.records(name), ignore_errors=True)
-            cell.execution.apply()
-            cell = compilation_decided(cell, stages)
-            cell.execution.apply()
-            _record_start(cell)
-            for stage in stages:
-                _run_stage(cell, stage)
-    drop_settled_failure(cell.workspace, cell.key)
+                _start_over(cell)
+            else:
+                _go_on(cell.as_begun(), evaluate_again=evaluate_again)
+    drop_failure(cell)
     return CellResult(cell)
 
 
+def drop_failure(cell: Cell) -> None:
+    """Remove the row of a cell's earlier failure, if there is one and it names no evaluation that is not finished."""
+    if (cell.workspace.rows / f"failed-{cell.key}.json").exists():  # else nothing is written: it may be read-only
+        drop_settled_failure(cell.workspace, cell.key)
+
+
+def _go_on(cell: Cell, *, evaluate_again: bool) -> None:
+    """Run the stages that are not finished; the cell's lock must be held."""
+    stages = cell.pending()
+    if evaluate_again:
+        stages = [f"{EVALUATE}{name}" for name in cell.config.evaluators]
+        for name in cell.config.evaluators:
+            shutil.rmtree(cell.place.records(name), ignore_errors=True)
+    _run_stages(cell, stages)
+
+
+def _start_over(cell: Cell) -> None:
+    """Run all stages again; a result that exists stays until the new one is finished. The lock must be held."""
+    if not cell.place.has_result():
+        _forget(cell)
+        _run_stages(cell, cell.pending())
+        return
+    try:
+        fresh = cell.staged()
+        _run_stages(fresh, fresh.pending())
+        take_over(cell.place, cell.workspace)
+    except BaseException:
+        if not exchange_began(cell.place):
+            discard(cell.place)
+            cell.say(f"{cell.name}: the result that was there before stays")
+        raise
+
+
 def _forget(cell: Cell) -> None:
+    """Delete what a run left that had no result yet."""
     for path in cell.place.folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != _LOCK:
+        elif path.name != LOCK:
             path.unlink()
-    cell.workspace.drop_row("condense", cell.key)
-    for evaluator in cell.config.evaluators:
-        cell.workspace.drop_row("evaluate", cell.identity.evaluation_key(evaluator))
 
 
-@contextmanager
-def _alone(cell: Cell) -> Iterator[None]:
-    """Hold the cell's lock: a second process that wants the same cell waits, and then finds it finished."""
-    with writing(cell.place.folder / _LOCK):
-        cell.place.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cell.place.folder / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            cell.say(f"another process is at work on {cell.name}; waiting for it")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _run_stages(cell: Cell, stages: Sequence[str]) -> None:
+    cell.execution.apply()
+    cell = compilation_decided(cell, stages)
+    cell.execution.apply()
+    _record_start(cell)
+    for stage in stages:
+        _run_stage(cell, stage)
 
 
 def _record_start(cell: Cell) -> None:
-    write_json(cell.place.execution, dataclasses.asdict(cell.execution))
-    if cell.place.condensed():  # keep the record of the condensation; an evaluation's row has its own environment
+    condensed = cell.workspace.row("condense", cell.key) if cell.place.condensed() else None
+    settings = execution_settings(cell.config.settings)
+    if condensed is not None:  # the settings that the set was made with, whatever this command says
+        settings = {name: condensed["settings"].get(name, value) for name, value in settings.items()}
+    record_begun(cell.place.execution, cell.execution, settings, cell.memory_facts)
+    if condensed is not None:  # keep the record of the condensation; an evaluation's row has its own environment
         return
     configuration = {"key": cell.key, "identity": cell.identity.content, **cell.config.as_dict()}
     write_json(cell.place.folder / "config.json", configuration)
@@ -242,6 +260,7 @@ def _condense(cell: Cell) -> None:
         **cell.memory_facts,
         "learned_lr": final.lr,
         "distilled_images": len(final),
+        "train_images": cell.materials.train_images,
         "final_loss": loop.last_loss,
         "notes": condenser.notes(),
         "images_may_be_passed_on": cell.dataset.redistributable,
@@ -283,7 +302,7 @@ def _evaluate(cell: Cell, name: str) -> None:
     schedule = cell.identity.schedule(name)
     total = sum(networks for _, networks in schedule)
     with bar(f"{cell.config.method}: evaluate by {name}", total, unit="network", quiet=cell.quiet) as shown:
-        sets = [(i, networks, partial(DistilledSet.load, cell.place.snapshot(i))) for i, networks in schedule]
+        sets = [(i, networks, partial(cell.distilled_set, i)) for i, networks in schedule]
         columns = evaluation.run(sets, shown)
     compiled = _compiled(registry.load_evaluator(name).compiles and training_is_compiled())
     row = {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns, **compiled}

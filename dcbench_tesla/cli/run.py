@@ -130,7 +130,7 @@ def run(
     session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs, compile=compile))
     if not dry_run:
         session.workspace.check_writable()
-    cells = [session.cell(config, from_scratch=force) for config in configs]
+    cells = [session.cell(config, from_scratch=force, report_later=True) for config in configs]
     refused: list[Outcome] = []
     if budget is not None:
         cells, refused = _within_budget(cells, budget, force=force)
@@ -306,6 +306,8 @@ def run_jobs(
     outcomes = sweep(jobs, backend, among=total)
     results = [CellResult(job.cell) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.ok]
     _show_results(results, baselines)
+    if not backend.in_process:  # else they were told when they were made
+        _tell_notes(results)
     _end_with([*refused, *outcomes], total)
 
 
@@ -360,6 +362,18 @@ def _show_results(results: "list[CellResult]", baselines: "Mapping[str, Cell]") 
             click.echo(f"{result.cell.config.method}: {result.folder}")
         else:
             click.echo(f"{result.cell.config.method}: its rows are here, but not its images; --force makes them again")
+
+
+def _tell_notes(results: "list[CellResult]") -> None:
+    """Say what the rows of cells note, which the cells' processes said in their logs."""
+    from dcbench_tesla.records.progress import say
+
+    for result in results:
+        condensed = result.cell.workspace.row("condense", result.cell.key) or {}
+        evaluated = {f"{result.cell.config.method}, {name}": row for name, row in result.rows.items()}
+        for named, row in ({result.cell.config.method: condensed} | evaluated).items():
+            for note in row.get("notes", ()):
+                say(f"{named}: note: {note}")
 
 
 def _result_rows(result: "CellResult", baseline: "Cell | None") -> list[dict[str, str]]:

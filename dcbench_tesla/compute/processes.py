@@ -4,9 +4,18 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 GRACE_S = 30.0
 """Seconds between SIGTERM, on which a process writes its checkpoint, and SIGKILL."""
+
+
+def tell_parent(answer: int, text: str) -> None:
+    """Write a line to the pipe ``answer``; if the process at the other end is gone, nobody reads it."""
+    with suppress(BrokenPipeError):
+        rest = f"{text}\n".encode()
+        while rest:
+            rest = rest[os.write(answer, rest) :]
 
 
 def stop_with_stdin() -> None:

@@ -81,13 +81,15 @@ class ImportedStore(ExpertStore):
         """Read one snapshot: parameters ``(P,)``, float32 on the CPU.
 
         Raises:
-            CorruptFileError: the snapshot is damaged or missing.
+            CorruptFileError: the snapshot is damaged, is that of another expert, or is missing.
         """
         path = self.path(expert, epoch)
         try:
-            tensors, _ = load_tensors(path)
+            tensors, meta = load_tensors(path)
         except (FileNotFoundError, CorruptFileError) as error:
             raise CorruptFileError(f"{path} is damaged or gone. {self._remedy}") from error
+        if fault := self.mistaken(tensors, meta, expert, epoch):
+            raise CorruptFileError(f"{path} {fault}. {self._remedy}")
         return tensors["theta"]
 
     @property
@@ -135,14 +137,30 @@ def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStor
     return store
 
 
+def _indices(root: Path) -> tuple[dict[str, dict[str, Any]], list[CorruptFileError]]:
+    """Return the indices of all imports by key, and errors about those that are damaged."""
+    found: dict[str, dict[str, Any]] = {}
+    damaged = []
+    for path in sorted(root.glob(f"*/{IMPORTED}")):
+        try:
+            remedy = f"Delete the folder {path.parent} and import the experts again (dcbench import experts)."
+            index = read_json(path, "imported experts", remedy=remedy)
+            found[index["key"]] = index
+        except CorruptFileError as error:
+            damaged.append(error)
+    return found, damaged
+
+
 def _find_imported(root: Path, wanted: str) -> dict[str, Any]:
     """Return the index of the one import that ``wanted`` names."""
-    found = {index["key"]: index for index in map(read_json, sorted(root.glob(f"*/{IMPORTED}")))}
+    found, damaged = _indices(root)
     exact = [i for key, i in found.items() if wanted in (key, i["name"])]
     matching = exact or [i for key, i in found.items() if key.startswith(wanted)]
     if len(matching) == 1:
         return dict(matching[0])
     shown = ", ".join(f"{i['key']} ({i['name']})" if i["name"] else i["key"] for i in matching or found.values())
+    if damaged and not matching:  # it may be the one that is wanted
+        raise damaged[0]
     if matching:
         raise UsageError(f"experts.imported={wanted} matches several imports: {shown}. Give more of the key.")
     raise UsageError(

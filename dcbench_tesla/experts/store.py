@@ -23,9 +23,11 @@ from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import CorruptFileError, DivergedError
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.experts.training import train_epoch
-from dcbench_tesla.records.store import load_tensors, save_tensors, write_json
+from dcbench_tesla.records.store import content_key, load_tensors, save_tensors, write_json
 
 _CACHED_SNAPSHOTS = 8
+_FORMAT = "dcbench expert snapshot"
+_RETRAINED = "Delete it and run the same command again: the expert is trained on from the epoch before."
 
 
 class Ticker(Protocol):
@@ -116,26 +118,35 @@ class ExpertStore:
 
     def write(self, expert: int, epoch: int, theta: Tensor, facts: Mapping[str, Any]) -> None:
         """Write one snapshot: parameters ``theta`` ``(P,)``, with ``facts`` in addition to what identifies it."""
-        meta = {"format": "dcbench expert snapshot", "expert": expert, "epoch": epoch, **facts}
+        meta = {"format": _FORMAT, "expert": expert, "epoch": epoch, **facts}
         save_tensors(self.path(expert, epoch), {"theta": theta}, {**meta, "identity": self.recipe.identity})
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
         """Read one snapshot: parameters ``(P,)``, float32 on the CPU.
 
         Raises:
-            CorruptFileError: the snapshot is damaged, or was deleted during the run.
+            CorruptFileError: the snapshot is damaged, is that of another expert, or was deleted during the run.
         """
         path = self.path(expert, epoch)
         try:
-            tensors, _ = load_tensors(path)
+            tensors, meta = load_tensors(path)
         except FileNotFoundError as error:
             raise CorruptFileError(f"{path} is gone. Run the same command again: it trains the expert anew.") from error
         except CorruptFileError as error:
-            raise CorruptFileError(
-                f"{path} is damaged. Delete it and run the same command again: the expert is trained on from the "
-                "epoch before."
-            ) from error
+            raise CorruptFileError(f"{path} is damaged. {_RETRAINED}") from error
+        if fault := self.mistaken(tensors, meta, expert, epoch):
+            raise CorruptFileError(f"{path} {fault}. {_RETRAINED}")
         return tensors["theta"]
+
+    def mistaken(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], expert: int, epoch: int) -> str:
+        """Return why the content of a file is not the snapshot that its place says; empty if it is."""
+        if meta.get("format") != _FORMAT or set(tensors) != {"theta"}:
+            return "is not a snapshot of an expert"
+        if (meta.get("expert"), meta.get("epoch")) != (expert, epoch):
+            return f"holds epoch {meta.get('epoch')} of expert {meta.get('expert')}"
+        if content_key(meta.get("identity")) != self.recipe.key:
+            return "holds an expert of other data, another network or another recipe"
+        return ""
 
 
 class StoredExperts:

@@ -1,32 +1,15 @@
 """Reading the rows of finished and failed stages: the valid rows, and messages about the damaged ones."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.records.store import read_json
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
-_SHARED = ("dataset", "hardware", "environment.commit")
-_OF_A_CELL = ("cell", "method", "ipc", "seed", "preset", "protocol", "command", *_SHARED)
-_ACCURACIES = tuple(f"accuracy.last.{name}" for name in ("mean", "std", "values"))
-_NEEDED: Mapping[str, Sequence[str]] = {
-    "experts": ("key", *_SHARED),
-    "condense": (
-        *("key", "settings", "distilled_images", "identity.network", "identity.data.train_images"),
-        *_OF_A_CELL,
-    ),
-    "evaluate": (
-        *("condense_key", "evaluator", "recipe", "settings", "networks", "diverged_networks", "evaluate_seconds"),
-        *("dataset_fingerprint", "evaluated.iteration", "evaluated.test"),
-        *("accuracy.best_on_validation", "accuracy.best_on_test", *_ACCURACIES, *_OF_A_CELL),
-    ),
-    "failed": ("status", "reason", *_OF_A_CELL),
-}
-"""The columns that readers of a row rely on. A dot leads into a part of the row, or into every entry of a list."""
-
-STAGES = tuple(_NEEDED)
+STAGES = ("experts", "condense", "evaluate", "failed")
+_REMEDY = "Delete it: the command that made it, dcbench run or dcbench evaluate, makes it again."
 
 
 def stage_rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
@@ -68,33 +51,47 @@ def drop_settled_failure(workspace: Workspace, key: str) -> None:
 
 
 def _read(workspace: Workspace, stage: str) -> Iterator[dict[str, Any] | CorruptFileError]:
+    ends = _ends(workspace) if stage == "evaluate" else {}
     for path, origin in workspace.files("rows", f"{stage}-*.json"):
         try:
-            yield _row(path, _NEEDED[stage]) | ({"origin": origin} if origin else {})
+            row = read_row(path, stage)
+            _check_schedule(path, row, ends)
+            row.pop("origin", None)  # said by where the file lies, and by nothing in it
+            yield row | ({"origin": origin} if origin else {})
         except CorruptFileError as error:
             yield error
 
 
-def _row(path: Path, needed: Sequence[str]) -> dict[str, Any]:
-    """Read a row; raise ``CorruptFileError`` if the file does not hold one."""
+def read_row(path: Path, stage: str, *, remedy: str = _REMEDY) -> dict[str, Any]:
+    """Return the row of a stage in the file at ``path``, checked against its schema.
+
+    Raises:
+        CorruptFileError: the file holds no row of the stage, contradicts itself, or holds another row than its name
+            says.
+    """
     if path.is_dir():
         raise CorruptFileError(f"{path} is a folder, not a row of dcbench. Move it away.")
-    remedy = "Delete it: the command that made it, dcbench run or dcbench evaluate, makes it again."
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also raised for text that is not UTF-8
-        raise CorruptFileError(f"{path} is not valid JSON ({error}). {remedy}") from error
-    if not isinstance(row, dict):
-        raise CorruptFileError(f"{path} is not a row of dcbench. {remedy}")
-    lacking = next((name for name in needed if not _has(row, name.split("."))), None)
-    if lacking:
-        raise CorruptFileError(f"{path} is not a row of dcbench: it has no {lacking}. {remedy}")
+        row: dict[str, Any] = read_json(path, f"{stage} row", remedy=remedy)
+    except FileNotFoundError as error:
+        raise CorruptFileError(f"{path} is a link that leads nowhere. {remedy}") from error
+    if path.name != f"{row.get('stage')}-{row.get('key')}.json":
+        raise CorruptFileError(f"{path} holds the row of another {row.get('stage')} stage. {remedy}")
     return row
 
 
-def _has(value: Any, names: Sequence[str]) -> bool:
-    if not names:
-        return True
-    if isinstance(value, list):
-        return bool(value) and all(_has(part, names) for part in value)
-    return isinstance(value, dict) and names[0] in value and _has(value[names[0]], names[1:])
+def _ends(workspace: Workspace) -> dict[str, int]:
+    """Return the number of iterations of every condensation on record, by its key."""
+    found = (row for row in _read(workspace, "condense") if not isinstance(row, CorruptFileError))
+    return {row["key"]: row["iterations"] for row in found if row.get("iterations") is not None}
+
+
+def _check_schedule(path: Path, row: Mapping[str, Any], ends: Mapping[str, int]) -> None:
+    """Raise ``CorruptFileError`` if a cell's evaluation tested other sets than its condensation made."""
+    end = ends.get(row.get("condense_key", ""))
+    if end is None or "set" in row:
+        return
+    last = row["evaluated"][-1]["iteration"]
+    if last != end:
+        told = f"its last iteration is {last}, that of its condensation is {end}"
+        raise CorruptFileError(f"{path} is not a row of dcbench: {told}. {_REMEDY}")

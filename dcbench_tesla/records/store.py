@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _META = "dcbench"
+LARGEST = 64 * 2**20  # bytes of a JSON file or a table: those of a run are far smaller
+_DEEPEST, _LONGEST_INTEGER = 64, 100
 _REMEDY = "Delete it: dcbench run makes its own files again, with --force if the cell is finished."
 
 
@@ -68,18 +72,102 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def read_bytes(path: Path, *, limit: int = LARGEST, remedy: str = _REMEDY) -> bytes:
+    """Return the content of a regular file of at most ``limit`` bytes. Nothing else is waited for: a pipe, a device.
 
     Raises:
-        CorruptFileError: the file does not hold JSON, or is a folder.
+        FileNotFoundError: there is no such file, or it is a link that leads nowhere.
+        CorruptFileError: it is no regular file, cannot be read, or is larger.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is not valid JSON ({error}). {_REMEDY}") from error
-    except IsADirectoryError as error:
-        raise CorruptFileError(f"{path} is a folder, not a file. Move it away.") from error
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            content = file.read(limit + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    except (IsADirectoryError, PermissionError) as error:
+        if path.is_dir():
+            raise CorruptFileError(f"{path} is a folder, not a file. Move it away.") from error
+        raise CorruptFileError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # a socket, a circle of links, a name that cannot be
+        raise CorruptFileError(f"{path} cannot be read ({getattr(error, 'strerror', error)}). {remedy}") from error
+    if content is None:
+        raise CorruptFileError(f"{path} is not a regular file. Move it away.")
+    if len(content) > limit:
+        raise CorruptFileError(f"{path} is larger than {limit >> 20} MiB, which no such file is. {remedy}")
+    return content
+
+
+def read_json(path: Path, kind: str | type | None = None, *, remedy: str = _REMEDY) -> Any:
+    """Read JSON: a regular file of at most 64 MiB and 64 levels, UTF-8, without NaN and infinity.
+
+    Args:
+        path: the file.
+        kind: what it must hold, one of :data:`dcbench_tesla.records.schema.KINDS` or a dataclass; ``None``: any JSON.
+        remedy: the sentence that ends a message.
+
+    Raises:
+        FileNotFoundError: there is no such file, or it is a link that leads nowhere.
+        CorruptFileError: the file holds something else; the message names the field and says what to do.
+    """
+    raw = read_bytes(path, remedy=remedy)
+    try:
+        content = parse_json(raw)
+    except ValueError as error:
+        raise CorruptFileError(f"{path} is not valid JSON ({error}). {remedy}") from error
+    if kind is not None:
+        from dcbench_tesla.records import schema  # pydantic is needed by what reads results, and by nothing else
+
+        if (fault := schema.fault(kind, content)) is not None:
+            told = f": {fault}" if fault else ""
+            raise CorruptFileError(f"{path} is not {schema.title(kind)} of dcbench{told}. {remedy}")
+    return content
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """Return the content of JSON text.
+
+    Raises:
+        ValueError: it is not JSON or not UTF-8, holds NaN, infinity or half a surrogate pair, or is nested too deep.
+    """
+    text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
+    try:
+        content = json.loads(text, parse_float=_finite, parse_int=_integer, parse_constant=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if not _is_flat(content):
+        raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+    if "\\u" in text:
+        json.dumps(content, ensure_ascii=False).encode()  # raises UnicodeEncodeError, a ValueError
+    return content
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _is_flat(content: Any) -> bool:
+    """Return whether a content has at most :data:`_DEEPEST` levels."""
+    level = [content]
+    for _ in range(_DEEPEST + 1):
+        level = [part for value in level for part in _parts(value)]
+        if not level:
+            return True
+    return False
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def content_key(content: Any) -> str:

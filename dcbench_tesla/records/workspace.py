@@ -18,6 +18,7 @@ OWN, SHIPPED = "own", "shipped"
 MARK = f" ({SHIPPED})"
 """The mark after the names of results that the repository ships, wherever they can stand beside own results."""
 
+_REMEDY = "Delete it: the same command makes it again."
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -104,9 +105,9 @@ class Workspace:
         path = self.rows / f"{stage}-{key}.json"
         if not path.exists():
             return None
-        row = read_json(path)
-        if not isinstance(row, dict) or (row.get("stage"), row.get("key")) != (stage, key):
-            raise CorruptFileError(f"{path} is not a row of dcbench. Delete it: the same command makes it again.")
+        row: dict[str, Any] = read_json(path, f"{stage} row", remedy=_REMEDY)
+        if (row.get("stage"), row.get("key")) != (stage, key):
+            raise CorruptFileError(f"{path} holds another row of dcbench. {_REMEDY}")
         return row
 
     def write_row(self, stage: str, key: str, content: Mapping[str, Any]) -> None:

@@ -120,9 +120,15 @@ class Finished:
 
     @property
     def training_images(self) -> int | None:
-        """The number of images it was condensed from, held-out ones included; ``None`` if it is not known."""
-        used = int(self.made["identity"]["data"]["train_images"])
-        return used or training_images(self.dataset)
+        """The number of images it was condensed from; ``None`` if it is not known.
+
+        Where all images of a registered data set were used, the held-out ones are included.
+        """
+        asked = int(self.made["identity"]["data"]["train_images"])
+        used = self.made.get("train_images", asked)  # rows of earlier versions have only what was asked for
+        if asked:
+            return min(asked, int(used))
+        return training_images(self.dataset) or int(used) or None
 
 
 def training_images(dataset: str) -> int | None:

@@ -114,7 +114,7 @@ class MatchingSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoPassSettings(MatchingSettings):
-    """:class:`MatchingSettings`, and what pass 1 keeps for pass 2, which does not change the result.
+    """:class:`MatchingSettings`, and what pass 1 keeps for pass 2, which changes the result by rounding only.
 
     Args:
         keep_graphs: K, the number of the T steps whose graphs are kept, so that pass 2 need not build them again.

@@ -346,7 +346,7 @@ def fault(kind: str | type, content: Any) -> str | None:
     """
     model = _KINDS[kind][0] if isinstance(kind, str) else kind
     try:
-        _adapter(model).validate_json(json.dumps(content))  # as JSON, so that a list can stand for a tuple
+        _adapter(model).validate_json(json.dumps(content), strict=True)  # as JSON, so that a list can stand for a tuple
     except ValidationError as error:
         return _words(error, own=model.__annotations__)
     return None
@@ -354,9 +354,7 @@ def fault(kind: str | type, content: Any) -> str | None:
 
 @cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
-    if issubclass(kind, BaseModel):
-        return TypeAdapter(kind)
-    return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
+    return TypeAdapter(kind)
 
 
 def _words(error: ValidationError, own: Mapping[str, Any]) -> str:

@@ -23,6 +23,27 @@ SMALL = {"data.train_images": 100, "convnet.width": 4, "convnet.epochs": 1, "eva
 POINT: dict[str, Any] = dict.fromkeys(KEY, 1) | {"method": "mtt", "dataset": "digits", "meter": "predicted"}
 
 
+ABOUT: dict[str, Any] = {"dataset": "digits", "hardware": "a machine", "environment": {"commit": ""}}
+EXPERTS: dict[str, Any] = {"stage": "experts", "key": "77", "experts": 1, "epochs": 2, **ABOUT}
+FAILED: dict[str, Any] = {
+    "stage": "failed",
+    "status": "killed",
+    "cell": "a cell",
+    "reason": "killed",
+    "method": "random",
+    **ABOUT,
+}
+FAILED |= {"ipc": 1, "seed": 0, "preset": "smoke", "protocol": "smoke", "command": "dcbench run"}
+
+
+def score(row: dict[str, Any], value: float) -> None:
+    """Give the networks of an evaluation's row another accuracy, everywhere where it stands."""
+    for part in row["evaluated"]:
+        part["test"] = [value] * len(part["test"])
+    for part in filter(None, row["accuracy"].values()):
+        part |= {"mean": value, "std": 0.0, "values": [value] * len(part["values"])}
+
+
 def merge(out: Path, *words: object) -> Result:
     return CliRunner().invoke(main, ["merge", *map(str, words), "--out", str(out)])
 
@@ -116,9 +137,9 @@ def test_another_accuracy_is_a_conflict_and_the_rest_is_merged(made: Path, other
     out = shutil.copytree(made, tmp_path / "out")
     row = only(other, "rows/evaluate-*.json")
     was = read_json(row)["accuracy"]["last"]["mean"]
-    edit(row, lambda r: r["accuracy"]["last"].update(mean=0.25))
+    edit(row, lambda r: score(r, 0.25))
     third = tmp_path / "third"
-    write_json(third / "rows" / "experts-77.json", {"stage": "experts", "key": "77", "experts": 1, "epochs": 2})
+    write_json(third / "rows" / "experts-77.json", EXPERTS)
     result = merge(out, other, third)
     assert result.exit_code == 1
     assert summary(result, other) == "0 rows new, 1 already here, 1 conflict; 0 sets copied"
@@ -126,7 +147,7 @@ def test_another_accuracy_is_a_conflict_and_the_rest_is_merged(made: Path, other
     (told,) = (line for line in result.stderr.splitlines() if line.startswith("conflict: "))
     assert str(row) in told
     assert str(out / "rows" / row.name) in told
-    assert f"accuracy.last.mean is {was} here and 0.25 there" in told
+    assert f"accuracy.best_on_test.mean is {was} here and 0.25 there" in told
     assert told.endswith("The one here stays; delete the one here and merge again to take the other.")
     (out / "rows" / row.name).unlink()
     assert summary(merge(out, other), other) == "1 row new, 1 already here, 0 conflicts; 0 sets copied"
@@ -169,7 +190,7 @@ def test_set_of_a_condensation_with_another_loss_is_not_put_beside_the_row_here(
 def test_failures_fall_where_the_other_side_has_finished(made: Path, other: Path, tmp_path: Path) -> None:
     name = only(made, "rows/condense-*.json").name.replace("condense", "failed")
     key = name.removeprefix("failed-").removesuffix(".json")
-    failed = {"stage": "failed", "key": key, "status": "killed", "cell": "a cell", "reason": "killed"}
+    failed = FAILED | {"key": key}
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     for folder in (out, elsewhere):
         write_json(folder / "rows" / name, failed)
@@ -185,7 +206,7 @@ def test_failures_fall_when_the_evaluations_they_name_are_here(made: Path, other
     condensed, evaluated = (
         only(made, f"rows/{stage}-*.json").stem.partition("-")[2] for stage in ("condense", "evaluate")
     )
-    failed = {"stage": "failed", "key": condensed, "status": "killed", "cell": "a cell", "reason": "killed"}
+    failed = FAILED | {"key": condensed}
     for evaluations, left in (([evaluated], 0), (["another", evaluated], 1)):
         row = failed | {"evaluations": evaluations}
         here, there = tmp_path / f"here{left}", tmp_path / f"there{left}"

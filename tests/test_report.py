@@ -365,11 +365,15 @@ def test_another_table_is_refused(name: str, tmp_path: Path) -> None:
             page(Workspace(tmp_path))
 
 
-def test_a_damaged_sheet_is_refused(results: Path, tmp_path: Path) -> None:
+def test_a_damaged_sheet_is_left_out_and_told(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     (tmp_path / "sheets" / "broken.png").write_text("no picture")
-    with pytest.raises(CorruptFileError, match=r"broken\.png is not an image"):
-        page(Workspace(tmp_path))
+    shown = page(Workspace(tmp_path))
+    assert "broken.png is not an image. Delete it." in capsys.readouterr().err
+    assert "Left out, as the files are damaged or too large: broken.png." in shown
+    assert shown.count('<img src="data:image/png;base64,iVBOR') == len(fixtures.CURVES) + 5
 
 
 def test_a_commit_that_looks_like_a_number_stays_one(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class OnePixel(nn.Module):
 def test_the_trial_finds_what_is_wrong() -> None:
     with seeded(0):
         assert problem_of(OnePixel(4), 3, 5, 32, 2) == ""
-        assert "1 of at least 2 x 2 pixels" in problem_of(OnePixel(1), 3, 5, 32, 2)
+        assert "has 1 pixels, but needs 2 x 2" in problem_of(OnePixel(1), 3, 5, 32, 2)
         assert "almost the same for all images" in problem_of(OnePixel(1), 3, 5, 32, 1)
         assert "no logits (N, K)" in problem_of(OnePixel(4), 3, 6, 32, 2)
         assert "not finite" in problem_of(OnePixel(4, 1e-45), 3, 5, 32, 2)

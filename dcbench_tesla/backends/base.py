@@ -202,6 +202,14 @@ class Backend(Protocol):
         ...
 
 
+def _failure_before(job: FrozenJob) -> Mapping[str, Any]:
+    """Return the row of an earlier failure of the condensation; a damaged one says nothing, and is replaced."""
+    try:
+        return job.workspace.row("failed", job.key) or {}
+    except CorruptFileError:
+        return {}
+
+
 def record_failure(job: FrozenJob, outcome: Outcome, *, hardware: str | None = None) -> None:
     """Write the row of a cell that failed: what, where, why, and the number of attempts. A later success removes it.
 
@@ -223,7 +231,7 @@ def record_failure(job: FrozenJob, outcome: Outcome, *, hardware: str | None = N
         "reason": re.sub(r"(?<![\w./])/(?:[^\s/'\"]+/)+", "", outcome.reason),
     }
     with suppress(DcbenchError):  # if nothing can be written, the message on the terminal has to be enough
-        before = job.workspace.row("failed", job.key) or {}
+        before = _failure_before(job)
         evaluations = sorted({*before.get("evaluations", ()), *job.evaluations})
         attempts = before.get("attempts", 0) + 1
         job.workspace.write_row("failed", job.key, {**row, "evaluations": evaluations, "attempts": attempts})

@@ -81,6 +81,7 @@ def accuracy(
       dcbench compare accuracy --evaluator convnet --evaluator vit --statistic best_on_test
     """
     from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
+    from dcbench_tesla.compare.files import csv_text
     from dcbench_tesla.records.progress import say
     from dcbench_tesla.records.store import write_text
 
@@ -90,7 +91,7 @@ def accuracy(
         table = accuracies(workspace, wanted)
         shown = markdown(table, statistic)
         click.echo(shown)
-        write_text(workspace.tables / "accuracy.csv", table.to_csv(index=False))
+        write_text(workspace.tables / "accuracy.csv", csv_text(table))
         write_text(workspace.tables / "accuracy.md", shown)
         say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
 

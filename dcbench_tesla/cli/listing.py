@@ -12,6 +12,7 @@ from dcbench_tesla.config import SECTIONS
 from dcbench_tesla.datasets import default_data_dir
 from dcbench_tesla.errors import unknown_name
 from dcbench_tesla.records.rows import mark, stage_rows
+from dcbench_tesla.records.text import printable
 from dcbench_tesla.records.workspace import Workspace
 
 Row = tuple[str, ...]
@@ -21,6 +22,7 @@ def columns(rows: Sequence[Row]) -> list[str]:
     """Return rows as lines with aligned columns."""
     if not rows:
         return []
+    rows = [tuple(printable(" ".join(cell.splitlines())) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -156,7 +156,7 @@ def figure1(
     from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import memory as memories
     from dcbench_tesla.compare import timing
-    from dcbench_tesla.compare.files import add_shipped, merge_csv, read_csv
+    from dcbench_tesla.compare.files import add_shipped, csv_text, merge_csv, read_csv
     from dcbench_tesla.compare.plots import memory_figure
     from dcbench_tesla.records.progress import bar, say
     from dcbench_tesla.reports import figure1 as declared
@@ -189,7 +189,7 @@ def figure1(
     made = Report(
         text=text,
         rows={figures / "figure1b.csv": table},
-        texts={tables / "figure1.md": text, tables / "growth.csv": grown.to_csv(index=False)},
+        texts={tables / "figure1.md": text, tables / "growth.csv": csv_text(grown)},
         figures={
             figures / "figure1a": memory_figure(declared.of_points(memory, a), "matching_steps"),
             figures / "figure1b": declared.draw_b(table),

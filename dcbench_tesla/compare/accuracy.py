@@ -18,8 +18,9 @@ from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.config import settings_given
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.records.progress import duration, size
-from dcbench_tesla.records.rows import stage_rows
+from dcbench_tesla.records.rows import stage_rows, tell_contents_apart
 from dcbench_tesla.records.store import content_key
+from dcbench_tesla.records.text import on_one_line
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
 _SECTION = ["dataset", "ipc", "preset", "data"]
@@ -100,9 +101,12 @@ def evaluations(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any
     Own and committed rows are in different groups. Each row holds the row of its condensation under ``made``, which is
     ``None`` for a set that was evaluated from a file.
     """
-    condensed = {row["key"]: row for row in stage_rows(workspace, "condense")}
+    made, tested = stage_rows(workspace, "condense"), stage_rows(workspace, "evaluate")
+    tested = [row for row in tested if wanted.has(row)]  # by the names that were given
+    tell_contents_apart(workspace, [*made, *tested])
+    condensed = {row["key"]: row for row in made}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in filter(wanted.has, stage_rows(workspace, "evaluate")):
+    for row in tested:
         of_a_file = "set" in row
         row["made"] = None if of_a_file else condensed.get(row["condense_key"])
         groups[_group_key(row)].append(row)
@@ -255,8 +259,10 @@ def markdown(table: pd.DataFrame, statistic: str = "last") -> str:
 
 def _as_markdown(section: Section) -> str:
     texts = [[cell.text for cell in line] for line in section.body]
-    notes = [f"- {note}" for note in section.notes]
-    return "\n".join([f"### {section.title}", "", section.about, "", *aligned(section.head, texts), "", *notes, ""])
+    notes = [f"- {on_one_line(note)}" for note in section.notes]
+    return "\n".join(
+        [f"### {on_one_line(section.title)}", "", section.about, "", *aligned(section.head, texts), "", *notes, ""]
+    )
 
 
 def sections(table: pd.DataFrame, statistic: str = "last") -> list[Section]:

@@ -1,13 +1,17 @@
 """The files of comparisons: tidy CSV files that grow row by row, and plots as PNG and SVG."""
 
+import re
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from dcbench_tesla.errors import CorruptFileError
-from dcbench_tesla.records.store import atomic_path, write_text
+from dcbench_tesla.records.progress import say
+from dcbench_tesla.records.store import atomic_path, read_bytes, write_text
+from dcbench_tesla.records.text import guarded, unguarded
 from dcbench_tesla.records.workspace import MARK, Workspace
 
 if TYPE_CHECKING:
@@ -16,6 +20,27 @@ if TYPE_CHECKING:
 
 # the twelve hexadecimal digits of a commit can look like a number: 350885915961, or 12345e678901
 _HEXADECIMAL = {"commit": "string", "dataset_fingerprint": "string"}
+_WORDS = {"compiled": ("True", "False"), "dtype": ("float16", "float32", "float64")}
+
+
+class _Kind(NamedTuple):
+    """The numbers that a column can hold."""
+
+    least: float
+    most: float
+    whole: bool = False
+
+
+_COUNTS = "matching_steps|ipc|batch_size|width|depth|threads|repetitions|iteration|expert|start_epoch"
+_NUMBERS = {
+    _COUNTS: _Kind(0, 2**53, whole=True),
+    "seed": _Kind(-(2**53), 2**53, whole=True),
+    r"\w+_(bytes|seconds)": _Kind(0, 1e18),
+    "cosine": _Kind(-1.001, 1.001),
+    "norm_ratio|relative_error": _Kind(0, 1e30),
+    "student_lr|matching_loss": _Kind(-1e30, 1e30),
+}
+"""What the columns of a comparison hold, by a pattern of their names; other columns hold text."""
 _OF_THE_CODE = ("commit", "torch")  # these columns say which code measured a row, and are no part of its result
 
 
@@ -41,8 +66,62 @@ def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame
         kept = old[[k not in taken for k in keys(old, key)]]
         new = pd.concat([kept, new.convert_dtypes()], ignore_index=True)
     new = new.sort_values(list(key), ignore_index=True)
-    write_text(path, new.to_csv(index=False))
+    odd = _odd_rows(path)  # they are shown nowhere, and stay in the file until somebody corrects them
+    write_text(path, csv_text(pd.concat([new.astype(object), odd], ignore_index=True) if len(odd) else new))
     return new
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV, in which no text is a formula (see :func:`dcbench_tesla.records.text.guarded`)."""
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    safe = table.astype(dict.fromkeys(texts, object))
+    for name in texts:
+        safe[name] = safe[name].map(lambda value: guarded(value) if isinstance(value, str) else value)
+    return safe.rename(columns=lambda name: guarded(str(name))).to_csv(index=False)
+
+
+def table_of(path: Path) -> pd.DataFrame:
+    """Return the CSV at ``path``, a regular file of bounded size, its texts as they were before :func:`csv_text`.
+
+    Raises:
+        ValueError: it is no CSV.
+        CorruptFileError: it is no regular file, or too large.
+    """
+    raw = read_bytes(path, remedy="Move it away.")
+    table = pd.read_csv(BytesIO(raw), dtype=_HEXADECIMAL)
+    for name in table.select_dtypes(["object", "string"]):
+        table[name] = table[name].map(unguarded, na_action="ignore")
+    return table
+
+
+def _odd_rows(path: Path) -> pd.DataFrame:
+    """Return the rows of the CSV at ``path`` that :func:`read_csv` leaves out, as texts."""
+    if not path.exists():
+        return pd.DataFrame()
+    table = table_of(path)
+    return table[[bool(fault) for fault in _faults(table)]].astype(object)
+
+
+def _faults(table: pd.DataFrame) -> list[str]:
+    """Return for every row of a comparison what is wrong with it: the first cell of another type or out of range."""
+    found = [""] * len(table)
+    for name in reversed([str(name) for name in table]):
+        for i in (~_fits(name, table[name])).to_numpy().nonzero()[0]:
+            found[i] = f"{name} is {str(table[name].iloc[i])[:60]!r}"
+    return found
+
+
+def _fits(name: str, column: "pd.Series[Any]") -> "pd.Series[bool]":
+    """Return which cells of a column have its type and range; empty ones do."""
+    if name in _WORDS:
+        return column.isna() | column.astype(str).isin(_WORDS[name])
+    kind = next((bounds for pattern, bounds in _NUMBERS.items() if re.fullmatch(pattern, name)), None)
+    if kind is None:
+        return pd.Series(True, index=column.index)
+    plain = pd.Series([None if isinstance(value, bool) else value for value in column], index=column.index)
+    numbers = pd.to_numeric(plain, errors="coerce").astype(float)
+    fits = numbers.between(kind.least, kind.most) & ((numbers % 1 == 0) | (not kind.whole))
+    return pd.Series([bool(cell) for cell in column.isna() | fits], index=column.index)
 
 
 def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
@@ -54,14 +133,30 @@ def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(key))
     try:
-        table = pd.read_csv(path, dtype=_HEXADECIMAL).convert_dtypes()
-    except (ValueError, UnicodeDecodeError) as error:
+        table = _without_odd_rows(path, table_of(path)).convert_dtypes()
+    except ValueError as error:
         raise CorruptFileError(f"{path} is not a CSV file ({error}). Move it away.") from error
     if "compiled" in key and "compiled" not in table:  # the file is older than compilation
         table["compiled"] = False
     if lacking := sorted(set(key) - set(table.columns)):
         raise CorruptFileError(f"{path} is another table: it has no column {lacking[0]}. Move it away.")
     return table
+
+
+def _without_odd_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a comparison without the rows that have a cell of another type or out of range, and say which."""
+    faults = _faults(table)
+    odd = [(i, fault) for i, fault in enumerate(faults) if fault]
+    if not odd:
+        return table
+    i, fault = odd[0]
+    more = f", and {len(odd) - 1} more rows" if len(odd) > 1 else ""
+    say(f"{path}: row {i + 2} is left out, its {fault}{more}: correct or delete it")
+    kept = table[[not fault for fault in faults]].copy()
+    for name in (str(name) for name in kept):
+        if any(re.fullmatch(pattern, name) for pattern in _NUMBERS):
+            kept[name] = pd.to_numeric(kept[name])
+    return kept
 
 
 def add_shipped(own: pd.DataFrame, workspace: Workspace, name: str, key: Sequence[str]) -> pd.DataFrame:

@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 
+from dcbench_tesla.records.text import in_cell
+
 
 def aligned(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Return the lines of a Markdown table with aligned columns; the first ``left`` are left-aligned, others right."""
+    """Return the lines of a Markdown table with aligned columns; the first ``left`` are left-aligned, others right.
+
+    No text can end its cell, break its line or steer the terminal.
+    """
+    head, body = [in_cell(text) for text in head], [[in_cell(text) for text in row] for row in body]
     widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:

@@ -1,15 +1,19 @@
 """Merges results folders of several machines. Equal results count as one, and conflicts are reported, not overwritten.
 
 Two rows with the same key are equal if their results are (:data:`RESULTS`), whichever machine, time and commit computed
-them. Two distilled sets of one cell are equal if their digests are.
+them. Two distilled sets of one cell are equal if their digests are. Threads, hardware and a method's execution settings
+are part of no key: where they differ, results that are equal up to rounding count as equal, one of them is kept, and
+the merge says so.
 """
 
+import math
 import shutil
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -18,9 +22,12 @@ from dcbench_tesla.compare import gradient, memory, timing
 from dcbench_tesla.compare.files import merge_csv, read_csv
 from dcbench_tesla.distilled import FORMAT
 from dcbench_tesla.errors import CorruptFileError, UsageError
-from dcbench_tesla.records.rows import is_settled
-from dcbench_tesla.records.store import atomic_path, load_tensors, read_json, read_meta, writing
+from dcbench_tesla.records.rows import is_settled, read_row
+from dcbench_tesla.records.store import atomic_path, load_tensors, read_meta, writing
 from dcbench_tesla.records.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESULTS: Mapping[str, Sequence[str]] = {
     "condense": ("iterations", "distilled_images", "final_loss", "learned_lr"),
@@ -36,8 +43,13 @@ TABLES: Mapping[str, Sequence[str]] = {"memory.csv": memory.KEY, "time.csv": tim
 _REMEDY = "delete the one here and merge again to take the other"
 _ABOUT = ("commit", "torch")  # columns of comparisons that say which code measured, and are no results
 _DISTILLED = "distilled.safetensors"
-# files of a cell that are not copied: those that an interrupted run needs to continue on its own device, and its logs
-_LEFT_OUT = {".lock", "checkpoint.safetensors", "execution.json", "error.txt", "evaluations", "tensorboard", "wandb"}
+# of a cell: not what an interrupted run goes on from, on its own device, nor what it said on the way
+_OF_A_CELL = (_DISTILLED, "config.json", "environment.json", "metrics.jsonl", "sheet.png", "snapshots/*.safetensors")
+_OF_AN_EXPERT = ("epoch_*",)
+_OF_A_RECIPE, _OF_PREPROCESSING = ("recipe.json", "imported.json"), ("*.safetensors", "fit-*.json")
+# results of one key that other threads, another machine or other execution settings computed: equal to rounding
+_CLOSE = {"final_loss": 1e-3, "learned_lr": 1e-3}  # relative
+_CLOSE_ACCURACY, _CLOSE_TENSOR = 0.02, 1e-3  # points of a fraction; of the largest value
 
 Row = Mapping[str, Any]
 
@@ -115,6 +127,7 @@ def merge(
     merging.rows_and_sets(tensors=tensors)
     for name, key in TABLES.items():
         merging.table(name, key)
+    merging.tell_rounded()
     if experts:
         merging.experts()
     if merging.result.damaged:
@@ -129,6 +142,8 @@ class _Merge:
         self.source, self.target, self.tell = source, target, tell
         self.result = Merged()
         self.disputed: set[str] = set()
+        self.otherwise: dict[str, str] = {}  # how a condensation was computed here and there, where that differs
+        self.rounded: dict[str, str] = {}  # the same, of those whose results differ, and are equal to rounding
 
     def rows_and_sets(self, *, tensors: bool) -> None:
         theirs, ours = list(self._rows(self.source, told=True)), list(self._rows(self.target, told=False))
@@ -149,11 +164,20 @@ class _Merge:
 
     def _rows(self, workspace: Workspace, *, told: bool) -> Iterator[Row]:
         """Yield the rows of a workspace; with ``told``, record damaged files."""
-        for path in _visible(workspace.rows):
+        for path in self._own(workspace, _visible(workspace.rows), told=told):
             try:
                 yield _read_row(path)
             except CorruptFileError as error:
                 self.result.damaged += [str(error)] * told
+
+    def _own(self, workspace: Workspace, paths: Iterable[Path], *, told: bool = True) -> Iterator[Path]:
+        """Yield the paths that lie in a workspace; what a link leads to elsewhere is nobody's result."""
+        root = workspace.root.resolve()
+        for path in paths:
+            if path.resolve().is_relative_to(root):
+                yield path
+            elif told:
+                self.result.damaged.append(f"{path} is a link out of {workspace.root}")
 
     def _row(self, row: Row) -> None:
         """Copy a row of a finished stage, unless the target has one or the row's distilled set is disputed."""
@@ -175,12 +199,32 @@ class _Merge:
             return
         columns = RESULTS[row["stage"]]
         difference = _difference({c: here[c] for c in columns}, {c: row[c] for c in columns})
-        if not difference:
+        other_way = self._computed_otherwise(here, row)
+        if row["stage"] == "condense":
+            self.otherwise[row["key"]] = other_way
+        if not difference or (other_way and _is_rounding(here, row)):
             self.result.here += 1
+            if difference:
+                self.rounded[row.get("condense_key", row["key"])] = other_way
             return
         self._conflict(f"{mine} and {other} differ: {difference}. The one here stays; {_REMEDY}")
         if row["stage"] == "condense":
             self.disputed.add(row["key"])
+
+    def _computed_otherwise(self, here: Row, there: Row) -> str:
+        """Return in which execution settings two rows of one key differ, those of their condensation counted in."""
+        if told := _difference(_execution(here), _execution(there)):
+            return told
+        return self.otherwise.get(there.get("condense_key", ""), "")
+
+    def tell_rounded(self) -> None:
+        """Say what was computed otherwise here and there, and is equal to rounding."""
+        if self.rounded:
+            count, how = len(self.rounded), next(iter(self.rounded.values()))
+            results = f"{count} result{'s' * (count != 1)}"
+            self.tell(
+                f"{results} here and there {'are' if count > 1 else 'is'} equal to rounding; the one here stays ({how})"
+            )
 
     def _conflict(self, text: str, count: int = 1) -> None:
         self.result.conflicts += count
@@ -218,7 +262,7 @@ class _Merge:
     def _sets(self) -> dict[str, Path]:
         """Return the source's cells with a distilled set, by key; sets that differ from the target's are disputed."""
         found = {}
-        for path in sorted(self.source.cells.glob(f"*/{_DISTILLED}")):
+        for path in self._own(self.source, sorted(self.source.cells.glob(f"*/{_DISTILLED}"))):
             mine = self.target.cells / path.parent.name / _DISTILLED
             try:
                 theirs, here = _meta(path), _meta(mine) if mine.exists() else None
@@ -227,7 +271,11 @@ class _Merge:
                 continue
             key = str(theirs.get("provenance", {}).get("key") or path.parent.name)
             found[key] = path.parent
-            if here is not None and here.get("digest") != theirs.get("digest"):
+            if here is None or here.get("digest") == theirs.get("digest"):
+                continue
+            if self.otherwise.get(key) and _are_close(mine, path):
+                self.rounded[key] = self.otherwise[key]
+            else:
                 self.disputed.add(key)
                 self._conflict(f"{mine} and {path} hold different images. The one here stays; {_REMEDY}")
         return found
@@ -247,7 +295,7 @@ class _Merge:
             mine.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(mine / ".lock", timeout=0):
-                _copy_tree(folder, mine, last=_DISTILLED)
+                self._copy_tree(folder, mine, _OF_A_CELL, last=_DISTILLED)
         except Timeout:
             self.result.damaged.append(f"{mine} is running here: merge again when it has ended")
             return
@@ -258,7 +306,7 @@ class _Merge:
         if key is None:
             return
         path = self.source.preprocessing / f"{key}.safetensors"
-        if not path.exists():
+        if not any(path.name == p.name for p in self._own(self.source, _visible(path.parent), told=False)):
             raise CorruptFileError(f"{folder / _DISTILLED} needs {path}, which is not there")
         _copy_missing(path, self.target.preprocessing / path.name)
 
@@ -266,8 +314,8 @@ class _Merge:
         """Copy the pictures of sets that are not disputed."""
         cells = {r["cell"] for r in rows if r["stage"] == "condense" and r["key"] in self.disputed}
         cells |= {folder.name for key, folder in sets.items() if key in self.disputed}
-        for path in _visible(self.source.sheets):
-            if path.stem not in cells:
+        for path in self._own(self.source, _visible(self.source.sheets)):
+            if path.stem not in cells and path.suffix == ".png":
                 _copy_missing(path, self.target.sheets / path.name)
 
     # ---- comparisons, experts --------------------------------------------------------------------------------------
@@ -275,7 +323,7 @@ class _Merge:
     def table(self, name: str, key: Sequence[str]) -> None:
         """Add the rows of a comparison whose key the target lacks, or that were measured in the source only."""
         mine, other = self.target.figures / name, self.source.figures / name
-        if not other.exists():
+        if not other.exists() or not list(self._own(self.source, [other])):
             return
         try:
             theirs, here = read_csv(other, key), read_csv(mine, key)
@@ -298,18 +346,27 @@ class _Merge:
 
     def experts(self) -> None:
         """Copy whitenings and experts, except experts that exist here: trajectories of two machines do not mix."""
-        for recipe in _folders(self.source.experts):
-            for expert in _folders(recipe):
+        for recipe in self._own(self.source, _folders(self.source.experts)):
+            for expert in self._own(self.source, _folders(recipe)):
                 mine = self.target.experts / recipe.name / expert.name
                 if not mine.exists():
-                    _copy_tree(expert, mine)
+                    self._copy_tree(expert, mine, _OF_AN_EXPERT)
                     self.result.experts += 1
-            for path in _visible(recipe):
-                _copy_missing(path, self.target.experts / recipe.name / path.name)
+            for path in self._own(self.source, _visible(recipe)):
+                if path.name in _OF_A_RECIPE:
+                    _copy_missing(path, self.target.experts / recipe.name / path.name)
         # a .json file refers to a whitening, which is therefore copied first
-        for path in sorted(_visible(self.source.preprocessing), key=lambda p: p.suffix == ".json"):
-            if path.suffix != ".lock":
+        fits = sorted(_visible(self.source.preprocessing), key=lambda p: p.suffix == ".json")
+        for path in self._own(self.source, fits):
+            if any(path.match(pattern) for pattern in _OF_PREPROCESSING):
                 _copy_missing(path, self.target.preprocessing / path.name)
+
+    def _copy_tree(self, source: Path, target: Path, patterns: Sequence[str], *, last: str = "") -> None:
+        """Copy the files of a folder that match one of ``patterns``, in order, the one named ``last`` last."""
+        found = {path for pattern in patterns for path in source.glob(pattern)}
+        paths = [p for p in self._own(self.source, sorted(found)) if p.is_file() and not p.name.startswith(".")]
+        for path in sorted(paths, key=lambda p: p.name == last):
+            _copy(path, target / path.relative_to(source))
 
 
 def _read_row(path: Path) -> Row:
@@ -318,10 +375,11 @@ def _read_row(path: Path) -> Row:
     Raises:
         CorruptFileError: the file does not hold a row, or holds one of another name.
     """
-    row = read_json(path) if path.suffix == ".json" else None
-    if not isinstance(row, dict) or row.get("stage") not in RESULTS or path.name != _name(row):
+    stage = path.stem.partition("-")[0]
+    if stage not in RESULTS or path.suffix != ".json":
         raise CorruptFileError(f"{path} is not a row of dcbench")
-    if lacking := [name for name in RESULTS[row["stage"]] if name not in row]:
+    row = read_row(path, stage, remedy="It is left out.")
+    if lacking := [name for name in RESULTS[stage] if name not in row]:
         raise CorruptFileError(f"{path} is incomplete: it has no {lacking[0]}")
     return row
 
@@ -348,6 +406,59 @@ def _difference(here: Any, there: Any, where: str = "") -> str:
     else:
         return "" if here == there else f"{where} is {here} here and {there} there"
     return next((told for name, a, b in pairs if (told := _difference(a, b, name))), "")
+
+
+def _execution(row: Row) -> dict[str, Any]:
+    """Return how a row was computed: what is part of no key, and can change the last digits."""
+    environment = row["environment"]
+    own = {name: row["settings"].get(name) for name in _execution_settings(row)}
+    about = {name: environment.get(name) for name in ("device", "threads")}
+    return {"hardware": row["hardware"], **about, "compiled": row.get("compiled", False), "settings": own}
+
+
+def _execution_settings(row: Row) -> Iterable[str]:
+    """Return the settings of a condensation that are not in its identity; the others are equal, as the keys are."""
+    identity = row.get("identity", {}).get("settings") if row["stage"] == "condense" else None
+    return sorted(row["settings"].keys() - identity.keys()) if isinstance(identity, dict) else ()
+
+
+def _is_rounding(here: Row, there: Row) -> bool:
+    """Return whether the results of two rows of one key are as close as two ways of computing them make them."""
+    if here["stage"] == "condense":
+        exact = [name for name in RESULTS["condense"] if name not in _CLOSE]
+        return all(here[name] == there[name] for name in exact) and all(
+            _is_close(here[name], there[name], relative) for name, relative in _CLOSE.items()
+        )
+    if here["stage"] != "evaluate" or [*map(_schedule, here["evaluated"])] != [*map(_schedule, there["evaluated"])]:
+        return False
+    tests = zip(here["evaluated"], there["evaluated"], strict=True)
+    means = [(statistics.fmean(a["test"]), statistics.fmean(b["test"])) for a, b in tests]
+    return all(abs(a - b) <= _CLOSE_ACCURACY for a, b in means)
+
+
+def _schedule(evaluated: Row) -> tuple[int, int]:
+    return evaluated["iteration"], len(evaluated["test"])
+
+
+def _is_close(here: float | None, there: float | None, relative: float) -> bool:
+    if here is None or there is None:
+        return here is there
+    return math.isclose(here, there, rel_tol=relative, abs_tol=1e-12)
+
+
+def _are_close(mine: Path, other: Path) -> bool:
+    """Return whether two distilled sets hold the same tensors to rounding."""
+    (here, _), (there, _) = load_tensors(mine), load_tensors(other)
+    return here.keys() == there.keys() and all(_same_tensor(here[name], there[name]) for name in here)
+
+
+def _same_tensor(here: "Tensor", there: "Tensor") -> bool:
+    if (here.shape, here.dtype) != (there.shape, there.dtype):
+        return False
+    if not here.is_floating_point():
+        return bool((here == there).all())
+    largest = float(here.double().abs().max()) if here.numel() else 0.0
+    return bool(((here.double() - there.double()).abs() <= _CLOSE_TENSOR * largest).all())
 
 
 def _meta(path: Path) -> dict[str, Any]:
@@ -404,11 +515,3 @@ def _copy(source: Path, target: Path) -> None:
 def _copy_missing(source: Path, target: Path) -> None:
     if not target.exists():
         _copy(source, target)
-
-
-def _copy_tree(source: Path, target: Path, *, last: str = "") -> None:
-    """Copy the files of a folder except hidden files, logs and :data:`_LEFT_OUT`; copy those named ``last`` last."""
-    names = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
-    for name in sorted(names, key=lambda n: n.name == last):
-        if name.parts[0] not in _LEFT_OUT and not name.name.startswith(".") and name.suffix != ".log":
-            _copy(source / name, target / name)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dcbench_tesla.errors import UsageError
+from dcbench_tesla.records.text import printable
 
 _LINE_EVERY_S = 30.0
 
@@ -48,7 +49,7 @@ def rate(units: float, seconds: float, unit: str) -> str:
 
 def say(text: str) -> None:
     """Print a line on standard error, so that standard output holds results only."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 class Bar:

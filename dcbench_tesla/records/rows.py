@@ -1,10 +1,12 @@
 """Reading the rows of finished and failed stages: the valid rows, and messages about the damaged ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.records.progress import say
 from dcbench_tesla.records.store import read_json
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
@@ -21,6 +23,30 @@ def stage_rows(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
     """
     rows = [row for row in _read(workspace, stage) if not isinstance(row, CorruptFileError)]
     return [row for row in rows if not (stage == "failed" and mark(row) and _is_done(workspace, row))]
+
+
+def tell_contents_apart(workspace: Workspace, rows: Sequence[dict[str, Any]]) -> None:
+    """Give data sets of one name and several contents different names in ``rows``, and say so in one line.
+
+    A content is known by its fingerprint: ``npz:data`` becomes ``npz:data (3f2a91c0)``.
+    """
+    contents: dict[str, set[str]] = {}
+    for row in rows:
+        contents.setdefault(row["dataset"], set()).add(row.get("dataset_fingerprint", ""))
+    several = {name: found for name, found in contents.items() if len(found - {""}) > 1}
+    for row in rows:
+        if row["dataset"] in several and row.get("dataset_fingerprint"):
+            row["dataset"] = f"{row['dataset']} ({row['dataset_fingerprint'][:8]})"
+    for name, found in sorted(several.items()):
+        named = ", ".join(f"{name} ({content[:8]})" for content in sorted(found - {""}))
+        _say_once(
+            f"{workspace.root}: {name} is the name of {len(found - {''})} data sets of different contents: {named}"
+        )
+
+
+@cache
+def _say_once(text: str) -> None:
+    say(text)
 
 
 def mark(row: Mapping[str, Any]) -> str:

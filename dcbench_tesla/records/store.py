@@ -209,9 +209,13 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
         CorruptFileError: the file is damaged or was not written by dcbench.
     """
     with _opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         meta = _meta(path, file)
-    if meta.pop("digest", None) != _digest(tensors, meta):
+        try:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            stored, digest = meta.pop("digest", None), _digest(tensors, meta)
+        except (TypeError, AttributeError) as error:  # numbers that NumPy has not: of 8 bits, or bfloat16
+            raise CorruptFileError(f"{path} holds tensors that dcbench never writes ({error}). {_REMEDY}") from error
+    if stored != digest:
         raise CorruptFileError(f"{path} is damaged: its contents do not match their digest. {_REMEDY}")
     return tensors, meta
 
@@ -240,7 +244,9 @@ def _meta(path: Path, file: Any) -> dict[str, Any]:
     if head is None:
         raise CorruptFileError(f"{path} was not written by dcbench. {_REMEDY}")
     try:
-        meta: dict[str, Any] = json.loads(head)
+        meta: dict[str, Any] = parse_json(head)
+        if not isinstance(meta, dict):
+            raise ValueError("it is a list or a number")
     except ValueError as error:
         raise CorruptFileError(f"{path} is damaged: its metadata is not JSON ({error}). {_REMEDY}") from error
     return meta

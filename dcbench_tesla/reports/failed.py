@@ -8,7 +8,7 @@ from typing import Any
 
 from dcbench_tesla.config import CellConfig, as_text, flags_given, resolve, settings_given, settled
 from dcbench_tesla.errors import DcbenchError, UsageError
-from dcbench_tesla.records.rows import mark, stage_rows
+from dcbench_tesla.records.rows import mark, stage_rows, tell_contents_apart
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import row_name
 
@@ -81,4 +81,7 @@ def failures(workspace: Workspace, methods: Collection[str]) -> list[Failed]:
     Raises:
         CorruptFileError: a row file is damaged.
     """
-    return [Failed(row) for row in stage_rows(workspace, FAILED) if row["method"] in methods]
+    rows = stage_rows(workspace, FAILED)
+    others = [row for stage in ("condense", "evaluate") for row in stage_rows(workspace, stage)]
+    tell_contents_apart(workspace, [*rows, *others])
+    return [Failed(row) for row in rows if row["method"] in methods]

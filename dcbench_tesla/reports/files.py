@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from dcbench_tesla.compare.files import keys, save_figure
+from dcbench_tesla.compare.files import csv_text, keys, save_figure, table_of
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.records.store import write_text
 from dcbench_tesla.records.workspace import MARK, Workspace
@@ -74,7 +74,7 @@ class Report:
             if path.exists():
                 self._check(path, rows, force=force)
         for path, rows in self.rows.items():
-            write_text(path, rows.to_csv(index=False))
+            write_text(path, csv_text(rows))
         for path, text in self.texts.items():
             write_text(path, text)
         drawn = [path for stem, figure in self.figures.items() for path in save_figure(figure, stem)]
@@ -83,8 +83,8 @@ class Report:
     def _check(self, path: Path, rows: pd.DataFrame, *, force: bool) -> None:
         """Raise unless ``rows`` may replace the file at ``path``."""
         try:
-            old = pd.read_csv(path)
-        except (ValueError, UnicodeDecodeError) as error:
+            old = table_of(path)
+        except ValueError as error:
             raise CorruptFileError(f"{path} is not a CSV file ({error}). Move it away.") from error
         if self.column not in old:
             raise CorruptFileError(f"{path} is another table: it has no column {self.column}. Move it away.")

@@ -11,6 +11,7 @@ import pandas as pd
 from dcbench_tesla.compare.accuracy import shown
 from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.config import CellConfig, settings_given, shown_dataset
+from dcbench_tesla.records.text import on_one_line
 from dcbench_tesla.reports.declarations import Declaration, Part, cells, preset_of
 from dcbench_tesla.reports.failed import FAILED, Failed
 from dcbench_tesla.reports.finished import Finished
@@ -44,9 +45,9 @@ class Sheet:
     lacking: Sequence[str]
 
     def markdown(self) -> str:
-        """Return the table as Markdown."""
-        legend = [f"- {text}" for text in self.legend]
-        lacking = ["", *self.lacking] if self.lacking else []
+        """Return it as Markdown."""
+        legend = [f"- {on_one_line(text)}" for text in self.legend]
+        lacking = ["", *map(on_one_line, self.lacking)] if self.lacking else []
         table = aligned(self.head, _without_repetition(self.body, self.keys - 1), left=self.keys)
         return "\n".join([f"### {self.title}", "", *table, "", *legend, *lacking, ""])
 

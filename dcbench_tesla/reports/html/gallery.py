@@ -1,19 +1,23 @@
 """The part with the distilled images: the sheets of ``OUT/sheets`` by data set and IPC, and how they were made."""
 
 import base64
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from dcbench_tesla.errors import CorruptFileError
-from dcbench_tesla.records.progress import duration, size
-from dcbench_tesla.records.rows import stage_rows
+from dcbench_tesla.records.progress import duration, say, size
+from dcbench_tesla.records.rows import stage_rows, tell_contents_apart
+from dcbench_tesla.records.store import read_bytes
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 from dcbench_tesla.reports.html.parts import Figure, Made, Part, Picture
 
+_LARGEST_BYTES, _LARGEST_PIXELS = 2**26, 2**26
 _Row = Mapping[str, Any]
 _FACTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "protocol": ("protocol", str),
@@ -30,23 +34,31 @@ _FACTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 def gallery_part(workspace: Workspace) -> Part:
     """Return the part with the sheets of distilled images; it names data sets whose images may not be redistributed.
 
-    Raises:
-        CorruptFileError: a sheet is not an image file.
+    A sheet that is not an image, is cut or is too large is left out, and the part says so.
     """
-    cells = {row.get("cell", ""): row for row in stage_rows(workspace, "condense")}
+    made_rows, tested_rows = stage_rows(workspace, "condense"), stage_rows(workspace, "evaluate")
+    tell_contents_apart(workspace, [*made_rows, *tested_rows])
+    cells = {row.get("cell", ""): row for row in made_rows}
     tested: dict[str, list[_Row]] = defaultdict(list)
-    for row in stage_rows(workspace, "evaluate"):
+    for row in tested_rows:
         tested[row.get("cell", "")].append(row)
+    damaged: list[str] = []
     groups: dict[tuple[str, int, str], list[Picture]] = defaultdict(list)
     found = sorted(workspace.files("sheets", "*.png"), key=lambda sheet: _order(cells.get(sheet[0].stem), sheet[0]))
     for path, origin in found:
         made = cells.get(path.stem)
-        groups[_group(made)].append(_picture(path, made, tested[path.stem], MARK if origin == SHIPPED else ""))
+        try:
+            picture = _picture(path, made, tested[path.stem], MARK if origin == SHIPPED else "")
+        except (CorruptFileError, FileNotFoundError) as error:
+            say(f"left out of the report: {error}")
+            damaged.append(path.name)
+            continue
+        groups[_group(made)].append(picture)
     return Part(
         id="images",
         title="Distilled images",
         about="The distilled images with preprocessing undone. Each row is a class; at one image per class, a row has "
-        f"ten classes.{_left_out(cells.values())}",
+        f"ten classes.{_left_out(cells.values())}{_damaged(damaged)}",
         make="dcbench run --method tesla",
         figures=[_figure(*group, pictures) for group, pictures in sorted(groups.items())],
     )
@@ -66,11 +78,7 @@ def _figure(dataset: str, ipc: int, preset: str, pictures: Sequence[Picture]) ->
 
 
 def _picture(path: Path, made: _Row | None, tested: Iterable[_Row], mark: str) -> Picture:
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except UnidentifiedImageError as error:
-        raise CorruptFileError(f"{path} is not an image. Delete it.") from error
+    content, (width, height) = _read(path)
     title = path.stem
     if made:
         title = made["method"] + (f", seed {made['seed']}" if made["seed"] else "")
@@ -79,11 +87,34 @@ def _picture(path: Path, made: _Row | None, tested: Iterable[_Row], mark: str) -
         title=title,
         text=", ".join(sorted(map(_accuracy, tested), key=lambda text: (not text.startswith("convnet"), text))),
         alt=f"Distilled images of {made['dataset']} by {title}" if made else f"Distilled images: {title}",
-        data=base64.b64encode(path.read_bytes()).decode(),
+        data=base64.b64encode(content).decode(),
         width=width,
         height=height,
         made=_made(made) if made else None,
     )
+
+
+def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
+    """Return a sheet's bytes, width and height.
+
+    Raises:
+        CorruptFileError: it is not an image, is cut, or has more pixels than any sheet.
+    """
+    content = read_bytes(path, limit=_LARGEST_BYTES, remedy="Delete it.")
+    try:
+        with Image.open(BytesIO(content), formats=["PNG"]) as image:
+            if image.width * image.height > _LARGEST_PIXELS:
+                raise CorruptFileError(f"{path} has {image.width} x {image.height} pixels: too large. Delete it.")
+            image.load()
+            return content, image.size
+    except UnidentifiedImageError as error:
+        raise CorruptFileError(f"{path} is not an image. Delete it.") from error
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+        raise CorruptFileError(f"{path} is damaged ({error}). Delete it.") from error
+
+
+def _damaged(names: Sequence[str]) -> str:
+    return f" Left out, as the files are damaged or too large: {', '.join(names)}." if names else ""
 
 
 def _accuracy(row: _Row) -> str:

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO, cast
 
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.records.streams import messages
@@ -111,7 +112,7 @@ def _terminal_bar(label: str, total: int, done: int, unit: str) -> Iterator[Bar]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=Console(file=messages())) as progress:
+    with Progress(*columns, console=Console(file=cast(IO[str], messages()))) as progress:
         task = progress.add_task(label, total=total, completed=done, note="")
 
         class Rich(Bar):

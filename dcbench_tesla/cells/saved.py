@@ -17,6 +17,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.cells.evaluation import Evaluation, network_count, records_name
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import run_cell
+from dcbench_tesla.compute.state import plain_torch
 from dcbench_tesla.config import BASELINE, CellConfig, Override, resolve, restored, set_word, shown_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
@@ -29,6 +30,7 @@ from dcbench_tesla.records.store import content_key, read_json
 from dcbench_tesla.records.workspace import DEFAULT_OUT
 
 
+@plain_torch()
 def evaluate_saved(
     target: Path | str,
     evaluators: Sequence[str] = (),

@@ -183,9 +183,10 @@ def test_device_of_torch_and_folders_as_text(tmp_path: Path) -> None:
 @pytest.fixture
 def npz(tmp_path: Path) -> Path:
     draw = np.random.default_rng(0).integers
-    images = {f"x_{part}": draw(0, 255, (20, 8, 8, 1), dtype=np.uint8) for part in ("train", "test")}
+    arrays: dict[str, Any] = {f"x_{part}": draw(0, 255, (20, 8, 8, 1), dtype=np.uint8) for part in ("train", "test")}
+    arrays |= {f"y_{part}": np.arange(20) % 4 for part in ("train", "test")}
     path = tmp_path / "mine.npz"
-    np.savez(path, **images, **{f"y_{part}": np.arange(20) % 4 for part in ("train", "test")})
+    np.savez(path, **arrays)
     return path
 
 

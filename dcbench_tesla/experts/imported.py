@@ -88,7 +88,7 @@ class ImportedStore(ExpertStore):
             tensors, _ = load_tensors(path)
         except (FileNotFoundError, CorruptFileError) as error:
             raise CorruptFileError(f"{path} is damaged or gone. {self._remedy}") from error
-        return tensors["theta"]
+        return self.checked(path, tensors, self._remedy)
 
     @property
     def _remedy(self) -> str:

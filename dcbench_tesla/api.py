@@ -1,35 +1,42 @@
 """The harness from Python: what ``dcbench run`` does, as functions."""
 
-from collections.abc import Mapping, Sequence
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
+
+import torch
 
 from dcbench_tesla.cells.budget import fitted, parse_size
 from dcbench_tesla.cells.execution import COMPILE, Execution
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import CellResult, run_cell
+from dcbench_tesla.compute.state import plain_torch
 from dcbench_tesla.config import overrides_from, resolve
-from dcbench_tesla.errors import unknown_name
+from dcbench_tesla.datasets import check_dataset_name, dataset_name
+from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.profilers.memory import PredictedMeter
 from dcbench_tesla.records.live import check_logs
 from dcbench_tesla.records.workspace import DEFAULT_OUT
 
 
+@plain_torch()
 def run(
     method: str,
-    dataset: str = "digits",
-    ipc: int = 1,
+    dataset: str | os.PathLike[str] = "digits",
+    ipc: SupportsIndex = 1,
     *,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     preset: str = "paper",
-    evaluators: Sequence[str] = ("convnet",),
+    evaluators: str | Sequence[str] = ("convnet",),
     settings: Mapping[str, Any] | None = None,
     out: Path | str = DEFAULT_OUT,
-    data_dir: Path | None = None,
-    device: str = "auto",
+    data_dir: Path | str | None = None,
+    device: str | torch.device = "auto",
     memory_budget: str | int | None = None,
-    log: Sequence[str] = (),
+    log: str | Sequence[str] = (),
     compile: str = "auto",
     force: bool = False,
     quiet: bool = False,
@@ -38,11 +45,14 @@ def run(
 
     What was done before, by Python or by the command, is not done again. ``dcbench run`` does the same for each of its
     cells and adds the baseline ``random``. PyTorch's number of threads and its flags for TF32 are set for the process.
+    Its other state (gradients switched off, autocast, another default dtype or device) changes no result, and is what
+    it was afterwards.
 
     Args:
         method: a registered method (``dcbench list methods``).
-        dataset: a registered data set (``dcbench list datasets``), ``npz:PATH`` or ``folder:PATH``.
-        ipc: images per class.
+        dataset: a registered data set (``dcbench list datasets``), ``npz:PATH`` or ``folder:PATH``; also the path of a
+            ``.npz`` file or of a folder.
+        ipc: images per class; any kind of integer, NumPy's too.
         seed: the cell's seed; the same seed gives the same bytes on the same CPU with the same number of threads.
         preset: ``paper``, ``quick`` or ``smoke``.
         evaluators: the networks to train on the distilled set (``dcbench list evaluators``).
@@ -65,14 +75,56 @@ def run(
         UsageError: it cannot be done as asked, or not within the memory budget; the message says what can.
         DcbenchError: it failed on the way; called again, it goes on where it was.
     """
-    overrides = overrides_from(settings or {})
-    config = resolve(method, dataset, ipc, seed=seed, preset=preset, evaluators=evaluators, overrides=overrides)
+    dataset = dataset_name(dataset)
+    check_dataset_name(dataset)
+    config = resolve(
+        _text("method", method),
+        dataset,
+        _whole_number("ipc", ipc, least=1),
+        seed=_whole_number("seed", seed, least=0),
+        preset=_text("preset", preset),
+        evaluators=_texts("evaluators", evaluators),
+        overrides=overrides_from(_plain_settings(settings)),
+    )
     if compile not in COMPILE:
         raise unknown_name("compile", compile, COMPILE)
-    execution = replace(Execution.resolve(device), logs=check_logs(log), compile=compile)
-    session = Session(out, data_dir=data_dir, execution=execution, quiet=quiet)
+    execution = replace(Execution.resolve(str(device)), logs=check_logs(_texts("log", log)), compile=compile)
+    session = Session(out, data_dir=Path(data_dir) if data_dir else None, execution=execution, quiet=quiet)
     cell = session.cell(config, from_scratch=force)
     if memory_budget is not None:
         stages = cell.stages_from_scratch() if force else cell.pending()
         cell = fitted(cell, parse_size(str(memory_budget)), PredictedMeter(), stages)
     return run_cell(cell, force=force)
+
+
+def _whole_number(name: str, value: SupportsIndex, *, least: int) -> int:
+    """Return an integer of any kind as Python's own: others cannot be written into rows."""
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = None
+    if number is None or isinstance(value, bool):
+        raise UsageError(f"{name} must be an integer, not {value!r} ({type(value).__name__}).")
+    if number < least:
+        raise UsageError(f"{name} must be at least {least}, not {number}.")
+    return number
+
+
+def _text(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a string, not {value!r} ({type(value).__name__}).")
+    return str(value)
+
+
+def _texts(name: str, values: str | Iterable[str]) -> tuple[str, ...]:
+    """Return one string or several as a tuple."""
+    return (str(values),) if isinstance(values, str) else tuple(_text(f"each of {name}", value) for value in values)
+
+
+def _plain_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return settings whose values are Python's own, where NumPy's or PyTorch's numbers were given."""
+    return {_text("the name of a setting", name): _plain(value) for name, value in (settings or {}).items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if getattr(value, "shape", None) == () else value

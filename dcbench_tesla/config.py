@@ -502,9 +502,20 @@ def _build(
             values.setdefault(section, {}).update({k: v for k, v in given.items() if k in fields})
     for override in overrides:
         if override.section not in kinds:
-            raise unknown_name("setting", override.label, known)
+            raise _unknown_section(override, known)
         values[override.section][override.name] = _coerce(override, kinds[override.section], known)
     return {section: kind(**values[section]) for section, kind in kinds.items()}
+
+
+def _unknown_section(override: Override, known: Iterable[str]) -> UsageError:
+    """Build the error for a setting of an evaluator that is not in the run, or of nothing that exists."""
+    name = override.section
+    if not registry.has("evaluators", name):
+        return unknown_name("setting", override.label, known)
+    return UsageError(
+        f"setting {override.label} is one of evaluator {name}, which is not in this run: add --evaluator {name}, or "
+        "leave the setting out."
+    )
 
 
 def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | None) -> dict[str, str]:

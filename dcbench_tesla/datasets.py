@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcbench_tesla import registry
-from dcbench_tesla.errors import unknown_name
+from dcbench_tesla.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from dcbench_tesla.data.dataset import Dataset
@@ -31,11 +31,26 @@ def check_dataset_name(name: str) -> None:
         raise unknown_name("data set", name, [*registry.names("datasets"), "npz:PATH", "folder:PATH"])
 
 
-def load_dataset(name: str, data_dir: Path | None = None) -> "Dataset":
+def dataset_name(given: str | os.PathLike[str]) -> str:
+    """Return the name of a data set that is given by its name, or by the path of a ``.npz`` file or of a folder.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(given, str):
+        return str(given)  # also for strings of NumPy
+    if not isinstance(given, os.PathLike):
+        raise UsageError(f"a data set is given by its name or by a path, not by {given!r} ({type(given).__name__}).")
+    path = Path(given)
+    return f"{'npz' if path.is_file() or path.suffix == '.npz' else 'folder'}:{path}"
+
+
+def load_dataset(name: str | os.PathLike[str], data_dir: Path | str | None = None) -> "Dataset":
     """Load a data set by its registered name, or the user's own as ``npz:PATH`` or ``folder:PATH``.
 
     Args:
-        name: ``digits``, ``fashion-mnist`` ... (``dcbench list datasets``), ``npz:PATH`` or ``folder:PATH``.
+        name: ``digits``, ``fashion-mnist`` ... (``dcbench list datasets``), ``npz:PATH`` or ``folder:PATH``; also the
+            path of a ``.npz`` file or of a folder.
         data_dir: the folder with the files of registered data sets; by default :func:`default_data_dir`.
 
     Raises:
@@ -45,9 +60,10 @@ def load_dataset(name: str, data_dir: Path | None = None) -> "Dataset":
     """
     from dcbench_tesla.data import files  # imports numpy, which checking a name does not need
 
+    name = dataset_name(name)
     check_dataset_name(name)
     if name.startswith("npz:"):
         return files.load_npz(Path(name.removeprefix("npz:")).expanduser())
     if name.startswith("folder:"):
         return files.load_folder(Path(name.removeprefix("folder:")).expanduser())
-    return registry.load_source(name).load(data_dir or default_data_dir())
+    return registry.load_source(name).load(Path(data_dir) if data_dir else default_data_dir())

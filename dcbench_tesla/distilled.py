@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dcbench_tesla.compute.state import plain_torch
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
@@ -83,7 +84,7 @@ class DistilledSet:
         if self.images.dtype == torch.float32:
             return self.images.to(device)
         real = self.as_labelled(torch.device(device))
-        return real.inputs(torch.arange(len(self)))
+        return real.inputs(torch.arange(len(self))).float()  # whatever the caller's default dtype is
 
     def as_labelled(self, device: torch.device) -> LabelledImages:
         """Return a set of real images (uint8 pixels) as labelled images, which preprocess a batch when asked for it."""
@@ -167,6 +168,7 @@ class DistilledSet:
             raise CorruptFileError(f"the distilled set is not whole: {error} is missing or of another kind.") from error
 
     @classmethod
+    @plain_torch()
     def load(cls, path: Path) -> "DistilledSet":
         """Read a file that :meth:`save` wrote.
 

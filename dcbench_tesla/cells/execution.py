@@ -45,14 +45,13 @@ class Execution:
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise UsageError(f"device {device!r} is not supported: cpu and cuda are.")
         try:
-            kind = torch.device(device).type
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"device {device!r} cannot be used here; try cpu. ({reason})") from error
-        if kind not in ("cpu", "cuda"):
-            raise UsageError(f"device {device!r} is not supported: cpu and cuda are.")
         return cls(device, threads or torch.get_num_threads(), backend)
 
     def apply(self) -> None:

@@ -19,6 +19,7 @@ from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.evaluation import Evaluation, network_count, records_name
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import run_cell
+from dcbench_tesla.compute.state import plain_torch
 from dcbench_tesla.config import BASELINE, SECTIONS, CellConfig, Override, resolve, restored, set_word, shown_dataset
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
@@ -34,6 +35,7 @@ from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace
 _CHANGED_BY_HAND = "If it was changed by hand, undo that; else the cell's own command with --force makes it again."
 
 
+@plain_torch()
 def evaluate_saved(
     target: Path | str,
     evaluators: Sequence[str] = (),

@@ -29,6 +29,13 @@ def failure(error: BaseException) -> Failure | None:
     return None if message is None else Failure(message, getattr(error, "exit_code", 1))
 
 
+def unwritten(error: OSError | ValueError) -> None:
+    """Say that standard output could not be written; a reader who had enough of it (``| head``) knows."""
+    if not isinstance(error, BrokenPipeError):
+        reason = getattr(error, "strerror", None) or error
+        Failure(f"standard output cannot be written: {reason}. What was done is kept.", 1).show()
+
+
 @contextmanager
 def damaged_rows_told(workspace: Workspace, stages: Sequence[str]) -> Iterator[None]:
     """Report the damaged row files of ``stages``, run the body with the other rows, and fail if there were any.
@@ -54,7 +61,23 @@ def workspace_of(out: Path, *, shipped: bool) -> Workspace:
 
 
 class Group(click.Group):
-    """A group of commands whose errors end in one message and an exit code: 2 for invalid usage, 1 for failures."""
+    """A group of commands whose errors end in one message and an exit code: 2 for invalid usage, 1 for failures.
+
+    Work does not stop where nobody can read about it. Output that could not be written makes a command fail at its end.
+    """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line with streams that can be closed, full, or limited to ASCII."""
+        from dcbench_tesla.records.streams import lasting_streams
+
+        with lasting_streams() as streams:
+            try:
+                return super().main(*args, **extra)
+            except SystemExit as ended:
+                if ended.code or streams.output.error is None:
+                    raise
+                unwritten(streams.output.error)
+                raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, and turn every error but a bug into a message."""

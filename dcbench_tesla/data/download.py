@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
-import os
 import tarfile
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from typing import IO
 
 from dcbench_tesla.data.checks import reading
 from dcbench_tesla.errors import CorruptFileError, DataMissingError
+from dcbench_tesla.records.leftovers import sweep, temporary_path
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,8 @@ def write_whole(stream: IO[bytes], path: Path, md5: str | None = None) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the process id separates processes; tempfile would make files that other users of a shared folder cannot read
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = temporary_path(path)
+    sweep(path.parent)
     digest = hashlib.md5(usedforsecurity=False)
     try:
         with open(part, "wb") as file:

@@ -6,7 +6,6 @@ data and network, which are stored with the experts, and a run with other data o
 """
 
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from dcbench_tesla.exchange.files import load_torch, plain_tensor, sha256_of
 from dcbench_tesla.experts.imported import IMPORTED, write_index
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.experts.store import ExpertStore
+from dcbench_tesla.records.leftovers import sweep, temporary_path
 from dcbench_tesla.records.store import content_key, read_json, writing
 from dcbench_tesla.records.workspace import Workspace
 
@@ -99,7 +99,8 @@ def import_experts(
         if name:  # the new name replaces the old one
             write_index(final, recipe, name=name, epochs=epochs, files=index["files"])
         return ImportedExperts(key=recipe.key, folder=final, epochs=epochs, settings=settings, new=False)
-    temporary = workspace.experts / f".import-{secrets.token_hex(4)}"
+    temporary = temporary_path(workspace.experts / "import")
+    sweep(workspace.experts)
     try:
         store = ExpertStore(temporary, recipe)
         epochs = tuple(_write(files, store, dataset))

@@ -14,9 +14,7 @@ import is refused.
 import csv
 import io
 import json
-import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +27,7 @@ from torch import Tensor
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError, unknown_name
 from dcbench_tesla.exchange.files import load_torch, plain_tensor, tensor_digest
+from dcbench_tesla.records.leftovers import sweep, temporary_path
 from dcbench_tesla.records.store import load_tensors, save_tensors, write_text, writing
 from dcbench_tesla.records.workspace import Workspace
 
@@ -84,10 +83,11 @@ def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: boo
         raise UsageError(f"PNG cannot hold images of {distilled.images.shape[1]} channels: use --format tensors.")
     output = output.resolve()
     _check_output(output, force=force)
-    mark = f"{os.getpid()}.{secrets.token_hex(4)}"
-    made, old = output.with_name(f".{output.name}.{mark}"), output.with_name(f".{output.name}.{mark}.old")
+    made = temporary_path(output)
+    old = made.with_name(f"{made.name}.old")  # never swept: it may hold the only export
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
+        sweep(output.parent)
         made.mkdir()
         try:
             FORMATS[layout](distilled, made)

@@ -90,7 +90,7 @@ class ImportedStore(ExpertStore):
             raise CorruptFileError(f"{path} is damaged or gone. {self._remedy}") from error
         if fault := self.mistaken(tensors, meta, expert, epoch):
             raise CorruptFileError(f"{path} {fault}. {self._remedy}")
-        return tensors["theta"]
+        return self.checked(path, tensors, self._remedy)
 
     @property
     def _remedy(self) -> str:

@@ -6,13 +6,15 @@ own (``<root>/<key>/expert_0003/epoch_007.safetensors``, float32 ``(P,)``): writ
 only the running epoch, and matching reads just the two snapshots it needs.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
@@ -107,9 +109,10 @@ class ExpertStore:
         torch.nn.utils.vector_to_parameters(self.snapshot(expert, done).to(train.device), network.parameters())
         for epoch in range(done, epochs):
             loss = train_epoch(network, train, self.recipe.settings, self.recipe.augmentation, expert, epoch)
-            if not torch.isfinite(torch.tensor(loss)):
+            theta = flatten_parameters(network)
+            if not math.isfinite(loss) or not bool(torch.isfinite(theta).all()):
                 raise DivergedError(f"expert {expert} diverged in epoch {epoch + 1}: lower experts.lr.")
-            self.write(expert, epoch + 1, flatten_parameters(network), {"train_loss": loss})
+            self.write(expert, epoch + 1, theta, {"train_loss": loss})
             ticker.advance()
 
     def _network(self, expert: int) -> nn.Module:
@@ -136,7 +139,28 @@ class ExpertStore:
             raise CorruptFileError(f"{path} is damaged. {_RETRAINED}") from error
         if fault := self.mistaken(tensors, meta, expert, epoch):
             raise CorruptFileError(f"{path} {fault}. {_RETRAINED}")
-        return tensors["theta"]
+        return self.checked(path, tensors, _RETRAINED)
+
+    def checked(self, path: Path, tensors: Mapping[str, Tensor], remedy: str) -> Tensor:
+        """Return the parameters ``(P,)`` of the snapshot that ``path`` holds.
+
+        Raises:
+            CorruptFileError: they are not those of the recipe's network, or not finite.
+        """
+        theta = tensors.get("theta")
+        if theta is None or theta.dtype != torch.float32 or theta.shape != (self.parameters,):
+            found = "no parameters" if theta is None else f"{theta.dtype} {tuple(theta.shape)}"
+            wanted = f"the network of this run has {self.parameters} parameters in float32"
+            raise CorruptFileError(f"{path} holds {found}, but {wanted}. {remedy}")
+        if not np.isfinite(theta.numpy()).all():  # by NumPy: a meter of tensors does not count it
+            raise CorruptFileError(f"{path} holds parameters that are NaN or infinite. {remedy}")
+        return theta
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of parameters P of the recipe's network."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.recipe.build_network().parameters())
 
     def mistaken(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], expert: int, epoch: int) -> str:
         """Return why the content of a file is not the snapshot that its place says; empty if it is."""
@@ -155,6 +179,7 @@ class StoredExperts:
     def __init__(self, store: ExpertStore, count: int, device: torch.device) -> None:
         self._count = count
         self._device = device
+        _ = store.parameters  # found now: within a run, meters of memory would count the network that this takes
         self._read = lru_cache(maxsize=_CACHED_SNAPSHOTS)(store.snapshot)
 
     def __len__(self) -> int:

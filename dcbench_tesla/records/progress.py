@@ -1,12 +1,13 @@
 """Progress for people: a bar with rate and time left, or an occasional line where there is no terminal."""
 
 import re
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO, cast
 
 from dcbench_tesla.errors import UsageError
+from dcbench_tesla.records.streams import messages
 from dcbench_tesla.records.text import printable
 
 _LINE_EVERY_S = 30.0
@@ -48,8 +49,11 @@ def rate(units: float, seconds: float, unit: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line on standard error, so that standard output holds results only."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """Print a line on standard error, so that standard output holds results only.
+
+    A standard error that is closed, full or gone stops no work: the line is lost.
+    """
+    print(printable(text), file=messages(), flush=True)
 
 
 class Bar:
@@ -96,7 +100,7 @@ def bar(label: str, total: int, *, done: int = 0, unit: str = "it", quiet: bool 
     """Show the progress of ``total`` units of work, of which ``done`` were finished earlier."""
     if quiet:
         yield Bar(label, total, done, unit)
-    elif not sys.stderr.isatty():
+    elif not messages().isatty():
         yield _Lines(label, total, done, unit)
     else:
         with _terminal_bar(label, total, done, unit) as shown:
@@ -109,7 +113,7 @@ def _terminal_bar(label: str, total: int, done: int, unit: str) -> Iterator[Bar]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(file=cast(IO[str], messages()))) as progress:
         task = progress.add_task(label, total=total, completed=done, note="")
 
         class Rich(Bar):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
+from dcbench_tesla.records.leftovers import sweep, temporary_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,12 +27,15 @@ _REMEDY = "Delete it: dcbench run makes its own files again, with --force if the
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which replaces ``path`` if the block succeeds.
 
+    What killed processes left in the folder is removed.
+
     Raises:
         DcbenchError: the folder cannot be written or the disk is full; ``path`` is then unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = temporary_path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
         try:
             temporary.touch(exist_ok=False)
             mode = temporary.stat().st_mode
@@ -192,13 +196,25 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str,
     # cloned: safetensors refuses tensors that share storage, and a view would be stored with its whole storage
     whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     head = json.dumps({**meta, "digest": _digest(whole, meta)}, sort_keys=True)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, _folder_beside(path) as folder:
         try:
-            save_file(whole, temporary, metadata={_META: head})
+            save_file(whole, folder / path.name, metadata={_META: head})
+            (folder / path.name).replace(temporary)
         except Exception as error:  # safetensors reports a full disk as its own error type
             if "SafetensorError" in type(error).__name__:
                 raise OSError(None, str(error)) from error
             raise
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``: safetensors writes to names of its own, which tell of no writer."""
+    folder = temporary_path(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
+from dcbench_tesla.data.stored import PREPROCESSING, REMEDY, check_preprocessing, check_set, is_key
 from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
 from dcbench_tesla.records.store import load_tensors, save_tensors
 
@@ -18,7 +19,6 @@ FORMAT = "dcbench distilled set"
 """What the file of one says it is."""
 
 _ZCA_FOLDER = "preprocessing"
-_EMBEDDED = "preprocessing."  # before the names of its tensors in the same file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,54 +142,56 @@ class DistilledSet:
             "provenance": dict(self.provenance),
         }
         content = {"images": self.images, "labels": self.labels}
-        return content | {f"{_EMBEDDED}{name}": tensor for name, tensor in tensors.items()}, meta
+        return content | {f"{PREPROCESSING}{name}": tensor for name, tensor in tensors.items()}, meta
 
     @classmethod
-    def from_state(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "DistilledSet":
-        """Return the set that :meth:`state` was called on.
+    def from_state(
+        cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], where: Path | str = "the distilled set"
+    ) -> "DistilledSet":
+        """Return the set that :meth:`state` was called on, after checking everything in it.
+
+        ``where`` names the file it was read from.
 
         Raises:
-            CorruptFileError: a part of it is missing.
+            CorruptFileError: a part of it is missing or wrong.
         """
-        try:
-            return cls(
-                images=tensors["images"],
-                labels=tensors["labels"],
-                class_names=tuple(meta["class_names"]),
-                augmentation=meta["augmentation"],
-                max_value=meta["max_value"],
-                lr=meta["lr"],
-                preprocessing=Preprocessing.from_state(_embedded(tensors), meta["preprocessing"]),
-                provenance=meta["provenance"],
-            )
-        except (KeyError, TypeError) as error:
-            raise CorruptFileError(f"the distilled set is not whole: {error} is missing or of another kind.") from error
+        check_set(where, tensors, meta)
+        return cls(
+            images=tensors["images"],
+            labels=tensors["labels"],
+            class_names=tuple(meta["class_names"]),
+            augmentation=meta["augmentation"],
+            max_value=meta["max_value"],
+            lr=meta["lr"],
+            preprocessing=Preprocessing.from_state(_embedded(tensors), meta["preprocessing"]),
+            provenance=meta["provenance"],
+        )
 
     @classmethod
     def load(cls, path: Path) -> "DistilledSet":
-        """Read a file that :meth:`save` wrote.
+        """Read a file that :meth:`save` wrote; everything in it is checked, because others may have written it.
 
         Raises:
-            CorruptFileError: the file is damaged or is no distilled set, or the file of its preprocessing is missing.
+            CorruptFileError: the file is damaged or is no distilled set, or a field of it is wrong, or the file of its
+                preprocessing is missing or another one.
         """
         path = Path(path)
         try:
             tensors, meta = load_tensors(path)
         except CorruptFileError as error:
-            remedy = "If it is a run's, the same command with --force makes it again."
-            raise CorruptFileError(f"{path} is damaged, or is no distilled set of dcbench. {remedy}") from error
+            raise CorruptFileError(f"{path} is damaged, or is no distilled set of dcbench. {REMEDY}") from error
         if meta.get("format") != FORMAT:
             raise CorruptFileError(f"{path} is not a distilled set of dcbench.")
-        facts = meta.get("preprocessing", {})
-        if "shared" in facts:
+        facts = meta.get("preprocessing")
+        if isinstance(facts, dict) and "shared" in facts:
             state, facts = _load_shared(path, facts["shared"])
-            tensors |= {f"{_EMBEDDED}{name}": tensor for name, tensor in state.items()}
-        return cls.from_state(tensors, {**meta, "preprocessing": facts})
+            tensors |= {f"{PREPROCESSING}{name}": tensor for name, tensor in state.items()}
+        return cls.from_state(tensors, {**meta, "preprocessing": facts}, path)
 
 
 def _embedded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the preprocessing, by their names there."""
-    return {name.removeprefix(_EMBEDDED): t for name, t in tensors.items() if name.startswith(_EMBEDDED)}
+    return {name.removeprefix(PREPROCESSING): t for name, t in tensors.items() if name.startswith(PREPROCESSING)}
 
 
 def _shared_folder(path: Path) -> Path:
@@ -199,11 +201,22 @@ def _shared_folder(path: Path) -> Path:
     raise FileNotFoundError(f"no folder {_ZCA_FOLDER!r} above {path}")
 
 
-def _load_shared(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _load_shared(path: Path, key: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the preprocessing that a set names by its key; return its tensors and facts."""
+    if not is_key(key):
+        raise CorruptFileError(f"{path}: preprocessing.shared is not a key of 16 hex digits. {REMEDY}")
     try:
-        return load_tensors(_shared_folder(path) / f"{key}.safetensors")
+        shared = _shared_folder(path) / f"{key}.safetensors"
+        tensors, facts = load_tensors(shared)
     except FileNotFoundError as error:
         raise CorruptFileError(
             f"{path} needs the whitening {_ZCA_FOLDER}/{key}.safetensors, which is not beside it: copy it from the "
             "results folder the set was made in, into a folder of that name beside the set."
         ) from error
+    check_preprocessing(shared, tensors, facts)
+    if (found := Preprocessing.from_state(tensors, facts).key) != key:
+        raise CorruptFileError(
+            f"{shared} holds another whitening ({found}) than its name says, so {path} cannot be used: copy the right "
+            "one from the results folder the set was made in."
+        )
+    return tensors, facts

@@ -21,6 +21,7 @@ from torch import Tensor
 from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise, fit_zca
+from dcbench_tesla.data.stored import check_preprocessing, probabilities
 from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, UsageError
@@ -31,7 +32,6 @@ from dcbench_tesla.records.store import load_tensors
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _MTT, _DC = "images_*.pt of MTT and TESLA", "res_*.pt of DC, DSA and DM"
-_SUM_TOLERANCE = 1e-3  # by which the sum of a soft label in half precision may differ from 1
 _FITTED = ("standardise", "zca")
 
 
@@ -325,7 +325,7 @@ def _labels(path: Path, found: _Found, count: int, dataset: Dataset, given: Give
 
 def _probabilities(path: Path, labels: Tensor) -> Tensor:
     labels = labels.float()
-    wrong = ~torch.isfinite(labels).all(1) | (labels < 0).any(1) | ((labels.sum(1) - 1).abs() > _SUM_TOLERANCE)
+    wrong = ~probabilities(labels)
     if wrong.any():
         first = int(wrong.nonzero()[0])
         raise UsageError(
@@ -358,8 +358,9 @@ def _stored_preprocessing(path: Path) -> Preprocessing:
         raise UsageError(f"--preprocessing takes standardise, zca or a safetensors file; there is no file {path}.")
     tensors, facts = load_tensors(path)
     if "preprocessing" in facts:
-        if "shared" in facts["preprocessing"]:
+        if isinstance(facts["preprocessing"], dict) and "shared" in facts["preprocessing"]:
             return DistilledSet.load(path).preprocessing
         tensors = {re.sub(r"^preprocessing\.", "", name): tensor for name, tensor in tensors.items()}
         facts = facts["preprocessing"]
+    check_preprocessing(path, tensors, facts)
     return Preprocessing.from_state(tensors, facts)

@@ -123,7 +123,14 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         meta = _meta(path, file)
-    if meta.pop("digest", None) != _digest(tensors, meta):
+    claimed = meta.pop("digest", None)
+    try:
+        digest = _digest(tensors, meta)
+    except TypeError as error:  # of a type that numpy lacks, bfloat16 for instance, and that save_tensors refuses
+        raise CorruptFileError(
+            f"{path} holds numbers of a type that dcbench never writes ({error}). {_REMEDY}"
+        ) from error
+    if claimed != digest:
         raise CorruptFileError(f"{path} is damaged: its contents do not match their digest. {_REMEDY}")
     return tensors, meta
 
@@ -153,6 +160,8 @@ def _meta(path: Path, file: Any) -> dict[str, Any]:
         raise CorruptFileError(f"{path} was not written by dcbench. {_REMEDY}")
     try:
         meta: dict[str, Any] = json.loads(head)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} is damaged: its metadata is not JSON ({error}). {_REMEDY}") from error
+    if not isinstance(meta, dict):
+        raise CorruptFileError(f"{path} was not written by dcbench: its metadata is no object. {_REMEDY}")
     return meta

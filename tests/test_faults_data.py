@@ -1,18 +1,31 @@
 """What comes in from outside: damaged, hostile and unlucky data sets, distilled sets, experts and settings."""
 
+import gzip
 import json
 import math
+import os
+import signal
+import zipfile
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor
 
+from dcbench_tesla.config import overrides_from, parse_set, read_config_file, resolve
+from dcbench_tesla.data.checks import reading
 from dcbench_tesla.data.preprocessing import Preprocessing
+from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.distilled import FORMAT, DistilledSet
-from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError
+from dcbench_tesla.exchange.files import load_torch
 from dcbench_tesla.records.store import load_tensors, save_tensors
 
 # ------------------------------------------------------------------------------------------ distilled sets when read
@@ -180,3 +193,211 @@ def test_name_of_a_whitening_cannot_lead_out_of_its_folder(key: object, tmp_path
     path = hostile(tmp_path / "set.safetensors", preprocessing={"shared": key})
     with pytest.raises(CorruptFileError, match=r"preprocessing\.shared is not a key of 16 hex digits"):
         DistilledSet.load(path)
+
+
+# ------------------------------------------------------------------------------- sizes before memory, regular files
+
+
+@pytest.fixture(autouse=True)
+def in_time() -> Iterator[None]:
+    """End a test that waits for a pipe or reads without end."""
+
+    def end(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def arrays(**changed: Any) -> dict[str, Any]:
+    """The arrays of an npz data set of two classes, five training and two test images each."""
+    pixels = np.random.default_rng(0).integers(0, 256, (14, 8, 8), np.uint8)
+    facts = {"x_train": pixels[:10], "y_train": np.arange(10) % 2, "x_test": pixels[10:], "y_test": np.arange(4) % 2}
+    return {**facts, **changed}
+
+
+def npz(path: Path, **changed: Any) -> Path:
+    np.savez(path, **arrays(**changed))
+    return path
+
+
+def picture_folder(root: Path, train: int = 3, test: int = 2, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    for split, count in (("train", train), ("test", test)):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("L", (8, 8), 40 * i).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("assignment", ["iterations=999999999", "iterations=4611686018427387903"])
+def test_more_snapshots_than_anybody_stores(assignment: str) -> None:
+    with pytest.raises(UsageError, match=r"evaluation\.every=20 asks for \d+ snapshots .*Raise evaluation\.every"):
+        resolve("tesla", "digits", 1, preset="smoke", overrides=[parse_set(assignment)])
+
+
+def test_many_iterations_with_few_snapshots() -> None:
+    every = [parse_set("iterations=999999999"), parse_set("evaluation.every=0")]
+    assert resolve("tesla", "digits", 1, preset="smoke", overrides=every).settings.iterations == 999_999_999
+
+
+@pytest.mark.parametrize("value", ["9" * 30, "9" * 5000, 10**400, 10**30])
+@pytest.mark.parametrize("label", ["iterations", "experts.count"])
+def test_whole_numbers_beyond_counting(label: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"{label} takes a value of type int, not") as error:
+        resolve("tesla", "digits", 1, overrides=overrides_from({label: value}))
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(("value", "words"), [(10**400, "takes a value of type float"), ("1e400", "finite")])
+@pytest.mark.parametrize("label", ["lr_images", "experts.lr"])
+def test_rates_beyond_floats(label: str, value: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=f"{label} .*{words}"):
+        resolve("tesla", "digits", 1, overrides=overrides_from({label: value}))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 5000 + "]" * 5000, "nested too deep"),
+        ("a = " + "{b = " * 5000 + "1" + "}" * 5000, "nested too deep"),
+        ("ipc = " + "9" * 5000, "not valid TOML"),
+        ("#" * (1 << 20) + "\n", "expected at most 1048576"),
+    ],
+    ids=["lists", "tables", "digits", "size"],
+)
+def test_hostile_configuration(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(UsageError, match=rf"a\.toml .*{words}"):
+        read_config_file(tmp_path / "a.toml")
+
+
+def test_deep_names_in_a_configuration_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(f"[settings]\niterations{'.a' * 5000} = 1\n")
+    _, overrides = read_config_file(tmp_path / "a.toml")
+    with pytest.raises(UsageError, match="iterations takes a value of type int") as error:
+        resolve("tesla", "digits", 1, overrides=overrides)
+    assert len(str(error.value)) < 200
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("place", [pipe, endless])
+def test_only_regular_files_are_read(place: Callable[[Path], None], tmp_path: Path) -> None:
+    place(tmp_path / "a.npz")
+    with pytest.raises(CorruptFileError, match=r"a\.npz is a pipe, a socket or a device, not a regular file"):
+        load_dataset(f"npz:{tmp_path}/a.npz")
+    place(tmp_path / "a.toml")
+    with pytest.raises(UsageError, match=r"a\.toml is a pipe, a socket or a device"):
+        read_config_file(tmp_path / "a.toml")
+    place(tmp_path / "a.safetensors")
+    with pytest.raises(FileNotFoundError):
+        DistilledSet.load(tmp_path / "a.safetensors")
+    place(tmp_path / "images_best.pt")
+    with pytest.raises(UsageError, match="there is no file"):
+        load_torch(tmp_path / "images_best.pt")
+    folder = picture_folder(tmp_path / "pictures")
+    place(folder / "train" / "cat" / "9.png")
+    with pytest.raises(CorruptFileError, match=r"9\.png: not a regular file; expected files"):
+        load_dataset(f"folder:{folder}")
+
+
+@pytest.mark.parametrize("place", [pipe, endless])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("mnist", "mnist/train-images-idx3-ubyte"),
+        ("cifar10", "cifar-10-batches-py/batches.meta"),
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("svhn", "train_32x32.mat"),
+        ("tiny-imagenet", "tiny-imagenet-200.zip"),
+        ("tiny-imagenet", "tiny-imagenet-200/wnids.txt"),
+        ("tiny-imagenet", "tiny-imagenet-200-npy/meta.json"),
+        ("imagenet1k-64", "imagenet64/map_clsloc.txt"),
+    ],
+)
+def test_only_regular_files_of_registered_sets(
+    place: Callable[[Path], None], name: str, file: str, tmp_path: Path
+) -> None:
+    beside = {
+        "mnist": [f"mnist/{a}-{b}-ubyte" for a in ("train", "t10k") for b in ("images-idx3", "labels-idx1")],
+        "cifar10": [f"cifar-10-batches-py/{m}" for m in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")],
+        "svhn": ["test_32x32.mat"],
+        "imagenet1k-64": [*(f"imagenet64/train_data_batch_{i}" for i in range(1, 11)), "imagenet64/val_data"],
+    }.get(name, [])
+    for path in (tmp_path / other for other in (beside if not file.endswith(".gz") else []) if other != file):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    place(tmp_path / file)
+    with pytest.raises(CorruptFileError, match="a pipe, a socket or a device, not a regular file"):
+        load_dataset(name, tmp_path)
+
+
+def with_header(path: Path, shape: tuple[int, ...], *, key: str = "x_train", kind: str = "|u1") -> Path:
+    """Write an npz archive in which ``key`` promises ``shape`` and holds a few bytes."""
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+    npz(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[f"{key}.npy"] = header.getvalue() + bytes(64)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("key", ["x_train", "y_test", "class_names", "mean"])
+@pytest.mark.parametrize("shape", [(10**12, 8, 8), (10**30,), (3,)])
+def test_header_that_promises_more_than_there_is(shape: tuple[int, ...], key: str, tmp_path: Path) -> None:
+    path = with_header(tmp_path / "a.npz", shape, key=key)
+    with pytest.raises(CorruptFileError, match=rf"a\.npz: {key}\.npy promises \d+ bytes and holds 64; get it"):
+        load_dataset(f"npz:{path}")
+
+
+def test_archive_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = npz(tmp_path / "a.npz")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=1000))
+    with pytest.raises(DcbenchError, match=r"a\.npz: its images take .* GB decoded, and this machine has .*smaller"):
+        load_dataset(f"npz:{path}")
+    with pytest.raises(DcbenchError, match=r"pictures: its images take .* GB decoded"):
+        load_dataset(f"folder:{picture_folder(tmp_path / 'pictures', train=8, test=8)}")
+
+
+def test_idx_file_that_promises_more_than_there_is(tmp_path: Path) -> None:
+    (tmp_path / "mnist").mkdir()
+    for split in ("train", "t10k"):
+        for name in ("images-idx3", "labels-idx1"):
+            head = b"\0\0\x08\x03" + b"\xff\xff\xff\xff" + bytes([0, 0, 0, 28, 0, 0, 0, 28])
+            (tmp_path / "mnist" / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(head + bytes(100)))
+    with pytest.raises(CorruptFileError, match="100 bytes, its header promises 3367254359280 "):
+        load_dataset("mnist", tmp_path)
+
+
+def test_array_of_a_cache_that_promises_more_than_there_is(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-imagenet-200-npy"
+    folder.mkdir()
+    (folder / "meta.json").write_text(json.dumps({"class_names": ["a", "b"], "fingerprint": "0" * 16}))
+    for split in ("train", "test"):
+        for name, shape, kind in (("x", (2, 3, 64, 64), np.uint8), ("y", (2,), np.int64)):
+            np.save(folder / f"{name}_{split}.npy", np.arange(2, dtype=kind) if name == "y" else np.zeros(shape, kind))
+    with open(folder / "y_train.npy", "r+b") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
+    with pytest.raises(CorruptFileError, match=r"tiny-imagenet-200-npy: damaged .*delete this folder"):
+        load_dataset("tiny-imagenet", tmp_path)
+
+
+def test_reader_that_asks_for_more_memory_than_there_is(tmp_path: Path) -> None:
+    words = r"a file: damaged \(it asks for more memory than there is\); get it again"
+    with pytest.raises(CorruptFileError, match=words), reading("a file: damaged"):
+        raise MemoryError

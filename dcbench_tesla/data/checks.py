@@ -21,10 +21,25 @@ def reading(problem: str, remedy: str = "get it again") -> Iterator[None]:
     """Turn any error of reading a damaged file into :class:`CorruptFileError`; readers can raise nearly anything."""
     try:
         yield
-    except (DcbenchError, MemoryError):
+    except DcbenchError:
         raise
+    except MemoryError as error:
+        raise CorruptFileError(f"{problem} (it asks for more memory than there is); {remedy}.") from error
     except Exception as error:
         raise CorruptFileError(f"{problem} ({error}); {remedy}.") from error
+
+
+def check_memory(where: Path | str, needed: int) -> None:
+    """Check that ``needed`` bytes fit into this machine's memory, before they are asked for.
+
+    Raises:
+        DcbenchError: they do not.
+    """
+    import psutil
+
+    if needed > (total := psutil.virtual_memory().total):
+        sizes = f"{needed / 1e9:,.0f} GB decoded, and this machine has {total / 1e9:,.0f} GB of memory"
+        raise DcbenchError(f"{where}: its images take {sizes}. Use fewer or smaller images, or a larger machine.")
 
 
 def verify(dataset: Dataset, where: Path, original: tuple[int, int] | None = None) -> Dataset:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dcbench_tesla.data.checks import reading, verify
+from dcbench_tesla.data.checks import check_memory, reading, verify
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, UsageError
+from dcbench_tesla.records.regular import regular_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 REQUIRED_KEYS = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL_KEYS = ("class_names", "mean", "std", "flippable", "redistributable")
+_NPZ = "Name a .npz archive."
 FOLDER_LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val/<class>/<image>)"
 
 
@@ -52,7 +54,7 @@ def load_npz(path: Path) -> Dataset:
         raise DataMissingError(f"npz:{path}: no such file; write one with numpy.savez (keys {keys}).")
     if path.is_dir():
         raise UsageError(f"npz:{path} is a folder, not a .npz file; for a folder of images write folder:{path}.")
-    arrays = read_npz(path, str(path), REQUIRED_KEYS, OPTIONAL_KEYS)
+    arrays = read_npz(regular_file(path, remedy=_NPZ), str(path), REQUIRED_KEYS, OPTIONAL_KEYS)
     x_train, x_test = (_images(arrays, key, path) for key in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         sizes = [" x ".join(map(str, arrays[key].shape[1:])) for key in ("x_train", "x_test")]
@@ -77,12 +79,42 @@ def read_npz(
 
     if not zipfile.is_zipfile(file):  # np.load would report it as a pickle
         raise CorruptFileError(f"{where}: not a .npz archive, or cut short; get it or write it (numpy.savez) anew.")
+    _check_sizes(file, where, {*required, *optional})
     with reading(f"{where}: damaged", "get it or write it anew"), np.load(file, allow_pickle=False) as archive:
         missing = ", ".join(key for key in required if key not in archive)
         if missing:
             found = f"lacks {missing}, found {', '.join(archive.files) or 'nothing'}"
             raise CorruptFileError(f"{where}: {found}; expected {', '.join(required)}.")
         return {key: _member(archive, key, where) for key in (*required, *optional) if key in archive}
+
+
+def _check_sizes(file: Path | IO[bytes], where: str, keys: Set[str]) -> None:
+    """Check, before numpy takes memory for them, that the arrays are as large as their headers say, and fit."""
+    with reading(f"{where}: damaged", "get it or write it anew"), zipfile.ZipFile(file) as archive:
+        members = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in keys]
+        for info in members:
+            with archive.open(info) as member:
+                promised = _promised_bytes(member)
+                if promised is not None and promised != info.file_size - member.tell():
+                    found = f"{info.filename} promises {promised} bytes and holds {info.file_size - member.tell()}"
+                    raise CorruptFileError(f"{where}: {found}; get it or write it anew.")
+        check_memory(where, sum(info.file_size for info in members))
+    if not isinstance(file, Path):
+        file.seek(0)
+
+
+def _promised_bytes(member: IO[bytes]) -> int | None:
+    """Return the bytes of an array by its header, which is read; ``None`` where the size says nothing of the values."""
+    import numpy as np
+
+    if member.read(6) != np.lib.format.MAGIC_PREFIX:
+        return None  # not an array, which is said when it is read
+    major, minor = member.read(2)
+    readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    if major not in readers:
+        raise ValueError(f"a header of version {major}.{minor}, which plain numbers never have")
+    shape, _, kind = readers[major](member)
+    return None if kind.hasobject else math.prod(shape) * kind.itemsize
 
 
 def _member(archive: Mapping[str, Any], key: str, where: str) -> Array:
@@ -207,9 +239,10 @@ def _class_images(split: Path) -> list[tuple[str, Path]]:
 
 def _images_in(folder: Path) -> list[Path]:
     files = _visible(folder)
-    other = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES or file.is_dir()]
+    other = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file()]
     if other or not files:
-        found = f"{other[0]}: not an image" if other else f"{folder}: no images"
+        what = "not a regular file" if other and not (other[0].is_file() or other[0].is_dir()) else "not an image"
+        found = f"{other[0]}: {what}" if other else f"{folder}: no images"
         raise CorruptFileError(f"{found}; expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     return files
 
@@ -218,7 +251,7 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _decoded(paths: Iterable[Path]) -> Pixels:
+def _decoded(paths: Sequence[Path]) -> Pixels:
     """Decode images of one square size to ``(N, C, H, W)``; C is 1 if all are grey, else 3."""
     import numpy as np
 
@@ -227,7 +260,9 @@ def _decoded(paths: Iterable[Path]) -> Pixels:
     for path in paths:
         images.append(decode_image(path, str(path), keep_grey=True))
         height, width = images[-1].shape[1:]
-        first, side = first or path, side or height
+        if first is None:
+            first, side = path, height
+            check_memory(path.parent.parent.parent, len(paths) * images[-1].nbytes)
         if height != width or height != side:
             other = f", where {first} has {side} x {side}" if path != first else ""
             remedy = f"resize the folder first (ImageMagick: mogrify -resize '{side}x{side}!')"

@@ -18,6 +18,7 @@ from dcbench_tesla.data.download import DATA_FOLDER, first_of, missing
 from dcbench_tesla.data.files import read_npz
 from dcbench_tesla.data.trees import Tree, open_tree, open_zip
 from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.records.regular import regular_file
 
 if TYPE_CHECKING:
     from dcbench_tesla.data.cache import Split
@@ -218,7 +219,7 @@ def _read(path: Path, member: str) -> tuple[Pixels, Labels]:
     where = f"{path}/{member}" if member else str(path)
     logger.info("decoding %s", where)
     with ExitStack() as opened, reading(f"{where}: cannot be read"):
-        stream: IO[bytes] = opened.enter_context(open(path, "rb"))
+        stream: IO[bytes] = opened.enter_context(open(regular_file(path), "rb"))
         if member:
             stream = opened.enter_context(opened.enter_context(open_zip(path)).open(member))
         if not where.endswith(".npz"):
@@ -239,7 +240,7 @@ def _release_names(data_dir: Path) -> list[str]:
     """
     path = first_of(folder / "map_clsloc.txt" for folder in _batch_folders(data_dir))
     names = {str(label): str(label) for label in range(1, 1001)}
-    for line in path.read_text(errors="replace").splitlines() if path else []:
+    for line in regular_file(path, most_bytes=1 << 20).read_text(errors="replace").splitlines() if path else []:
         wnid, number = (*line.split(), "", "")[:2]
         if number in names:
             names[number] = wnid

@@ -54,7 +54,7 @@ def load_torch(path: Path, *, mapped: bool = False) -> Any:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about the storages of old files
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
-    except (CorruptFileError, MemoryError):
+    except CorruptFileError:
         raise
     except Exception as error:  # a damaged file can make its reader raise nearly anything
         raise CorruptFileError(_refusal(path, error)) from error

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 import signal
 import zipfile
 from collections.abc import Callable, Iterator
@@ -401,3 +402,128 @@ def test_reader_that_asks_for_more_memory_than_there_is(tmp_path: Path) -> None:
     words = r"a file: damaged \(it asks for more memory than there is\); get it again"
     with pytest.raises(CorruptFileError, match=words), reading("a file: damaged"):
         raise MemoryError
+
+
+# ---------------------------------------------------------------------------------------------------- grey and upright
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
+
+
+def grey_palette(values: Any = GREY) -> Image.Image:
+    image = Image.fromarray(values).convert("P")
+    image.putpalette([channel for value in range(256) for channel in (value, value, value)])
+    return image
+
+
+def with_alpha() -> Image.Image:
+    image = Image.fromarray(GREY)
+    image.putalpha(128)
+    return image
+
+
+def palette_with_transparency() -> Image.Image:
+    image = grey_palette()
+    image.info["transparency"] = bytes(range(256))
+    return image
+
+
+@pytest.mark.parametrize("make", [grey_palette, with_alpha, palette_with_transparency, lambda: Image.fromarray(GREY)])
+def test_grey_pictures_are_grey(make: Callable[[], Image.Image], tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "pictures")
+    make().save(folder / "train" / "cat" / "0.png")
+    dataset = load_dataset(f"folder:{folder}")
+    assert dataset.channels == 1
+    assert np.array_equal(dataset.x_train[0, 0], GREY)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp"])
+def test_colours_stay_colours(suffix: str, tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "pictures")
+    image = grey_palette(np.where(GREY == 0, np.uint8(255), GREY))
+    palette = image.getpalette()
+    assert palette is not None
+    palette[3 * 255 :] = [255, 0, 0]
+    image.putpalette(palette)
+    (image.convert("RGB") if suffix == "webp" else image).save(folder / "train" / "cat" / f"9.{suffix}", lossless=True)
+    dataset = load_dataset(f"folder:{folder}")
+    assert dataset.channels == 3
+    assert dataset.x_train[3, :, 0, 0].tolist() == [255, 0, 0]
+    assert np.array_equal(dataset.x_train[3, 1, 1:], GREY[1:])
+
+
+def oriented(path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(GREY).save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "shown"),
+    [
+        (1, GREY),
+        (2, GREY[:, ::-1]),
+        (3, np.rot90(GREY, 2)),
+        (4, GREY[::-1]),
+        (5, GREY.T),
+        (6, np.rot90(GREY, -1)),
+        (7, np.rot90(GREY, 2).T),
+        (8, np.rot90(GREY)),
+        (77, GREY),
+    ],
+)
+def test_pictures_are_upright_as_viewers_show_them(orientation: int, shown: Any, tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "pictures")
+    oriented(folder / "train" / "cat" / "0.png", orientation)
+    assert np.array_equal(load_dataset(f"folder:{folder}").x_train[0, 0], shown)
+
+
+def test_damaged_orientation_is_no_orientation(tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "pictures")
+    Image.fromarray(GREY).save(folder / "train" / "cat" / "0.png", exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff")
+    assert np.array_equal(load_dataset(f"folder:{folder}").x_train[0, 0], GREY)
+
+
+# ------------------------------------------------------------------------------------------------- classes and labels
+
+
+def test_class_without_test_images_is_refused_in_both_forms(tmp_path: Path) -> None:
+    words = r"1 of 2 classes have no test image, the first is 1 \(1\); expected some of every class, or leave these"
+    with pytest.raises(CorruptFileError, match=rf"a\.npz: {words} classes out of both splits\."):
+        load_dataset(f"npz:{npz(tmp_path / 'a.npz', y_test=np.zeros(4, int))}")
+    folder = picture_folder(tmp_path / "pictures")
+    shutil.rmtree(folder / "test" / "dog")
+    with pytest.raises(CorruptFileError, match=r"pictures: class 'dog' is in train but not in test; expected the same"):
+        load_dataset(f"folder:{folder}")
+    (folder / "test" / "dog").mkdir()
+    with pytest.raises(CorruptFileError, match=r"test/dog: no images"):
+        load_dataset(f"folder:{folder}")
+
+
+def test_class_without_training_images_is_refused_in_both_forms(tmp_path: Path) -> None:
+    with pytest.raises(CorruptFileError, match=r"1 of 2 classes have no training image, the first is 1 \(1\)"):
+        load_dataset(f"npz:{npz(tmp_path / 'a.npz', y_train=np.zeros(10, int))}")
+    folder = picture_folder(tmp_path / "pictures")
+    shutil.rmtree(folder / "train" / "dog")
+    with pytest.raises(CorruptFileError, match=r"class 'dog' is in test but not in train"):
+        load_dataset(f"folder:{folder}")
+
+
+def test_one_class_only_is_said_when_the_data_are_read(tmp_path: Path) -> None:
+    nothing = {"y_train": np.zeros(10, int), "y_test": np.zeros(4, int)}
+    words = r"holds one class \(0\); expected two or more, which condensing and testing tell apart"
+    with pytest.raises(CorruptFileError, match=rf"a\.npz: {words}"):
+        load_dataset(f"npz:{npz(tmp_path / 'a.npz', **nothing)}")
+    with pytest.raises(CorruptFileError, match=r"pictures: holds one class \(cat\); expected two or more"):
+        load_dataset(f"folder:{picture_folder(tmp_path / 'pictures', classes=('cat',))}")
+
+
+@pytest.mark.parametrize("names", [{}, {"class_names": np.array(["cat", "dog"])}])
+def test_labels_that_start_at_1(names: dict[str, Any], tmp_path: Path) -> None:
+    labels = {"y_train": np.arange(10) % 2 + 1, "y_test": np.arange(4) % 2 + 1}
+    with pytest.raises(CorruptFileError, match=r"\(labels seem to start at 1: subtract 1 from all of them\)\."):
+        load_dataset(f"npz:{npz(tmp_path / 'a.npz', **labels, **names)}")
+
+
+def test_class_names_are_distinct(tmp_path: Path) -> None:
+    with pytest.raises(CorruptFileError, match=r"a\.npz: 2 classes are called 'cat'; expected distinct names"):
+        load_dataset(f"npz:{npz(tmp_path / 'a.npz', class_names=np.array(['cat', 'cat']))}")

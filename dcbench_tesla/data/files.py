@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -21,6 +22,7 @@ from dcbench_tesla.records.regular import regular_file
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
 
     from dcbench_tesla.data.dataset import Labels, Pixels
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 REQUIRED_KEYS = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL_KEYS = ("class_names", "mean", "std", "flippable", "redistributable")
+_PALETTES = ("P", "PA")  # Pillow's modes
 _NPZ = "Name a .npz archive."
 FOLDER_LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val/<class>/<image>)"
 
@@ -197,9 +200,10 @@ def _flags(arrays: Mapping[str, Array], path: Path) -> dict[str, bool]:
 def load_folder(path: Path) -> Dataset:
     """Read the data set ``folder:PATH`` from ``train/<class>/*`` and ``test/<class>/*`` (or ``val/<class>/*``).
 
-    Images are PNG, JPEG, WebP or BMP files of one square size. The class names are the sorted folder names, which must
-    be the same in both splits. If every image is grey there is one channel, otherwise three (transparency is dropped).
-    Hidden files are ignored.
+    Images are PNG, JPEG, WebP or BMP files of one square size, turned as their EXIF orientation says. The class names
+    are the sorted folder names, which must be the same in both splits. If every image is grey there is one channel,
+    otherwise three. Grey are files without colours, with or without transparency, and files whose palette holds only
+    greys; transparency is dropped. Hidden files are ignored.
 
     Raises:
         DataMissingError: a folder does not exist.
@@ -258,7 +262,7 @@ def _decoded(paths: Sequence[Path]) -> Pixels:
     images: list[Pixels] = []
     first, side = None, 0
     for path in paths:
-        images.append(decode_image(path, str(path), keep_grey=True))
+        images.append(decode_image(path, str(path), keep_grey=True, upright=True))
         height, width = images[-1].shape[1:]
         if first is None:
             first, side = path, height
@@ -271,13 +275,16 @@ def _decoded(paths: Sequence[Path]) -> Pixels:
     return np.stack([np.broadcast_to(image, (channels, side, side)) for image in images])
 
 
-def decode_image(file: Path | IO[bytes], where: str, *, keep_grey: bool = False, box_side: int | None = None) -> Pixels:
+def decode_image(
+    file: Path | IO[bytes], where: str, *, keep_grey: bool = False, upright: bool = False, box_side: int | None = None
+) -> Pixels:
     """Decode an image of 8 bits per channel to uint8 ``(3, H, W)``.
 
     Args:
         file: the image file.
         where: its name in messages.
-        keep_grey: return ``(1, H, W)`` for a grey image.
+        keep_grey: return ``(1, H, W)`` for a grey image, with or without transparency or a palette of greys.
+        upright: turn the image as its EXIF orientation says, as image viewers do.
         box_side: shrink the image to this side in pixels with a box filter.
 
     Raises:
@@ -295,8 +302,38 @@ def decode_image(file: Path | IO[bytes], where: str, *, keep_grey: bool = False,
             if image.mode.startswith(("I", "F")):
                 problem = f"more than 8 bits a channel (mode {image.mode}); convert the folder to 8 bits first"
                 raise CorruptFileError(f"{where}: {problem}.")
-            image = image.convert("L" if keep_grey and image.mode in ("L", "1") else "RGB")
+            image = _turned(image) if upright else image
+            grey = keep_grey and _is_grey(image)
+            image = _without_palette(image).convert("L" if grey else "RGB")
     if box_side is not None:
         image = image.resize((box_side, box_side), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.uint8)
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Turn and mirror an image as its EXIF orientation says; one that cannot be read says nothing."""
+    from PIL import ImageOps
+
+    image.load()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data can make its reader raise nearly anything, and the pixels are right
+        return image
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an image has no colours: a grey mode, or a palette whose colours in use are all grey."""
+    import numpy as np
+
+    if image.mode not in _PALETTES:
+        return image.mode in ("1", "L", "LA", "La")
+    colours = np.asarray(_without_palette(image).convert("RGB"))
+    return bool((colours == colours[..., :1]).all())
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    """The image with its colours in place of a palette; Pillow warns where transparency does not pass through RGBA."""
+    return image.convert("RGBA") if image.mode in _PALETTES else image

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from io import BytesIO
@@ -94,6 +95,8 @@ def _tiny_split(tree: Tree) -> Split:
     lines = tree.text("words.txt").splitlines() if "words.txt" in tree.names else []
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     class_names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    twice = {name for name, count in Counter(class_names).items() if count > 1}  # as cranes are birds and machines
+    class_names = [f"{name} ({wnid})" if name in twice else name for name, wnid in zip(class_names, wnids, strict=True)]
     return Split(decoded(tree, train, 64, False), decoded(tree, test, 64, False), class_names)
 
 

@@ -25,6 +25,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.errors import CorruptFileError, UsageError, require, unknown_name
 from dcbench_tesla.presets import Rule, rules_of
+from dcbench_tesla.presets.released import in_released_code
 from dcbench_tesla.records.regular import regular_file
 
 UNPUBLISHED = "defaults"
@@ -244,7 +245,7 @@ def _coerce(override: Override, kind: type, known: Iterable[str]) -> Any:
     """Return an override's value in the type of its field: parse text from the command line, check TOML values."""
     types = get_type_hints(kind)
     if override.name not in types:
-        raise unknown_name("setting", override.label, known)
+        raise _unknown_setting(override.label, known)
     wanted, value = types[override.name], override.value
     try:
         if wanted is bool:
@@ -262,6 +263,11 @@ def _coerce(override: Override, kind: type, known: Iterable[str]) -> Any:
         pass
     name = getattr(wanted, "__name__", str(wanted))
     raise UsageError(f"{override.label} takes a value of type {name}, not {reprlib.repr(value)}.")
+
+
+def _unknown_setting(label: str, known: Iterable[str]) -> UsageError:
+    names = list(known)
+    return in_released_code(label, names) or unknown_name("setting", label, names)
 
 
 def _kinds(method: str, evaluators: Iterable[str]) -> dict[str, type]:
@@ -525,7 +531,7 @@ def _build(
             values.setdefault(section, {}).update({k: v for k, v in given.items() if k in fields})
     for override in overrides:
         if override.section not in kinds:
-            raise unknown_name("setting", override.label, known)
+            raise _unknown_setting(override.label, known)
         values[override.section][override.name] = _coerce(override, kinds[override.section], known)
     return {section: kind(**values[section]) for section, kind in kinds.items()}
 

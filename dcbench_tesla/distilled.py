@@ -201,22 +201,30 @@ def _shared_folder(path: Path) -> Path:
     raise FileNotFoundError(f"no folder {_ZCA_FOLDER!r} above {path}")
 
 
-def _load_shared(path: Path, key: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the preprocessing that a set names by its key; return its tensors and facts."""
+def load_whitening(folder: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a stored whitening; its name is the key of its content.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFileError: the file is damaged, or its content is another one's.
+    """
+    if not is_key(key):
+        raise CorruptFileError(f"{str(key)!r} is not the key of a whitening under {folder}.")
+    path = folder / f"{key}.safetensors"
+    tensors, facts = load_tensors(path)
+    check_preprocessing(path, tensors, facts)
+    if Preprocessing.from_state(tensors, facts).key != key:
+        raise CorruptFileError(f"{path} holds another whitening than its name says. Delete it: a run fits it again.")
+    return tensors, facts
+
+
+def _load_shared(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not is_key(key):
         raise CorruptFileError(f"{path}: preprocessing.shared is not a key of 16 hex digits. {REMEDY}")
     try:
-        shared = _shared_folder(path) / f"{key}.safetensors"
-        tensors, facts = load_tensors(shared)
+        return load_whitening(_shared_folder(path), key)
     except FileNotFoundError as error:
         raise CorruptFileError(
             f"{path} needs the whitening {_ZCA_FOLDER}/{key}.safetensors, which is not beside it: copy it from the "
             "results folder the set was made in, into a folder of that name beside the set."
         ) from error
-    check_preprocessing(shared, tensors, facts)
-    if (found := Preprocessing.from_state(tensors, facts).key) != key:
-        raise CorruptFileError(
-            f"{shared} holds another whitening ({found}) than its name says, so {path} cannot be used: copy the right "
-            "one from the results folder the set was made in."
-        )
-    return tensors, facts

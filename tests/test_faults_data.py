@@ -20,13 +20,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dcbench_tesla.config import overrides_from, parse_set, read_config_file, resolve
+from dcbench_tesla import registry
+from dcbench_tesla.cli.run import experts, run
+from dcbench_tesla.config import ExpertSettings, overrides_from, parse_set, read_config_file, resolve, setting_names
+from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.checks import reading
 from dcbench_tesla.data.preprocessing import Preprocessing
-from dcbench_tesla.datasets import load_dataset
+from dcbench_tesla.datasets import check_dataset_name, load_dataset
 from dcbench_tesla.distilled import FORMAT, DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError
 from dcbench_tesla.exchange.files import load_torch
+from dcbench_tesla.experts.imported import ImportedStore
+from dcbench_tesla.experts.recipe import ExpertRecipe
+from dcbench_tesla.presets.released import NAMES
 from dcbench_tesla.records.store import load_tensors, save_tensors
 
 # ------------------------------------------------------------------------------------------ distilled sets when read
@@ -184,7 +190,7 @@ def test_whitening_under_another_name(tmp_path: Path) -> None:
     (file,) = shared.iterdir()
     other = Preprocessing("zca", torch.ones(192), matrix=torch.eye(192), inverse_matrix=torch.eye(192), eps=0.1)
     save_tensors(file, other.state()[0], {"format": "dcbench preprocessing", **other.state()[1]})
-    with pytest.raises(CorruptFileError, match=rf"{file.name} holds another whitening \({other.key}\) than its name"):
+    with pytest.raises(CorruptFileError, match=rf"{file.name} holds another whitening than its name"):
         DistilledSet.load(tmp_path / "one.safetensors")
 
 
@@ -527,3 +533,99 @@ def test_labels_that_start_at_1(names: dict[str, Any], tmp_path: Path) -> None:
 def test_class_names_are_distinct(tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError, match=r"a\.npz: 2 classes are called 'cat'; expected distinct names"):
         load_dataset(f"npz:{npz(tmp_path / 'a.npz', class_names=np.array(['cat', 'cat']))}")
+
+
+# ---------------------------------------------------------------------------------------------- names and what is meant
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CIFAR10", "cifar10"),
+        ("CIFAR-100", "cifar100"),
+        ("FashionMNIST", "fashion-mnist"),
+        ("Tiny_ImageNet", "tiny-imagenet"),
+        ("Digits", "digits"),
+    ],
+)
+def test_data_sets_by_the_names_of_others(name: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=rf"unknown data set '{name}'\. Did you mean '{meant}'\?"):
+        check_dataset_name(name)
+
+
+def test_paths_without_what_stands_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    npz(Path("mine.npz"))
+    Path("pictures").mkdir()
+    for name in ("mine.npz", "gone/other.npz", str(tmp_path / "mine.npz")):
+        with pytest.raises(UsageError, match=rf"unknown data set '{name}'\. Did you mean 'npz:{name}'\?"):
+            check_dataset_name(name)
+    for name in ("pictures", "./pictures", "gone/pictures", str(tmp_path)):
+        with pytest.raises(UsageError, match=rf"unknown data set '{name}'\. Did you mean 'folder:{name}'\?"):
+            check_dataset_name(name)
+    for name in ("npz:", "folder:"):
+        with pytest.raises(UsageError, match=f"{name} names no file: write {name}PATH"):
+            check_dataset_name(name)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "meant"),
+    [
+        ("mtt", "lr_teacher", r"student_lr \(in distill\.py\) or experts\.lr \(in buffer\.py\)"),
+        ("tesla", "lr_img", r"lr_images \(for method tesla half of its value\)"),
+        ("tesla", "syn_steps", "steps"),
+        ("mtt", "Iteration", "iterations"),
+        ("mtt", "lr-lr", "lr_student_lr"),
+        ("dm", "batch_real", "real_batch"),
+        ("dc", "lr_net", r"lr_network \(while condensing\) or convnet\.lr \(in the evaluation\)"),
+        ("dm", "lr_net", r"convnet\.lr \(in the evaluation\)"),
+        ("dm", "settings.num_eval", r"evaluation\.networks"),
+        ("mtt", "data.dsa_strategy", r"data\.augmentation"),
+        ("mtt", "ipc", "--ipc"),
+    ],
+)
+def test_settings_by_the_names_of_released_code(method: str, name: str, meant: str) -> None:
+    called = name.rpartition(".")[2].replace("-", "_").lower()
+    with pytest.raises(
+        UsageError,
+        match=rf"unknown setting '{name.removeprefix('settings.')}'\. What released code "
+        rf"calls {called} is here {meant}[. ]",
+    ):
+        resolve(method, "digits", 1, overrides=[parse_set(f"{name}=1")])
+
+
+@pytest.mark.parametrize("name", ["syn_steps", "eval_it2", "wdth"])
+def test_other_unknown_settings_are_told_as_before(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"unknown setting '{name}'\..* Known: convnet\.batch_size, "):
+        resolve("random", "digits", 1, overrides=[parse_set(f"{name}=1")])
+
+
+def test_what_released_names_stand_for_exists() -> None:
+    settings = {name for method in registry.names("methods") for name in setting_names(method, ["convnet"])}
+    options = {option for command in (run, experts) for p in command.params for option in p.opts}
+    meant = {own for here in NAMES.values() for own in here}
+    assert meant <= settings | options
+    assert not {name for name in NAMES if name in settings}
+
+
+@pytest.mark.parametrize(
+    ("assignments", "remedy"),
+    [
+        (["labels=last", "last_epoch=9"], "lower last_epoch"),
+        (["max_start_epoch=9", "expert_epochs=1"], "lower max_start_epoch or expert_epochs"),
+        (
+            ["labels=last", "last_epoch=3", "max_start_epoch=9", "expert_epochs=1"],
+            "lower max_start_epoch or expert_epochs",
+        ),
+    ],
+)
+def test_imported_experts_that_are_too_short(assignments: list[str], remedy: str, tmp_path: Path) -> None:
+    settings = resolve("mtt", "digits", 1, preset="smoke", overrides=[parse_set(a) for a in assignments]).settings
+    request = registry.load_method("mtt").expert_request(settings)
+    assert request is not None
+    recipe = ExpertRecipe(
+        facts={}, settings=ExpertSettings(), augmentation=Augmentation(), build_network=torch.nn.Flatten, imported="x"
+    )
+    store = ImportedStore(tmp_path, recipe, [4, 5])
+    with pytest.raises(UsageError, match=rf"epochs 0 to 9 .*imported expert 0 .*ends at 4: {remedy}\. Imported"):
+        store.bounded(None, request.epochs, request.asked_by)

@@ -22,18 +22,29 @@ from torch import Tensor
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli.run import experts, run
-from dcbench_tesla.config import ExpertSettings, overrides_from, parse_set, read_config_file, resolve, setting_names
+from dcbench_tesla.config import (
+    ExpertSettings,
+    NetworkSettings,
+    overrides_from,
+    parse_set,
+    read_config_file,
+    resolve,
+    setting_names,
+)
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.checks import reading
 from dcbench_tesla.data.preprocessing import Preprocessing
+from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.datasets import check_dataset_name, load_dataset
 from dcbench_tesla.distilled import FORMAT, DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError
+from dcbench_tesla.exchange import Given, import_experts, import_set
 from dcbench_tesla.exchange.files import load_torch
 from dcbench_tesla.experts.imported import ImportedStore
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.presets.released import NAMES
 from dcbench_tesla.records.store import load_tensors, save_tensors
+from dcbench_tesla.records.workspace import Workspace
 
 # ------------------------------------------------------------------------------------------ distilled sets when read
 
@@ -629,3 +640,107 @@ def test_imported_experts_that_are_too_short(assignments: list[str], remedy: str
     store = ImportedStore(tmp_path, recipe, [4, 5])
     with pytest.raises(UsageError, match=rf"epochs 0 to 9 .*imported expert 0 .*ends at 4: {remedy}\. Imported"):
         store.bounded(None, request.epochs, request.asked_by)
+
+
+# ---------------------------------------------------------------------------------------------------- sets of others
+
+WHOLE = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(10).repeat_interleave(2)
+SAID: dict[str, Any] = {"dataset": "digits", "preprocessing": "standardise"}
+
+
+def foreign(folder: Path, **contents: Any) -> list[Path]:
+    """Write files of ``torch.save`` by their names without suffix."""
+    for name, content in contents.items():
+        torch.save(content, folder / f"{name}.pt")
+    return [folder / f"{name}.pt" for name in contents]
+
+
+@pytest.mark.parametrize("name", ["lr_best", "syn_lr_best", "learned_lr_best"])
+@pytest.mark.parametrize("content", [torch.tensor(0.0123), torch.tensor([0.0123]), 0.0123])
+def test_learned_rate_beside_the_images_is_used(name: str, content: object, tmp_path: Path) -> None:
+    images, *_ = foreign(tmp_path, images_best=WHOLE, labels_best=LABELS, **{name: content})
+    for said in ({}, {"lr": 0.01230}):
+        found, notes = import_set(images, Given(**SAID, **said))
+        assert found.lr == pytest.approx(0.0123)
+        assert f"learned rate 0.0123, read from {name}.pt" in notes
+        assert found.provenance["imported"]["lr_file"] == f"{name}.pt"
+
+
+@pytest.mark.parametrize("said", [{"lr": 0.02}, {"no_lr": True}])
+def test_learned_rate_that_contradicts_what_is_said(said: dict[str, Any], tmp_path: Path) -> None:
+    images, *_ = foreign(tmp_path, images_best=WHOLE, labels_best=LABELS, lr_best=torch.tensor(0.0123))
+    with pytest.raises(UsageError, match=r"lr_best\.pt holds the learned rate 0\.0123, which contradicts --(no-)?lr"):
+        import_set(images, Given(**SAID, **said))
+
+
+@pytest.mark.parametrize(
+    "content", [torch.zeros(3), torch.tensor(NAN), torch.tensor(-1.0), torch.tensor(1), "0.1", True]
+)
+def test_file_that_is_no_learned_rate(content: object, tmp_path: Path) -> None:
+    images, *_ = foreign(tmp_path, images_best=WHOLE, labels_best=LABELS, lr_best=content)
+    with pytest.raises((UsageError, CorruptFileError), match=r"lr_best\.pt"):
+        import_set(images, Given(**SAID))
+
+
+def test_files_of_one_set_named_together(tmp_path: Path) -> None:
+    files = foreign(tmp_path, images_2=WHOLE[10:], images_1=WHOLE[:10], labels_2=LABELS[10:], labels_1=LABELS[:10])
+    rate = foreign(tmp_path, lr_all=torch.tensor(0.5))
+    found, notes = import_set([*files, *rate], Given(**SAID))
+    assert torch.equal(found.images, WHOLE)
+    assert torch.equal(found.labels, LABELS)
+    assert found.lr == 0.5
+    assert "2 files of images joined: images_1.pt, images_2.pt" in notes
+    whole = foreign(tmp_path, images_best=WHOLE, labels_best=LABELS)
+    assert torch.equal(import_set(whole, Given(**SAID, no_lr=True))[0].images, WHOLE)
+    joined, _ = import_set(files[:2], Given(**SAID, hard_labels=True, no_lr=True))
+    assert torch.equal(joined.labels, LABELS)
+
+
+def test_files_that_are_no_one_set(tmp_path: Path) -> None:
+    images, labels, other, small = foreign(
+        tmp_path, images_1=WHOLE, labels_1=LABELS, labels_2=LABELS, images_2=WHOLE[..., :4]
+    )
+    for files, words in (
+        ([labels, other], "0 files of images, 2 of labels"),
+        ([images, labels, other], "1 files of images, 2 of labels"),
+        ([images, small], "images of different sizes"),
+        ([images, tmp_path / "images_3.pt"], "there is no file or folder"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            import_set(files, Given(**SAID, no_lr=True))
+    with pytest.raises(UsageError, match=r"labels_1\.pt holds the labels: leave out"):
+        import_set([images, labels], Given(**SAID, hard_labels=True))
+
+
+def test_part_of_a_set_is_not_taken_for_a_whole(tmp_path: Path) -> None:
+    part, _ = foreign(tmp_path, images_best=WHOLE[:10], labels_best=LABELS)
+    with pytest.raises(UsageError, match=r"10 images and labels_best\.pt 20 labels: this is a part of a set"):
+        import_set(part, Given(**SAID, hard_labels=True, no_lr=True))
+    for name in ("images_part0", "images_1_of_2", "images_class3"):
+        (named,) = foreign(tmp_path, **{name: WHOLE[:10]})
+        with pytest.raises(UsageError, match=f"{name}.pt is a part of a set by its name: name all of its files"):
+            import_set(named, Given(**SAID, hard_labels=True, no_lr=True))
+
+
+def test_lists_and_buffers_get_a_sentence_that_helps(tmp_path: Path) -> None:
+    pair, states, single, nested = foreign(
+        tmp_path,
+        images_pair=[WHOLE, LABELS],
+        states=[[{"weight": WHOLE}, {"weight": WHOLE}]],
+        single=[[WHOLE, LABELS], [WHOLE, LABELS]],
+        nested={"weight": WHOLE},
+    )
+    with pytest.raises(UsageError, match=r"a list \[images, labels\]: save each on its own, torch\.save\(content\[0\]"):
+        import_set(pair, Given(**SAID))
+    for path, words in (
+        (pair, r"a list \[images, labels\], which is a distilled set"),
+        (states, "holds state dicts, where a buffer has lists of parameters: save"),
+        (nested, "holds state dicts"),
+        (single, "holds a single trajectory, where a buffer is a list of them"),
+    ):
+        with pytest.raises(CorruptFileError, match=words):
+            import_experts([path], load_dataset("digits"), Workspace(tmp_path), data=DataSettings(), network=NETWORK)
+
+
+NETWORK = NetworkSettings(width=4, depth=1)

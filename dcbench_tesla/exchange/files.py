@@ -118,3 +118,8 @@ def tensor_digest(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode())
     digest.update(values.numpy().data)
     return digest.hexdigest()
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts replay_buffer_10 behind replay_buffer_9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]

@@ -660,8 +660,8 @@ def foreign(folder: Path, **contents: Any) -> list[Path]:
 @pytest.mark.parametrize("content", [torch.tensor(0.0123), torch.tensor([0.0123]), 0.0123])
 def test_learned_rate_beside_the_images_is_used(name: str, content: object, tmp_path: Path) -> None:
     images, *_ = foreign(tmp_path, images_best=WHOLE, labels_best=LABELS, **{name: content})
-    for said in ({}, {"lr": 0.01230}):
-        found, notes = import_set(images, Given(**SAID, **said))
+    for said in (None, 0.0123):
+        found, notes = import_set(images, Given(**SAID, lr=said))
         assert found.lr == pytest.approx(0.0123)
         assert f"learned rate 0.0123, read from {name}.pt" in notes
         assert found.provenance["imported"]["lr_file"] == f"{name}.pt"

@@ -37,8 +37,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "zca": {"data.zca": ""},
     "dsa": {"data.augmentation": "data.augmentation=none for False"},
     "dsa_strategy": {"data.augmentation": ""},
-    "depth": {"network.depth": "", "convnet.depth": "in the evaluation"},
-    "width": {"network.width": "", "convnet.width": "in the evaluation"},
     "num_eval": {"evaluation.networks": ""},
     "eval_it": {"evaluation.every": ""},
     "epoch_eval_train": {"convnet.epochs": ""},

@@ -21,9 +21,8 @@ from torch import Tensor
 from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise, fit_zca
-from dcbench_tesla.data.stored import check_preprocessing, probabilities
 from dcbench_tesla.datasets import load_dataset
-from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.distilled import DistilledSet, check_preprocessing, probabilities
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.exchange.files import load_torch, natural, plain_tensor, sha256_of
 from dcbench_tesla.exchange.folders import is_export, read_export

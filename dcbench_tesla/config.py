@@ -11,6 +11,8 @@ A *cell* is (method, data set, IPC, seed) with a value for every setting. Settin
 """
 
 import dataclasses
+import math
+import reprlib
 import shlex
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,13 +23,18 @@ from typing import Any, get_type_hints
 
 from dcbench_tesla import registry
 from dcbench_tesla.data.settings import DataSettings
-from dcbench_tesla.errors import UsageError, require, unknown_name
+from dcbench_tesla.errors import CorruptFileError, UsageError, require, unknown_name
 from dcbench_tesla.presets import Rule, rules_of
+from dcbench_tesla.presets.released import in_released_code
+from dcbench_tesla.records.regular import regular_file
 
 UNPUBLISHED = "defaults"
 BASELINE = "random"
 """The method that all others are compared with."""
 _CHANGED = ", changed: "
+_BEYOND = 1 << 62  # whole numbers are counted in 64 bits
+_MOST_TOML = 1 << 20  # bytes
+_MOST_SNAPSHOTS = 100_000  # each is a file, and networks are trained on each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +76,7 @@ class ExpertSettings:
 
     def __post_init__(self) -> None:
         require(self.count >= 1, f"experts.count must be at least 1, not {self.count}.")
-        require(self.lr > 0, f"experts.lr must be positive, not {self.lr}.")
+        require(0 < self.lr < math.inf, f"experts.lr must be positive and finite, not {self.lr}.")
         require(self.batch_size >= 1, f"experts.batch_size must be at least 1, not {self.batch_size}.")
 
 
@@ -212,10 +219,15 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], list[Override]]:
         UsageError: the file cannot be read or is not TOML.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = regular_file(path, most_bytes=_MOST_TOML, remedy="Name a TOML file.").read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except CorruptFileError as error:
+        raise UsageError(f"cannot read the configuration: {error}") from error
     except OSError as error:
         raise UsageError(f"cannot read the configuration {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise UsageError(f"{path} is nested too deep: it may hold options, and sections of settings.") from error
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise UsageError(f"{path} is not valid TOML: {error}.") from error
     options = {key: value for key, value in content.items() if not isinstance(value, dict)}
     sections = ((s, v) for s, v in content.items() if isinstance(v, dict))
@@ -233,22 +245,29 @@ def _coerce(override: Override, kind: type, known: Iterable[str]) -> Any:
     """Return an override's value in the type of its field: parse text from the command line, check TOML values."""
     types = get_type_hints(kind)
     if override.name not in types:
-        raise unknown_name("setting", override.label, known)
+        raise _unknown_setting(override.label, known)
     wanted, value = types[override.name], override.value
     try:
         if wanted is bool:
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             return words[str(value).lower()]
         if wanted is int and isinstance(value, (int, str)) and not isinstance(value, bool):
-            return int(value)
+            number = int(value)
+            if abs(number) < _BEYOND:
+                return number
         if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
             return float(value)
         if wanted is str and isinstance(value, str):
             return value
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         pass
     name = getattr(wanted, "__name__", str(wanted))
-    raise UsageError(f"{override.label} takes a value of type {name}, not {value!r}.")
+    raise UsageError(f"{override.label} takes a value of type {name}, not {reprlib.repr(value)}.")
+
+
+def _unknown_setting(label: str, known: Iterable[str]) -> UsageError:
+    names = list(known)
+    return in_released_code(label, names) or unknown_name("setting", label, names)
 
 
 def _kinds(method: str, evaluators: Iterable[str]) -> dict[str, type]:
@@ -314,6 +333,7 @@ def resolve(
     if leave_out:
         overrides = tuple(o for o in overrides if o.label in known)
     built = _build(kinds, rules, overrides, known)
+    _check_snapshots(registry.load_method(method)(built["settings"]).iterations, built["evaluation"].every)
     inert = _without_effect(method, built, learned_lr)
     idle = [o for o in overrides if o.label in inert]
     if idle and leave_out:
@@ -338,6 +358,15 @@ def resolve(
         command=_command(method, dataset, ipc, seed, preset, evaluators, overrides),
         **{section: built[section] for section in SECTIONS},
     )
+
+
+def _check_snapshots(iterations: int, every: int) -> None:
+    count = iterations // every if every else 0
+    if count > _MOST_SNAPSHOTS:
+        raise UsageError(
+            f"evaluation.every={every} asks for {count} snapshots in {iterations} iterations, each of which is stored "
+            f"and evaluated; at most {_MOST_SNAPSHOTS} are possible. Raise evaluation.every (0: only at the end)."
+        )
 
 
 def resolve_all(
@@ -511,7 +540,7 @@ def _unknown_section(override: Override, known: Iterable[str]) -> UsageError:
     """Build the error for a setting of an evaluator that is not in the run, or of nothing that exists."""
     name = override.section
     if not registry.has("evaluators", name):
-        return unknown_name("setting", override.label, known)
+        return _unknown_setting(override.label, known)
     return UsageError(
         f"setting {override.label} is one of evaluator {name}, which is not in this run: add --evaluator {name}, or "
         "leave the setting out."

@@ -25,10 +25,22 @@ def check_dataset_name(name: str) -> None:
     """Check that ``name`` is a registered data set, or starts with ``npz:`` or ``folder:``.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither; the message says so where ``npz:`` or ``folder:`` was left out.
     """
-    if not name.startswith(PREFIXES) and name not in registry.names("datasets"):
-        raise unknown_name("data set", name, [*registry.names("datasets"), "npz:PATH", "folder:PATH"])
+    if name in PREFIXES:
+        raise UsageError(f"{name} names no file: write {name}PATH.")
+    if name.startswith(PREFIXES) or name in registry.names("datasets"):
+        return
+    if prefix := _prefix_for(Path(name).expanduser()):
+        raise UsageError(f"unknown data set {name!r}. Did you mean '{prefix}{name}'? {prefix} stands before a path.")
+    raise unknown_name("data set", name, [*registry.names("datasets"), "npz:PATH", "folder:PATH"])
+
+
+def _prefix_for(path: Path) -> str:
+    """Return what should stand before a path that was given in place of a name; nothing if it looks like a name."""
+    if path.suffix == ".npz" or path.is_file():
+        return "npz:"
+    return "folder:" if path.is_dir() or len(path.parts) > 1 else ""
 
 
 def dataset_name(given: str | os.PathLike[str]) -> str:

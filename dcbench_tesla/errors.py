@@ -1,6 +1,7 @@
 """The errors that users meet: each carries a message that ends with a remedy, and the exit code of the command line."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -54,9 +55,13 @@ def explained(error: BaseException) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name most similar to ``name``, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    """Return ``" Did you mean 'x'?"`` for the known name most similar to ``name``, or an empty string.
+
+    ``CIFAR-10`` is similar to ``cifar10``: upper case, dashes and underscores do not count.
+    """
+    plain = {re.sub(r"[-_ ]", "", text).lower(): text for text in known}
+    near = difflib.get_close_matches(re.sub(r"[-_ ]", "", name).lower(), list(plain), n=1, cutoff=0.5)
+    return f" Did you mean {plain[near[0]]!r}?" if near else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -59,10 +59,12 @@ class ExpertRequest:
         epochs: the last epoch that is read; experts are trained for so many epochs, with a snapshot at the start and
             after each of them.
         count: how many experts the method reads; ``None``: as many as the setting ``experts.count`` says.
+        asked_by: the settings that make ``epochs`` so large, for the message where imported experts have fewer.
     """
 
     epochs: int
     count: int | None = None
+    asked_by: tuple[str, ...] = ()
 
 
 class ExpertSource(Protocol):

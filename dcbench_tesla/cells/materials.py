@@ -212,7 +212,7 @@ class Materials:
         requested = request.count if request else None
         if request and isinstance(self.expert_store, ImportedStore):
             asked = self.config.experts.count if "experts.count" in self.config.changed else None
-            return self.expert_store.bounded(requested or asked, request.epochs)
+            return self.expert_store.bounded(requested or asked, request.epochs, request.asked_by)
         return requested or self.config.experts.count
 
     def experts(self, device: torch.device) -> StoredExperts | None:

@@ -24,7 +24,7 @@ def import_() -> None:
 
 @import_.command(name="set")
 @options(
-    click.argument("file", type=_PATH),
+    click.argument("files", type=_PATH, nargs=-1, required=True, metavar="FILE..."),
     click.option("--output", type=_PATH, required=True, help="The distilled set to write, FILE.safetensors."),
     click.option("--dataset", help="The data set it was made from."),
     click.option("--labels", type=_PATH, help="The file of labels.  [default: labels_X.pt beside images_X.pt]"),
@@ -41,7 +41,7 @@ def import_() -> None:
     data_dir_option,
 )
 def set_(
-    file: Path,
+    files: tuple[Path, ...],
     output: Path,
     dataset: str | None,
     labels: Path | None,
@@ -57,7 +57,7 @@ def set_(
     force: bool,
     data_dir: Path | None,
 ) -> None:
-    """Convert FILE to a distilled set for `dcbench evaluate`.
+    """Convert FILE, or the several files of one set, to a distilled set for `dcbench evaluate`.
 
     FILE is images_*.pt of MTT or TESLA, res_*.pt of DC, DSA or DM, or a file or folder of `dcbench export`.
     No code in these files is run.
@@ -85,7 +85,7 @@ def set_(
         ipc=ipc,
         ignore_side_file=ignore_side_file,
     )
-    distilled, notes = import_set(file, given, data_dir)
+    distilled, notes = import_set(files, given, data_dir)
     distilled.save(output)
     for note in notes:
         say(f"note: {note}")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -24,6 +24,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.files import decode_image
 from dcbench_tesla.data.trees import Tree
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
+from dcbench_tesla.records.regular import regular_file
 
 if TYPE_CHECKING:
     from dcbench_tesla.data.dataset import Labels, Pixels
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK = 4096  # images decoded or copied at a time: 50 MB at 64 x 64
+_MOST_META = 1 << 20
 _NPY_HEADER_BYTES = 128  # numpy pads the header to this size for any number of images
 
 
@@ -103,13 +105,15 @@ def read(name: str, cache: Path, original: tuple[int, int] | None = None) -> Dat
         CorruptFileError: the cache is damaged.
     """
     with reading(f"{cache}: damaged", "delete this folder, it will be made anew"):
-        meta = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads(regular_file(cache / "meta.json", most_bytes=_MOST_META).read_text(encoding="utf-8"))
+        if not isinstance(meta["fingerprint"], str):
+            raise TypeError("its fingerprint is no string")
         dataset = Dataset(
             name=name,
             x_train=_mapped(cache / "x_train.npy"),
-            y_train=np.load(cache / "y_train.npy"),
+            y_train=np.array(_mapped(cache / "y_train.npy")),
             x_test=_mapped(cache / "x_test.npy"),
-            y_test=np.load(cache / "y_test.npy"),
+            y_test=np.array(_mapped(cache / "y_test.npy")),
             class_names=tuple(meta["class_names"]),
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
@@ -118,13 +122,17 @@ def read(name: str, cache: Path, original: tuple[int, int] | None = None) -> Dat
     return verify(dataset, cache, original)
 
 
-def _mapped(path: Path) -> Pixels:
-    """Map an array copy-on-write, because torch warns of read-only arrays. The file itself is never written to."""
+def _mapped(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
+    """Map an array copy-on-write, because torch warns of read-only arrays. The file itself is never written to.
+
+    A map is never larger than the file, whatever its header promises.
+    """
+    array: np.ndarray[Any, np.dtype[Any]]
     try:
-        images: Pixels = np.load(path, mmap_mode="c")
+        array = np.load(regular_file(path), mmap_mode="c")
     except OSError:  # Linux refuses copy-on-write maps larger than memory and swap: then read-only, despite the warning
-        images = np.load(path, mmap_mode="r")
-    return images
+        array = np.load(path, mmap_mode="r")
+    return array
 
 
 def _write(folder: Path, split: Split) -> None:

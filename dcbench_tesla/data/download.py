@@ -18,11 +18,13 @@ from typing import IO
 from dcbench_tesla.data.checks import reading
 from dcbench_tesla.errors import CorruptFileError, DataMissingError
 from dcbench_tesla.records.leftovers import sweep, temporary_path
+from dcbench_tesla.records.regular import regular_file
 
 logger = logging.getLogger(__name__)
 
 # Folders where a package manager installs a data set; searched after the data folder.
 SYSTEM_FOLDERS: dict[str, tuple[Path, ...]] = {"fashion-mnist": (Path("/usr/share/datasets/fashion-mnist"),)}
+_MOST_BYTES = 1 << 30  # of a member of an archive
 NETWORK_TIMEOUT_S = 5.0  # for connecting and for every read, so that the error comes soon if there is no network
 DATA_FOLDER = "the data folder (--data-dir or $DCBENCH_DATA)"
 
@@ -102,10 +104,12 @@ class Archive:
     def _unpack(self, archive: Path, folder: Path) -> None:
         """Unpack the expected members by name, so that an archive cannot write anywhere else."""
         remedy = f"if it is damaged, delete it and get {self.url} again"
-        with reading(f"{archive}: cannot be unpacked into {folder}", remedy), tarfile.open(archive, "r:gz") as tar:
+        cannot = reading(f"{archive}: cannot be unpacked into {folder}", remedy)
+        with cannot, tarfile.open(regular_file(archive), "r:gz") as tar:
             for member in self.members:
-                stream = tar.extractfile(f"{self.folder}/{member}")
-                assert stream is not None, f"{member} is not a file"
+                stream = tar.extractfile(found := tar.getmember(f"{self.folder}/{member}"))
+                if stream is None or found.size > _MOST_BYTES:
+                    raise ValueError(f"its {member} is no file of at most {_MOST_BYTES} bytes")
                 write_whole(stream, folder / member)
 
 

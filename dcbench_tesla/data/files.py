@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dcbench_tesla.data.checks import reading, verify
+from dcbench_tesla.data.checks import check_memory, reading, verify
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, UsageError
+from dcbench_tesla.records.regular import regular_file
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
 
     from dcbench_tesla.data.dataset import Labels, Pixels
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 REQUIRED_KEYS = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL_KEYS = ("class_names", "mean", "std", "flippable", "redistributable")
+_PALETTES = ("P", "PA")  # Pillow's modes
+_NPZ = "Name a .npz archive."
 FOLDER_LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val/<class>/<image>)"
 
 
@@ -52,7 +57,7 @@ def load_npz(path: Path) -> Dataset:
         raise DataMissingError(f"npz:{path}: no such file; write one with numpy.savez (keys {keys}).")
     if path.is_dir():
         raise UsageError(f"npz:{path} is a folder, not a .npz file; for a folder of images write folder:{path}.")
-    arrays = read_npz(path, str(path), REQUIRED_KEYS, OPTIONAL_KEYS)
+    arrays = read_npz(regular_file(path, remedy=_NPZ), str(path), REQUIRED_KEYS, OPTIONAL_KEYS)
     x_train, x_test = (_images(arrays, key, path) for key in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         sizes = [" x ".join(map(str, arrays[key].shape[1:])) for key in ("x_train", "x_test")]
@@ -77,12 +82,42 @@ def read_npz(
 
     if not zipfile.is_zipfile(file):  # np.load would report it as a pickle
         raise CorruptFileError(f"{where}: not a .npz archive, or cut short; get it or write it (numpy.savez) anew.")
+    _check_sizes(file, where, {*required, *optional})
     with reading(f"{where}: damaged", "get it or write it anew"), np.load(file, allow_pickle=False) as archive:
         missing = ", ".join(key for key in required if key not in archive)
         if missing:
             found = f"lacks {missing}, found {', '.join(archive.files) or 'nothing'}"
             raise CorruptFileError(f"{where}: {found}; expected {', '.join(required)}.")
         return {key: _member(archive, key, where) for key in (*required, *optional) if key in archive}
+
+
+def _check_sizes(file: Path | IO[bytes], where: str, keys: Set[str]) -> None:
+    """Check, before numpy takes memory for them, that the arrays are as large as their headers say, and fit."""
+    with reading(f"{where}: damaged", "get it or write it anew"), zipfile.ZipFile(file) as archive:
+        members = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in keys]
+        for info in members:
+            with archive.open(info) as member:
+                promised = _promised_bytes(member)
+                if promised is not None and promised != info.file_size - member.tell():
+                    found = f"{info.filename} promises {promised} bytes and holds {info.file_size - member.tell()}"
+                    raise CorruptFileError(f"{where}: {found}; get it or write it anew.")
+        check_memory(where, sum(info.file_size for info in members))
+    if not isinstance(file, Path):
+        file.seek(0)
+
+
+def _promised_bytes(member: IO[bytes]) -> int | None:
+    """Return the bytes of an array by its header, which is read; ``None`` where the size says nothing of the values."""
+    import numpy as np
+
+    if member.read(6) != np.lib.format.MAGIC_PREFIX:
+        return None  # not an array, which is said when it is read
+    major, minor = member.read(2)
+    readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    if major not in readers:
+        raise ValueError(f"a header of version {major}.{minor}, which plain numbers never have")
+    shape, _, kind = readers[major](member)
+    return None if kind.hasobject else math.prod(shape) * kind.itemsize
 
 
 def _member(archive: Mapping[str, Any], key: str, where: str) -> Array:
@@ -165,9 +200,10 @@ def _flags(arrays: Mapping[str, Array], path: Path) -> dict[str, bool]:
 def load_folder(path: Path) -> Dataset:
     """Read the data set ``folder:PATH`` from ``train/<class>/*`` and ``test/<class>/*`` (or ``val/<class>/*``).
 
-    Images are PNG, JPEG, WebP or BMP files of one square size. The class names are the sorted folder names, which must
-    be the same in both splits. If every image is grey there is one channel, otherwise three (transparency is dropped).
-    Hidden files are ignored.
+    Images are PNG, JPEG, WebP or BMP files of one square size, turned as their EXIF orientation says. The class names
+    are the sorted folder names, which must be the same in both splits. If every image is grey there is one channel,
+    otherwise three. Grey are files without colours, with or without transparency, and files whose palette holds only
+    greys; transparency is dropped. Hidden files are ignored.
 
     Raises:
         DataMissingError: a folder does not exist.
@@ -207,9 +243,10 @@ def _class_images(split: Path) -> list[tuple[str, Path]]:
 
 def _images_in(folder: Path) -> list[Path]:
     files = _visible(folder)
-    other = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES or file.is_dir()]
+    other = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file()]
     if other or not files:
-        found = f"{other[0]}: not an image" if other else f"{folder}: no images"
+        what = "not a regular file" if other and not (other[0].is_file() or other[0].is_dir()) else "not an image"
+        found = f"{other[0]}: {what}" if other else f"{folder}: no images"
         raise CorruptFileError(f"{found}; expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     return files
 
@@ -218,16 +255,18 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _decoded(paths: Iterable[Path]) -> Pixels:
+def _decoded(paths: Sequence[Path]) -> Pixels:
     """Decode images of one square size to ``(N, C, H, W)``; C is 1 if all are grey, else 3."""
     import numpy as np
 
     images: list[Pixels] = []
     first, side = None, 0
     for path in paths:
-        images.append(decode_image(path, str(path), keep_grey=True))
+        images.append(decode_image(path, str(path), keep_grey=True, upright=True))
         height, width = images[-1].shape[1:]
-        first, side = first or path, side or height
+        if first is None:
+            first, side = path, height
+            check_memory(path.parent.parent.parent, len(paths) * images[-1].nbytes)
         if height != width or height != side:
             other = f", where {first} has {side} x {side}" if path != first else ""
             remedy = f"resize the folder first (ImageMagick: mogrify -resize '{side}x{side}!')"
@@ -236,13 +275,16 @@ def _decoded(paths: Iterable[Path]) -> Pixels:
     return np.stack([np.broadcast_to(image, (channels, side, side)) for image in images])
 
 
-def decode_image(file: Path | IO[bytes], where: str, *, keep_grey: bool = False, box_side: int | None = None) -> Pixels:
+def decode_image(
+    file: Path | IO[bytes], where: str, *, keep_grey: bool = False, upright: bool = False, box_side: int | None = None
+) -> Pixels:
     """Decode an image of 8 bits per channel to uint8 ``(3, H, W)``.
 
     Args:
         file: the image file.
         where: its name in messages.
-        keep_grey: return ``(1, H, W)`` for a grey image.
+        keep_grey: return ``(1, H, W)`` for a grey image, with or without transparency or a palette of greys.
+        upright: turn the image as its EXIF orientation says, as image viewers do.
         box_side: shrink the image to this side in pixels with a box filter.
 
     Raises:
@@ -260,8 +302,38 @@ def decode_image(file: Path | IO[bytes], where: str, *, keep_grey: bool = False,
             if image.mode.startswith(("I", "F")):
                 problem = f"more than 8 bits a channel (mode {image.mode}); convert the folder to 8 bits first"
                 raise CorruptFileError(f"{where}: {problem}.")
-            image = image.convert("L" if keep_grey and image.mode in ("L", "1") else "RGB")
+            image = _turned(image) if upright else image
+            grey = keep_grey and _is_grey(image)
+            image = _without_palette(image).convert("L" if grey else "RGB")
     if box_side is not None:
         image = image.resize((box_side, box_side), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.uint8)
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Turn and mirror an image as its EXIF orientation says; one that cannot be read says nothing."""
+    from PIL import ImageOps
+
+    image.load()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data can make its reader raise nearly anything, and the pixels are right
+        return image
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an image has no colours: a grey mode, or a palette whose colours in use are all grey."""
+    import numpy as np
+
+    if image.mode not in _PALETTES:
+        return image.mode in ("1", "L", "LA", "La")
+    colours = np.asarray(_without_palette(image).convert("RGB"))
+    return bool((colours == colours[..., :1]).all())
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    """The image with its colours in place of a palette; Pillow warns where transparency does not pass through RGBA."""
+    return image.convert("RGBA") if image.mode in _PALETTES else image

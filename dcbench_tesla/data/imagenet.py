@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from io import BytesIO
@@ -18,6 +19,7 @@ from dcbench_tesla.data.download import DATA_FOLDER, first_of, missing
 from dcbench_tesla.data.files import read_npz
 from dcbench_tesla.data.trees import Tree, open_tree, open_zip
 from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.records.regular import regular_file
 
 if TYPE_CHECKING:
     from dcbench_tesla.data.cache import Split
@@ -93,6 +95,8 @@ def _tiny_split(tree: Tree) -> Split:
     lines = tree.text("words.txt").splitlines() if "words.txt" in tree.names else []
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     class_names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    twice = {name for name, count in Counter(class_names).items() if count > 1}  # as cranes are birds and machines
+    class_names = [f"{name} ({wnid})" if name in twice else name for name, wnid in zip(class_names, wnids, strict=True)]
     return Split(decoded(tree, train, 64, False), decoded(tree, test, 64, False), class_names)
 
 
@@ -218,7 +222,7 @@ def _read(path: Path, member: str) -> tuple[Pixels, Labels]:
     where = f"{path}/{member}" if member else str(path)
     logger.info("decoding %s", where)
     with ExitStack() as opened, reading(f"{where}: cannot be read"):
-        stream: IO[bytes] = opened.enter_context(open(path, "rb"))
+        stream: IO[bytes] = opened.enter_context(open(regular_file(path), "rb"))
         if member:
             stream = opened.enter_context(opened.enter_context(open_zip(path)).open(member))
         if not where.endswith(".npz"):
@@ -239,7 +243,7 @@ def _release_names(data_dir: Path) -> list[str]:
     """
     path = first_of(folder / "map_clsloc.txt" for folder in _batch_folders(data_dir))
     names = {str(label): str(label) for label in range(1, 1001)}
-    for line in path.read_text(errors="replace").splitlines() if path else []:
+    for line in regular_file(path, most_bytes=1 << 20).read_text(errors="replace").splitlines() if path else []:
         wnid, number = (*line.split(), "", "")[:2]
         if number in names:
             names[number] = wnid

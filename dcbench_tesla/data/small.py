@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from dcbench_tesla.data.checks import reading
 from dcbench_tesla.data.download import packed_or_not
 from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.records.regular import regular_file
 
 if TYPE_CHECKING:
     from dcbench_tesla.data.dataset import Labels, Pixels
+
+
+_MOST_BYTES = 1 << 30  # of a file: the largest published one has a tenth of it
 
 
 class Contents(NamedTuple):
@@ -41,9 +45,9 @@ def _read_idx(path: Path, item_shape: tuple[int, ...]) -> Pixels:
     """Read an IDX file of unsigned bytes, ``(N, *item_shape)``, gzipped or unpacked."""
     import numpy as np
 
-    path = packed_or_not(path)
-    with reading(f"{path}: cannot be read"):
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    path = regular_file(packed_or_not(path), most_bytes=_MOST_BYTES)
+    with reading(f"{path}: cannot be read"), gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        raw = file.read(_MOST_BYTES)  # what a header promises beyond this is missing
     if raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
         raise CorruptFileError(f"{path}: not an IDX file of unsigned bytes; get it again.")
     start = 4 + 4 * raw[3]
@@ -67,7 +71,7 @@ def read_cifar(folder: Path, files: Sequence[str], classes: int, kind: str = "")
     from dcbench_tesla.data.pickles import read_batch
 
     *train, test, meta = files
-    with open(folder / meta, "rb") as file:
+    with open(regular_file(folder / meta, most_bytes=_MOST_BYTES), "rb") as file:
         names = read_batch(file, str(folder / meta)).get(f"{kind}label_names")
     if not isinstance(names, list) or len(names) != classes:
         raise CorruptFileError(f"{folder / meta}: no list '{kind}label_names' of {classes} names; get it again.")
@@ -83,7 +87,7 @@ def _cifar_split(paths: Iterable[Path], label_key: str) -> tuple[Pixels, Labels]
 
     batches = []
     for path in paths:
-        with open(path, "rb") as file:
+        with open(regular_file(path, most_bytes=_MOST_BYTES), "rb") as file:
             batches.append(batch_rows(read_batch(file, str(path)), label_key, 3 * 32 * 32, str(path)))
     rows, labels = zip(*batches, strict=True)
     return np.concatenate(rows).reshape(-1, 3, 32, 32), np.concatenate(labels)
@@ -101,7 +105,7 @@ def _read_mat(path: Path) -> tuple[Pixels, Labels]:
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
     with reading(f"{path}: not SVHN's .mat file, or damaged"):
-        content = loadmat(path, variable_names=["X", "y"])
+        content = loadmat(regular_file(path, most_bytes=_MOST_BYTES), variable_names=["X", "y"])
         x, y = content["X"], content["y"]
     if x.dtype != np.uint8 or x.shape[:3] != (32, 32, 3) or y.shape != (x.shape[-1], 1):
         found = f"X {x.dtype} {x.shape} and y {y.shape}"

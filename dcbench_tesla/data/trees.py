@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from dcbench_tesla.data.checks import reading
 from dcbench_tesla.errors import CorruptFileError
+from dcbench_tesla.records.regular import regular_file
+
+_MOST_BYTES = 1 << 28  # of one image or one list of names
 
 
 class Tree(NamedTuple):
@@ -44,11 +47,15 @@ def open_tree(path: Path) -> Iterator[Tree]:
 
             def read(name: str) -> bytes:
                 with reading(f"{path}/{members[name]}: cannot be read", "get the archive again"):
+                    if archive.getinfo(members[name]).file_size > _MOST_BYTES:
+                        raise ValueError("it unpacks to more than any image or list")
                     return archive.read(members[name])
 
             yield Tree(path, sorted(members), read)
     else:
-        yield Tree(path, sorted(_walk(path)), lambda name: (path / name).read_bytes())
+        yield Tree(
+            path, sorted(_walk(path)), lambda name: regular_file(path / name, most_bytes=_MOST_BYTES).read_bytes()
+        )
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -76,4 +83,5 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         CorruptFileError: the file is not a zip archive.
     """
     with reading(f"{path}: not a zip archive, or cut short"):
+        regular_file(path)
         return zipfile.ZipFile(path)

@@ -23,7 +23,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import check_zca_size
 from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.errors import CorruptFileError, UsageError
-from dcbench_tesla.exchange.files import load_torch, plain_tensor, sha256_of
+from dcbench_tesla.exchange.files import load_torch, natural, plain_tensor, sha256_of
 from dcbench_tesla.experts.imported import IMPORTED, write_index
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.experts.store import ExpertStore
@@ -82,7 +82,7 @@ def import_experts(
         check_zca_size(dataset.channels, dataset.side, dataset.side)
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UsageError(f"--name takes letters, digits, dots, dashes and underscores, not {name!r}.")
-    files = sorted(files, key=_natural)
+    files = sorted(files, key=natural)
     digests = _digests(files)
     recipe = ExpertRecipe(
         facts={"data": describe_data(dataset, data), "network": describe_network(dataset, network)},
@@ -111,11 +111,6 @@ def import_experts(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return ImportedExperts(key=recipe.key, folder=final, epochs=epochs, settings=settings, new=True)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return a sorting key that puts replay_buffer_10 after replay_buffer_9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _digests(files: Sequence[Path]) -> list[str]:
@@ -168,6 +163,8 @@ def _experts(path: Path) -> list[list[Any]]:
     shape = "a list of experts, each a list of epochs, each a list of parameter tensors"
     if isinstance(content, Tensor):
         raise UsageError(f"{path} holds one tensor, as images_best.pt does: dcbench import set reads those.")
+    if fault := _near_buffer(content):
+        raise CorruptFileError(f"{path} {fault}")
     if not isinstance(content, list) or not content or not all(isinstance(e, list) for e in content):
         raise CorruptFileError(f"{path} is no expert buffer, which is {shape}.")
     for i, expert in enumerate(content):
@@ -177,6 +174,23 @@ def _experts(path: Path) -> list[list[Any]]:
             raise CorruptFileError(f"{path}: expert {i} of this file has {len(expert)} snapshots; matching needs two.")
     _check_size(path, content)
     return content
+
+
+def _near_buffer(content: object) -> str:
+    """What to do about contents that are nearly a buffer; nothing about others."""
+    first = content[0] if isinstance(content, (list, tuple)) and content else None
+    second = first[0] if isinstance(first, (list, tuple)) and first else None
+    state = next((part for part in (content, first, second) if isinstance(part, dict)), {})
+    if any(isinstance(value, Tensor) for value in state.values()):
+        return (
+            "holds state dicts, where a buffer has lists of parameters: save [[[p for p in sd.values()] for sd in "
+            "expert] for expert in content], without running statistics, in the order of parameters()."
+        )
+    if isinstance(first, Tensor) and first.ndim == 4 and len(content) <= 3:  # type: ignore[arg-type]
+        return "holds a list [images, labels], which is a distilled set: dcbench import set reads those, saved apart."
+    if isinstance(second, Tensor) and isinstance(first, (list, tuple)) and len(first) > 1:
+        return "holds a single trajectory, where a buffer is a list of them: torch.save([content], path) makes it one."
+    return ""
 
 
 def _check_size(path: Path, content: list[list[Any]]) -> None:

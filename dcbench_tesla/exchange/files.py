@@ -54,7 +54,7 @@ def load_torch(path: Path, *, mapped: bool = False) -> Any:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about the storages of old files
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
-    except (CorruptFileError, MemoryError):
+    except CorruptFileError:
         raise
     except Exception as error:  # a damaged file can make its reader raise nearly anything
         raise CorruptFileError(_refusal(path, error)) from error
@@ -118,3 +118,8 @@ def tensor_digest(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode())
     digest.update(values.numpy().data)
     return digest.hexdigest()
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts replay_buffer_10 behind replay_buffer_9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]

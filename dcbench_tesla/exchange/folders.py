@@ -283,7 +283,7 @@ def _read_authors(folder: Path) -> DistilledSet:
     tensors, meta = load_tensors(side)
     if meta.get("format") != _SIDE_FORMAT:
         raise CorruptFileError(f"{side} is not the side file of an export of dcbench. Export the set again.")
-    if not isinstance(meta.get("files"), dict):
+    if not isinstance(meta.get("files"), dict) or set(meta["files"]) != {IMAGES, LABELS}:
         raise CorruptFileError(f"{side} does not say which files it describes. Export the set again.")
     for name, digest in meta["files"].items():
         path = folder / name
@@ -294,7 +294,7 @@ def _read_authors(folder: Path) -> DistilledSet:
                 f"import it as somebody else's with --ignore-side-file (and --preprocessing {side})."
             )
         tensors.setdefault("images" if name == IMAGES else "labels", tensor)
-    return DistilledSet.from_state(tensors, meta)
+    return DistilledSet.from_state(tensors, meta, side)
 
 
 def _changed_pngs(distilled: DistilledSet, folder: Path) -> list[str]:

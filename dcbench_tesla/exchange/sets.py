@@ -10,10 +10,10 @@ Shapes: N images, C channels, H = W = side, K classes.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,16 +22,19 @@ from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise, fit_zca
 from dcbench_tesla.datasets import load_dataset
-from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.distilled import DistilledSet, check_preprocessing, probabilities
 from dcbench_tesla.errors import CorruptFileError, UsageError
-from dcbench_tesla.exchange.files import load_torch, plain_tensor, sha256_of
+from dcbench_tesla.exchange.files import load_torch, natural, plain_tensor, sha256_of
 from dcbench_tesla.exchange.folders import is_export, read_export
 from dcbench_tesla.records.store import load_tensors
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _MTT, _DC = "images_*.pt of MTT and TESLA", "res_*.pt of DC, DSA and DM"
-_SUM_TOLERANCE = 1e-3  # by which the sum of a soft label in half precision may differ from 1
+_RATES = ("lr", "syn_lr", "learned_lr", "synthetic_lr", "lrs")
+_RATE = re.compile(r"(syn_?|learned_|synthetic_)?lrs?[_.-]", re.IGNORECASE)
+_PART = re.compile(r"(part|shard|chunk|class)[_-]?\d+|\d+[_-]?of[_-]?\d+", re.IGNORECASE)
+_SAME_RATE = 1e-3  # relative: what is printed is rounded
 _FITTED = ("standardise", "zca")
 
 
@@ -91,14 +94,18 @@ class _Found:
     labels: Tensor | None
     source: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    lr: float | None = None
 
 
-def import_set(path: Path, given: Given, data_dir: Path | None = None) -> tuple[DistilledSet, list[str]]:
-    """Return the distilled set in a file of others or in an export of dcbench, and notes for the user.
+def import_set(
+    files: Path | Sequence[Path], given: Given, data_dir: Path | None = None
+) -> tuple[DistilledSet, list[str]]:
+    """Return the distilled set in files of others or in an export of dcbench, and notes for the user.
 
     Args:
-        path: the file, or the folder of an export.
-        given: facts that the file does not hold.
+        files: the file, the folder of an export, or all files of one set: images, in one file or in parts, and labels
+            and a learned rate, as their names say.
+        given: facts that the files do not hold.
         data_dir: the folder of the data sets' files.
 
     Raises:
@@ -106,11 +113,15 @@ def import_set(path: Path, given: Given, data_dir: Path | None = None) -> tuple[
         CorruptFileError: a file is damaged, or contains other objects than tensors, numbers and lists.
         DataMissingError: the data set's files are not on this machine.
     """
-    if not path.exists():
-        raise UsageError(f"there is no file or folder {path}.")
-    if is_export(path) and not (given.ignore_side_file and path.is_file()):
+    paths = [files] if isinstance(files, Path) else list(files)
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"there is no file or folder {path}.")
+    parts = _parts(paths, given)
+    path = parts.images[0]
+    if len(parts.images) == 1 and is_export(path) and not (given.ignore_side_file and path.is_file()):
         return _import_export(path, given, data_dir)
-    found = _read(path, given)
+    found = _read_parts(parts, given)
     _refuse_if_lacking(path, found, given)
     assert given.dataset is not None, "checked with what is lacking"
     assert given.preprocessing is not None, "checked with what is lacking"
@@ -138,7 +149,7 @@ def import_set(path: Path, given: Given, data_dir: Path | None = None) -> tuple[
         preprocessing=_preprocessing(given.preprocessing, dataset),
         augmentation=augmentation.strategy,
         max_value=dataset.max_value,
-        lr=given.lr,
+        lr=given.lr if found.lr is None else found.lr,
         provenance={
             "method": given.method or "imported",
             "dataset": dataset.name,
@@ -185,27 +196,139 @@ def _said(given: Given) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- what the files hold
 
 
-def _read(path: Path, given: Given) -> _Found:
-    """Read a file of MTT or TESLA, or of DC, DSA or DM."""
+class _Parts(NamedTuple):
+    """The files of one set: its images, its labels, and its learned rate."""
+
+    images: list[Path]
+    labels: list[Path]
+    rate: Path | None
+
+
+def _parts(paths: Sequence[Path], given: Given) -> _Parts:
+    """Return what each file is, by its name."""
+    if len(paths) == 1:
+        return _Parts(list(paths), [given.labels] if given.labels else [], _rate_beside(paths[0]))
+    ordered = sorted(set(paths), key=natural)
+    labels = [path for path in ordered if path.name.startswith("label")]
+    rates = [path for path in ordered if _RATE.match(path.name)]
+    images = [path for path in ordered if path not in (*labels, *rates)]
+    if not images or len(rates) > 1 or len(labels) not in (0, 1, len(images)) or any(map(Path.is_dir, images)):
+        raise UsageError(
+            f"{len(images)} files of images, {len(labels)} of labels and {len(rates)} of learned rates are no set: "
+            "name all its images*.pt, one labels*.pt or as many as of images, and at most one lr*.pt."
+        )
+    if labels and (given.labels or given.hard_labels):
+        raise UsageError(f"{labels[0]} holds the labels: leave out --labels and --hard-labels.")
+    if given.labels:
+        labels = [given.labels]
+    return _Parts(images, labels, rates[0] if rates else _rate_beside(images[0]))
+
+
+def _rate_beside(path: Path) -> Path | None:
+    """The file of a learned rate beside a file of images: ``lr_best.pt`` beside ``images_best.pt``."""
+    names = (path.name.replace("images", rate, 1) for rate in _RATES if path.name.startswith("images"))
+    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+
+
+def _read_parts(parts: _Parts, given: Given) -> _Found:
+    """Read the files of one set, and check that they agree with each other and with what the user says."""
+    first = parts.images[0]
+    if len(parts.images) == 1:
+        found = _read(first, given, parts.labels[0] if parts.labels else None)
+        if given.hard_labels and _PART.search(first.name):
+            raise UsageError(f"{first.name} is a part of a set by its name: name all of its files together.")
+    else:
+        found = _joined(parts, given)
+    if parts.rate is not None and found.layout == _MTT:
+        found.lr = _rate(parts.rate, given)
+        found.source |= {"lr_file": parts.rate.name, "lr_sha256": sha256_of(parts.rate)}
+        found.notes.append(f"learned rate {found.lr:g}, read from {parts.rate.name}")
+    return found
+
+
+def _joined(parts: _Parts, given: Given) -> _Found:
+    """Join images that are stored in several files, in the order of the numbers in their names."""
+    read = [_read(path, given, None, alone=False) for path in parts.images]
+    if any(found.layout != _MTT or found.images.ndim != 4 for found in read):
+        raise UsageError(f"{parts.images[0]} and others are not parts of one set: each must hold one tensor of images.")
+    if len({(found.images.shape[1:], found.images.dtype) for found in read}) > 1:
+        raise UsageError(f"{parts.images[0]} and others hold images of different sizes or types: they are no one set.")
+    found = _Found(_MTT, torch.cat([f.images for f in read]), None, {"files": [f.source for f in read]})
+    if parts.labels:
+        labels = [plain_tensor(load_torch(path), path, "the content") for path in parts.labels]
+        if len({(part.shape[1:], part.dtype) for part in labels}) > 1 or not all(part.ndim for part in labels):
+            raise UsageError(f"{parts.labels[0]} and others hold labels of different kinds: they are no one set.")
+        found.labels = torch.cat(labels)
+        digests = [{"file": path.name, "sha256": sha256_of(path)} for path in parts.labels]
+        found.source |= {"labels_files": digests}
+    found.notes.append(f"{len(read)} files of images joined: {', '.join(path.name for path in parts.images)}")
+    return found
+
+
+def _rate(path: Path, given: Given) -> float:
+    """The learned rate in a file, checked against what the user says."""
+    content = load_torch(path)
+    number = isinstance(content, (int, float)) and not isinstance(content, bool)
+    tensor = torch.tensor(float(content)) if number else plain_tensor(content, path, "the content")
+    if tensor.numel() != 1 or not tensor.is_floating_point() or not 0 < float(tensor) < math.inf:
+        raise UsageError(
+            f"{path} should hold the learned rate, one positive number, but holds {tensor.dtype} of shape "
+            f"{tuple(tensor.shape)}: move it away, and give the rate by --lr, if it is something else."
+        )
+    rate = float(tensor)
+    if given.no_lr or (given.lr is not None and not math.isclose(rate, given.lr, rel_tol=_SAME_RATE)):
+        said = "--no-lr" if given.no_lr else f"--lr {given.lr:g}"
+        raise UsageError(f"{path} holds the learned rate {rate:g}, which contradicts {said}: leave out {said}.")
+    return rate
+
+
+def _read(path: Path, given: Given, labels: Path | None, *, alone: bool = True) -> _Found:
+    """Read a file in one of the layouts of others; ``labels``: the file of its labels, where it was named."""
     content = load_torch(path)
     source = {"file": path.name, "sha256": sha256_of(path)}
     if isinstance(content, dict):
         return _read_dc(path, content, source, given)
     if given.index is not None:
         raise UsageError(f"{path} holds one set of images: leave out --index.")
-    if isinstance(content, list):
-        raise UsageError(f"{path} holds a list, as expert buffers do: dcbench import experts reads those.")
+    if isinstance(content, (list, tuple)):
+        raise UsageError(f"{path} holds {_list_of(content)}")
     if path.name.startswith("images_zca_"):
         raise UsageError(
             f"{path.name} holds images with the whitening undone, for viewing; networks train on "
             f"{path.name.replace('images_zca_', 'images_')}: import that one, with --preprocessing zca."
         )
     found = _Found(_MTT, plain_tensor(content, path, "the content"), None, source)
-    labels = given.labels or path.with_name(path.name.replace("images", "labels", 1))
-    if given.labels or (not given.hard_labels and labels != path and labels.is_file()):
+    beside = path.with_name(path.name.replace("images", "labels", 1))
+    if labels is None and alone and beside != path and beside.is_file():
+        labels = beside
+    if labels is not None:
         found.labels = plain_tensor(load_torch(labels), labels, "the content")
+        if given.hard_labels:
+            _refuse_part(path, found, labels)
+            found.labels = None
+            return found
         source |= {"labels_file": labels.name, "labels_sha256": sha256_of(labels)}
     return found
+
+
+def _refuse_part(path: Path, found: _Found, labels: Path) -> None:
+    """Refuse ``--hard-labels`` where the labels beside the images are those of more images."""
+    assert found.labels is not None, "read just now"
+    if found.labels.ndim and len(found.labels) != len(found.images):
+        raise UsageError(
+            f"{path} holds {len(found.images)} images and {labels.name} {len(found.labels)} labels: this is a part of "
+            "a set, and --hard-labels would give its images other classes. Name all files of the set together."
+        )
+
+
+def _list_of(content: Sequence[Any]) -> str:
+    """What a list holds, and what to do about it."""
+    if len(content) in (2, 3) and isinstance(content[0], Tensor) and content[0].ndim == 4:
+        return (
+            "a list [images, labels]: save each on its own, torch.save(content[0], 'images_best.pt') and "
+            "torch.save(content[1], 'labels_best.pt'), and import images_best.pt."
+        )
+    return "a list, as expert buffers do: dcbench import experts reads those."
 
 
 def _read_dc(path: Path, content: Mapping[Any, Any], source: dict[str, Any], given: Given) -> _Found:
@@ -240,7 +363,7 @@ def _refuse_if_lacking(path: Path, found: _Found, given: Given) -> None:
         lacking.append(
             "labels, of which there is no file beside it: --labels FILE, or --hard-labels for images ordered by class"
         )
-    if found.layout == _MTT and given.lr is None and not given.no_lr:
+    if found.layout == _MTT and given.lr is None and found.lr is None and not given.no_lr:
         lacking.append(
             "the learned learning rate, which their code prints (as Synthetic_LR) and does not save: --lr 0.02 for "
             "instance, or --no-lr if none was learned"
@@ -325,7 +448,7 @@ def _labels(path: Path, found: _Found, count: int, dataset: Dataset, given: Give
 
 def _probabilities(path: Path, labels: Tensor) -> Tensor:
     labels = labels.float()
-    wrong = ~torch.isfinite(labels).all(1) | (labels < 0).any(1) | ((labels.sum(1) - 1).abs() > _SUM_TOLERANCE)
+    wrong = ~probabilities(labels)
     if wrong.any():
         first = int(wrong.nonzero()[0])
         raise UsageError(
@@ -358,8 +481,9 @@ def _stored_preprocessing(path: Path) -> Preprocessing:
         raise UsageError(f"--preprocessing takes standardise, zca or a safetensors file; there is no file {path}.")
     tensors, facts = load_tensors(path)
     if "preprocessing" in facts:
-        if "shared" in facts["preprocessing"]:
+        if isinstance(facts["preprocessing"], dict) and "shared" in facts["preprocessing"]:
             return DistilledSet.load(path).preprocessing
         tensors = {re.sub(r"^preprocessing\.", "", name): tensor for name, tensor in tensors.items()}
         facts = facts["preprocessing"]
+    check_preprocessing(path, tensors, facts)
     return Preprocessing.from_state(tensors, facts)

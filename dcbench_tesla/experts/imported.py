@@ -38,12 +38,13 @@ class ImportedStore(ExpertStore):
         super().__init__(root, recipe)
         self.epochs = tuple(epochs)
 
-    def bounded(self, count: int | None, epochs: int) -> int:
+    def bounded(self, count: int | None, epochs: int, asked_by: Sequence[str] = ()) -> int:
         """Return the number of experts to read, after checking that each has snapshots up to ``epochs``.
 
         Args:
             count: number of experts wanted; ``None`` for all.
             epochs: last epoch wanted of each expert.
+            asked_by: the settings that ask for so many epochs.
 
         Raises:
             UsageError: more experts or more epochs than were imported.
@@ -57,10 +58,10 @@ class ImportedStore(ExpertStore):
             )
         shortest = min(range(wanted), key=lambda i: self.epochs[i])
         if self.epochs[shortest] < epochs:
+            remedy = f"lower {' or '.join(asked_by)}" if asked_by else "let the method read fewer"
             raise UsageError(
                 f"epochs 0 to {epochs} of every expert are wanted, but imported expert {shortest} ({self.recipe.key}) "
-                f"ends at {self.epochs[shortest]}: lower max_start_epoch or expert_epochs. Imported experts cannot be "
-                "trained further."
+                f"ends at {self.epochs[shortest]}: {remedy}. Imported experts cannot be trained further."
             )
         return wanted
 

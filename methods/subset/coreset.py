@@ -39,7 +39,7 @@ class Coreset(Condenser):
     @classmethod
     def expert_request(cls, settings: Any) -> ExpertRequest:
         """Request one trained network."""
-        return ExpertRequest(epochs=settings.feature_epochs, count=1)
+        return ExpertRequest(epochs=settings.feature_epochs, count=1, asked_by=("feature_epochs",))
 
     def setup(self, problem: Problem) -> None:
         """Choose IPC images of every class."""

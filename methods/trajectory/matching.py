@@ -156,7 +156,9 @@ class TrajectoryMatching(Condenser):
     def expert_request(cls, settings: Any) -> ExpertRequest:
         """Request the epochs that are ever read: 0 .. max_start_epoch - 1 + M, and that of the labels' teacher."""
         last_target = settings.max_start_epoch - 1 + settings.expert_epochs
-        return ExpertRequest(epochs=max(last_target, settings.last_epoch if settings.labels == "last" else 0))
+        if settings.labels == "last" and settings.last_epoch > last_target:
+            return ExpertRequest(epochs=settings.last_epoch, asked_by=("last_epoch",))
+        return ExpertRequest(epochs=last_target, asked_by=("max_start_epoch", "expert_epochs"))
 
     @classmethod
     def probe(cls, settings: Any) -> tuple[Any, float]:

@@ -43,7 +43,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     preload()
     scenes, tally = Scenes(folder / "scenes"), Tally(folder)
-    mutations, kills = (made(seed, scenes, folder / "work", tally) for made in (Mutations, Kills))
+    mutations, kills = (Mutations(seed, scenes, folder / "work", tally), Kills(seed, scenes, folder / "work", tally))
     began, budget = time.monotonic(), 60 * minutes
     if repeat:
         name, operator, number = repeat.split("/")

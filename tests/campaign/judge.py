@@ -22,8 +22,15 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 _ACCURACY = re.compile(r"(\S+ ± \S+ %|\S+ % \(n=\d+\))")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_KEPT = ("runs/rows/*.json", "runs/cells/*/distilled.safetensors", "runs/cells/*/snapshots/*.safetensors")
-_KEPT += ("runs/experts/*/*/*.safetensors", "runs/preprocessing/*.safetensors", "set.safetensors", "new.safetensors")
+_KEPT = (
+    "runs/rows/*.json",
+    "runs/cells/*/distilled.safetensors",
+    "runs/cells/*/snapshots/*.safetensors",
+    "runs/experts/*/*/*.safetensors",
+    "runs/preprocessing/*.safetensors",
+    "set.safetensors",
+    "new.safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,14 @@ class Results:
 
     files: Mapping[str, str] = field(default_factory=dict)
     shown: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
 
 
 def results(folder: Path, ran: Ran | None = None) -> Results:
     """Return the results under ``folder``, and the accuracies that were printed."""
     found = [path for pattern in _KEPT for path in sorted(folder.glob(pattern))]
     files = {str(path.relative_to(folder)): digest(path) for path in found if not path.name.startswith("failed-")}
-    return Results(files, Counter(_ACCURACY.findall(ran.out)) if ran else Counter())
+    return Results(files, Counter(_ACCURACY.findall(ran.out)), ran.seconds) if ran else Results(files)
 
 
 def digest(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.campaign.findings import Finding, Tally
 from tests.campaign.judge import Results, Trial, results, symptoms
 from tests.campaign.kinds import Kind
-from tests.campaign.processes import run
+from tests.campaign.processes import LIMIT_S, run
 from tests.campaign.scenes import Scenes
 
 
@@ -56,7 +56,7 @@ class Mutations:
             named=operator not in kind.unnamed and not kind.is_free(operator, before, path),
             fewer=operator == "dangling link",
         )
-        ran = run(kind.to_do(which, path), scene)
+        ran = run(kind.to_do(which, path), scene, limit_s=LIMIT_S + 4 * expected.seconds)
         self._tally.passed(kind.name, operator)
         found = symptoms(trial, ran)
         if found:

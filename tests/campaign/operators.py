@@ -140,7 +140,7 @@ def unreadable(path: Path, random: Random, siblings: Sequence[Path]) -> str:
     return "mode 000"
 
 
-ANY: Mapping[str, Operator] = {
+ANY: dict[str, Operator] = {
     "bit flip": bit_flip,
     "truncated": truncated,
     "empty": empty,
@@ -151,7 +151,9 @@ ANY: Mapping[str, Operator] = {
     "folder": folder,
     "pipe": pipe,
     "endless device": device,
-} | ({} if os.geteuid() == 0 else {"unreadable": unreadable})
+}
+if os.geteuid() != 0:  # the superuser reads everything
+    ANY["unreadable"] = unreadable
 
 
 # ------------------------------------------------------------------------------------------------ JSON
@@ -254,7 +256,7 @@ def not_utf8(path: Path, random: Random, siblings: Sequence[Path]) -> str:
     return f"byte {place} is ff"
 
 
-JSON = ANY | {
+JSON: dict[str, Operator] = ANY | {
     "wrong type": on_json("type"),
     "missing field": on_json("missing"),
     "hostile value": on_json("hostile"),
@@ -321,7 +323,7 @@ def hostile_tensor(tensor: Any, random: Random) -> tuple[str, Any]:
     return word, changes[word]().contiguous()
 
 
-TENSORS = ANY | {
+TENSORS: dict[str, Operator] = ANY | {
     "wrong type": on_meta("type"),
     "missing field": on_meta("missing"),
     "hostile value": on_meta("hostile"),
@@ -357,7 +359,7 @@ def _quoted(value: str) -> str:
     return '"' + value.replace('"', '""') + '"' if any(c in value for c in ',"\n\r') else value
 
 
-CSV = ANY | {
+CSV: dict[str, Operator] = ANY | {
     "wrong type": on_csv("type"),
     "missing field": on_csv("missing"),
     "hostile value": on_csv("hostile"),
@@ -373,18 +375,23 @@ def on_toml(how: str) -> Operator:
         lines = path.read_text().splitlines()
         place = random.choice([i for i, line in enumerate(lines) if "=" in line])
         name = lines[place].partition("=")[0]
-        new = {
+        news: Mapping[str, Callable[[], str]] = {
             "type": lambda: random.choice(["true", "[]", "{}", '"text"', "1.5", "[[1]]", "1979-05-27", '["a", 1]']),
             "hostile": lambda: random.choice(
                 ["nan", "inf", "-1", "999999999", "1e308", "0", '"\\u001b[31m"', '"../x"']
             ),
-            "deep": lambda: (n := random.choice([5000, 900, DEEP])) and "[" * n + "]" * n,
-        }[how]()
+            "deep": lambda: _brackets(random.choice([5000, 900, DEEP])),
+        }
+        new = news[how]()
         lines[place] = f"{name}= {new}"
         path.write_text("\n".join([*lines, ""]))
         return f"{name}= {new:.40}"
 
     return operate
+
+
+def _brackets(levels: int) -> str:
+    return "[" * levels + "]" * levels
 
 
 def unknown_name(path: Path, random: Random, siblings: Sequence[Path]) -> str:
@@ -394,7 +401,7 @@ def unknown_name(path: Path, random: Random, siblings: Sequence[Path]) -> str:
     return f"{name} = 1 added"
 
 
-TOML = ANY | {
+TOML: dict[str, Operator] = ANY | {
     "wrong type": on_toml("type"),
     "hostile value": on_toml("hostile"),
     "deep nesting": on_toml("deep"),
@@ -425,7 +432,7 @@ def other_picture(path: Path, random: Random, siblings: Sequence[Path]) -> str:
     return f"a {kind} of mode {mode}, {side} wide"
 
 
-PICTURE = ANY | {"huge header": huge_picture, "other picture": other_picture}
+PICTURE: dict[str, Operator] = ANY | {"huge header": huge_picture, "other picture": other_picture}
 
 
 # ------------------------------------------------------------------------------------------------ arrays of users
@@ -474,7 +481,7 @@ def huge_npz(path: Path, random: Random, siblings: Sequence[Path]) -> str:
     return f"{name}: a header of 10^12 images"
 
 
-NPZ = ANY | {"hostile value": hostile_npz, "huge header": huge_npz}
+NPZ: dict[str, Operator] = ANY | {"hostile value": hostile_npz, "huge header": huge_npz}
 
 
 # ------------------------------------------------------------------------------------------------ files of torch.save
@@ -526,4 +533,4 @@ def _nested(levels: int) -> list[Any]:
     return inner
 
 
-TORCH = ANY | {"hostile value": hostile_torch}
+TORCH: dict[str, Operator] = ANY | {"hostile value": hostile_torch}

@@ -10,14 +10,14 @@ from pathlib import Path
 from tests import fixtures_data, fixtures_report
 from tests.campaign.processes import Ran, dcbench, run
 
-SETTINGS: Mapping[str, object] = {
+SETTINGS: dict[str, object] = {
     "data.train_images": 200,
     "network.width": 4,
     "convnet.width": 4,
     "convnet.epochs": 2,
     "evaluation.networks": 2,
 }
-MATCHING: Mapping[str, object] = {
+MATCHING: dict[str, object] = {
     **SETTINGS,
     "experts.count": 2,
     "evaluation.every": 2,
@@ -43,10 +43,12 @@ def cell(method: str, settings: Mapping[str, object], *more: str) -> list[str]:
 
 
 TESLA = cell("tesla", MATCHING)
-ZCA = {"data.zca": "true"}
+DIVERGING: dict[str, object] = {"experts.lr": 1e30, "network.width": 8}
+ZCA: dict[str, object] = {"data.zca": "true"}
+FEWER: dict[str, object] = {"data.train_images": 150}
 HALF = cell("tesla", MATCHING | ZCA)
 WHOLE = cell("tesla", MATCHING | ZCA, "--seed", "1")
-OTHER_FIT = cell("random", SELECTION | ZCA | {"data.train_images": 150})
+OTHER_FIT = cell("random", SELECTION | ZCA | FEWER)
 RANDOM = cell("random", SELECTION)
 IMPORTED = cell(
     "tesla", {k: v for k, v in MATCHING.items() if k != "experts.count"}, "--set", "experts.imported=colleague"
@@ -91,7 +93,7 @@ class Scenes:
         """Two finished cells, one that failed, sheets and comparisons."""
         must(folder, TESLA)
         must(folder, RANDOM)
-        run(partial(dcbench, cell("tesla", MATCHING | {"experts.lr": 1e30, "network.width": 8})), folder, limit_s=60)
+        run(partial(dcbench, cell("tesla", MATCHING | DIVERGING)), folder, limit_s=60)
         for name, rows in {"memory": fixtures_report.memory(), "time": fixtures_report.time()}.items():
             fixtures_report.write_csv(folder / "runs" / "figures" / f"{name}.csv", rows)
         fixtures_report.write_csv(folder / "runs" / "figures" / "gradient.csv", fixtures_report.gradient())
@@ -157,8 +159,8 @@ def _stopped_after(iterations: int) -> Callable[[], None]:
             if done == iterations:
                 os._exit(0)
 
-        CondenseLoop._is_due = lambda loop: True  # type: ignore[method-assign]
-        CondenseLoop._save = save_and_end  # type: ignore[method-assign]
+        CondenseLoop._is_due = lambda loop: True  # type: ignore[method-assign, assignment]
+        CondenseLoop._save = save_and_end  # type: ignore[method-assign, assignment]
         dcbench(HALF)
 
     return work

@@ -22,7 +22,7 @@ from tests.campaign.processes import Kill, Ran, dcbench, run
 from tests.campaign.scenes import Scenes
 
 LIMIT_S = 120.0
-_TIMES = re.compile(r"seconds|peak_bytes|environment|hardware|command|attempts|logs")
+_TIMES = re.compile(r"seconds|peak_bytes|environment|hardware|command|attempts|logs|trained_epochs")
 _TEMPORARY = re.compile(r"^\..+\.\d+\.[0-9a-f]{8}")
 _VOLATILE = (".lock", ".out", ".err", ".log", "report.html")
 
@@ -37,6 +37,7 @@ class Stage:
         command: what is run, killed, and run again.
         weight: how often it is chosen, in comparison with others.
         done: what the command says when it is run again though it was finished; that is no failure.
+        has_workers: whether it starts processes of its own, which are killed as well.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage:
     command: Sequence[str]
     weight: int = 3
     done: str = "(?!)"
+    has_workers: bool = False
 
 
 EXPERTS = ["experts", "--preset", "smoke", "--device", "cpu", "--count", "2", "--epochs", "3"]
@@ -83,7 +85,7 @@ STAGES: tuple[Stage, ...] = (
         Stage(f"export as {layout}", "inputs", [*EXPORT, layout, "--output", "new"], 2, THERE)
         for layout in ("tensors", "png", "authors")
     ),
-    Stage("workers of backend local", "trained", [*s.TESLA, "--backend", "local", "--jobs", "1"], 2),
+    Stage("workers of backend local", "trained", [*s.TESLA, "--backend", "local", "--jobs", "1"], 2, has_workers=True),
 )
 
 
@@ -129,8 +131,9 @@ class Kills:
             killed = run(_killed_at(work, place, number_of_signal, after=after), folder, limit_s=LIMIT_S)
         else:
             seconds = generator.random() * whole.seconds
-            said = f"{number_of_signal.name} after {seconds:.3f} of {whole.seconds:.3f} s"
-            killed = run(work, folder, limit_s=LIMIT_S, kill=Kill(number_of_signal, seconds))
+            of_worker = stage.has_workers and generator.random() < 0.5
+            said = f"{number_of_signal.name} {'to the worker ' * of_worker}after {seconds:.3f} of {whole.seconds:.3f} s"
+            killed = run(work, folder, limit_s=LIMIT_S, kill=Kill(number_of_signal, seconds, of_worker))
         between = contents(folder)
         again = run(work, folder, limit_s=LIMIT_S)
         self._tally.passed(stage.name, how)

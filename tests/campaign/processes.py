@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import psutil
+
 LIMIT_S = 10.0
 _MEMORY_LIMIT = 12 << 30  # bytes of address space: a command that reads without end is stopped, and not the machine
 _POLL_S = 0.002
@@ -38,10 +40,18 @@ _PRELOADED = (
 
 @dataclass(frozen=True)
 class Kill:
-    """A signal for a running command, after ``seconds``."""
+    """A signal for a running command, or for the processes that it started, after ``seconds``."""
 
     signal: signal.Signals
     seconds: float
+    of_children: bool = False
+
+    def send(self, pid: int) -> bool:
+        """Send it, and return whether anything received it."""
+        found = psutil.Process(pid).children() if self.of_children else [psutil.Process(pid)]
+        for process in found:
+            process.send_signal(self.signal)
+        return bool(found)
 
 
 @dataclass(frozen=True)
@@ -111,8 +121,7 @@ def _wait(pid: int, deadline: float, strike: float | None, kill: Kill | None) ->
             return os.waitstatus_to_exitcode(status), hung
         now = time.monotonic()
         if kill and strike is not None and now >= strike:
-            os.kill(pid, kill.signal)
-            strike = None
+            strike = None if kill.send(pid) else strike
         if now > deadline and not hung:
             hung = True
             os.killpg(pid, signal.SIGKILL)

@@ -4,7 +4,7 @@ import os
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before anything starts threads, which a fork would lose
     os.environ[_name] = "1"
-os.environ |= {"COLUMNS": "300", "MPLBACKEND": "agg"}
+os.environ |= {"COLUMNS": "300", "MPLBACKEND": "agg", "GIT_OPTIONAL_LOCKS": "0"}
 
 import sys  # noqa: E402
 import tempfile  # noqa: E402

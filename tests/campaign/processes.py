@@ -18,7 +18,7 @@ from typing import NoReturn
 import psutil
 
 LIMIT_S = 10.0
-_MEMORY_LIMIT = 12 << 30  # bytes of address space: a command that reads without end is stopped, and not the machine
+_MORE_MEMORY = 2 << 30  # bytes beyond those that are there: a command that reads without end ends, not the machine
 _POLL_S = 0.002
 _PRELOADED = (
     "sklearn.datasets",
@@ -137,7 +137,8 @@ def _child(work: Callable[[], None], folder: Path, out: Path, err: Path) -> NoRe
         _streams(out, err)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+        limit = psutil.Process().memory_info().vms + _MORE_MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         code = _exit_code(work)
     finally:
         with suppress(OSError, ValueError):

@@ -43,6 +43,9 @@ class Tally:
         """The file of all findings."""
         return self.folder / "findings.jsonl"
 
+    def __str__(self) -> str:
+        return f"{sum(self.tried.values())} tried, {sum(self.fell.values())} fell"
+
     def passed(self, kind: str, operator: str) -> None:
         """Count a trial."""
         self.tried[kind, operator] += 1

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import click
+
 from tests.campaign.findings import Finding, Tally
 from tests.campaign.judge import Results, Trial, results, symptoms
 from tests.campaign.kinds import Kind
@@ -26,11 +28,13 @@ class Mutations:
 
     def __init__(self, seed: int, scenes: Scenes, work: Path, tally: Tally) -> None:
         self._seed, self._scenes, self._work, self._tally = seed, scenes, work, tally
-        self._expected: dict[tuple[str, int], Results] = {}
+        self._expected: dict[tuple[str, ...], Results] = {}
 
     def run(self, kinds: Sequence[Kind], deadline: float) -> None:
         """Go round all kinds and operators until ``deadline``; one round is always finished."""
         for number in itertools.count():
+            if number:
+                click.echo(f"round {number}: {self._tally}", err=True)
             for kind, operator in _pairs(kinds):
                 if number and time.monotonic() > deadline:
                     return
@@ -41,10 +45,9 @@ class Mutations:
         name = f"{kind.name}/{operator}/{number}"
         generator = random.Random(f"{self._seed}/{name}")
         scene = self._scenes.copy(kind.scene, self._work / "trial")
-        victims = kind.choose(scene)
-        path = generator.choice(victims)
+        path = generator.choice(kind.choose(scene))
         which = generator.randrange(len(kind.commands))
-        expected = self._undamaged(kind, which, victims.index(path))
+        expected = self._undamaged(kind, which, path.relative_to(scene))
         before, old = path.read_bytes(), results(scene)
         done = kind.operators[operator](path, generator, kind.others(scene, path))
         trial = Trial(
@@ -66,15 +69,16 @@ class Mutations:
             self._tally.add(kind.name, operator, finding, scene)
         return found
 
-    def _undamaged(self, kind: Kind, which: int, victim: int) -> Results:
-        """Return what a command leaves and shows where nothing is damaged."""
-        key = (kind.name, 1000 * which + victim)
+    def _undamaged(self, kind: Kind, which: int, path: Path) -> Results:
+        """Return what a command leaves and shows where nothing is damaged; ``path`` is relative to the scene."""
+        command = kind.command(which, path)
+        key = (kind.scene, *command, path.name if kind.work else "")
         if key not in self._expected:
             folder = self._scenes.copy(kind.scene, self._work / "undamaged")
-            ran = run(kind.to_do(which, kind.choose(folder)[victim]), folder, limit_s=120)
+            ran = run(kind.to_do(which, folder / path), folder, limit_s=120)
+            if ran.code:
+                raise RuntimeError(f"{kind.name}: {' '.join(command)} fails undamaged:\n{ran.text}")
             self._expected[key] = results(folder, ran)
-            if ran.code and kind.name != "row-failed":
-                raise RuntimeError(f"{kind.name}: {kind.command(which, Path())} fails undamaged:\n{ran.text}")
             shutil.rmtree(folder)
         return self._expected[key]
 

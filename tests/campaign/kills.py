@@ -72,7 +72,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("report", "done", ["report"], 2),
     Stage("compare accuracy", "done", ["compare", "accuracy"], 2),
     Stage("reproduce table2", "done", ["reproduce", "table2", "--preset", "smoke", "--no-shipped"], 2),
-    Stage("reproduce figure1", "done", ["reproduce", "figure1", "--no-shipped"], 2),
+    Stage("compare memory", "done", s.MEMORY, 2),
     Stage("import of experts", "inputs", ["import", "experts", "replay_buffer_0.pt", *s.IMPORT]),
     Stage(
         "import of a set",

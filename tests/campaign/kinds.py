@@ -102,9 +102,7 @@ TABLES = (
 RUN_HALF = [scenes.HALF]
 IMPORT_SET = ["--dataset", "digits", "--lr", "0.02", "--preprocessing", "standardise", "--output", "new.safetensors"]
 SOUND = frozenset({"swapped"})
-FIGURES = (["report"], ["reproduce", "figure1", "--no-shipped"], ["merge", "runs", "--out", "merged"], ["report"])
-TIME = ["compare", "time", "--method", "tesla", "--dataset", "digits", "--steps", "1", "--width", "4"]
-TIME += ["--batch-size", "5", "--repetitions", "1", "--device", "cpu"]
+FIGURES = (["report"], ["merge", "runs", "--out", "merged"])
 OF_PICTURES = frozenset({"swapped", "other picture", "dangling link", "link", "endless device"})
 
 KINDS: tuple[Kind, ...] = (
@@ -144,8 +142,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("snapshot", "tested", f"{HALF}/snapshots/*.safetensors", RUN_HALF, operators.TENSORS,
          "runs/cells/*/*.safetensors"),
     Kind("job", "job", "runs/jobs/*.json", [["worker"]], operators.JSON, results=r"(?!)", work=_job),
-    Kind("memory.csv", "done", "runs/figures/memory.csv", FIGURES, operators.CSV, "runs/figures/*.csv"),
-    Kind("time.csv", "done", "runs/figures/time.csv", [*FIGURES, TIME], operators.CSV, "runs/figures/*.csv"),
+    Kind("memory.csv", "done", "runs/figures/memory.csv", [*FIGURES, scenes.MEMORY], operators.CSV,
+         "runs/figures/*.csv"),
+    Kind("time.csv", "done", "runs/figures/time.csv", [*FIGURES, scenes.TIME], operators.CSV, "runs/figures/*.csv"),
     Kind("gradient.csv", "done", "runs/figures/gradient.csv", FIGURES, operators.CSV, "runs/figures/*.csv"),
     Kind("sheet", "done", "runs/sheets/*.png", [["report"], ["merge", "runs", "--out", "merged"]],
          operators.PICTURE),

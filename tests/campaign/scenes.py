@@ -53,6 +53,22 @@ RANDOM = cell("random", SELECTION)
 IMPORTED = cell(
     "tesla", {k: v for k, v in MATCHING.items() if k != "experts.count"}, "--set", "experts.imported=colleague"
 )
+POINT = [
+    "--method",
+    "tesla",
+    "--dataset",
+    "digits",
+    "--steps",
+    "1",
+    "--width",
+    "4",
+    "--batch-size",
+    "5",
+    "--device",
+    "cpu",
+]
+MEMORY = ["compare", "memory", *POINT]
+TIME = ["compare", "time", *POINT, "--repetitions", "1"]
 OWN_NPZ = cell("random", {"convnet.width": 4, "convnet.epochs": 1, "evaluation.networks": 1})
 
 

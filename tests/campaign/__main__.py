@@ -6,6 +6,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before anything sta
     os.environ[_name] = "1"
 os.environ |= {"COLUMNS": "300", "MPLBACKEND": "agg", "GIT_OPTIONAL_LOCKS": "0"}
 
+import signal  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
@@ -41,6 +42,7 @@ def main(
     """Kill and damage, and say what fell; exit code 1 if anything did."""
     folder = (folder or Path(tempfile.mkdtemp(prefix="campaign-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     preload()
     scenes, tally = Scenes(folder / "scenes"), Tally(folder)
     mutations, kills = (Mutations(seed, scenes, folder / "work", tally), Kills(seed, scenes, folder / "work", tally))

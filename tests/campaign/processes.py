@@ -105,7 +105,11 @@ def run(work: Callable[[], None], folder: Path, *, limit_s: float = LIMIT_S, kil
     pid = os.fork()
     if pid == 0:
         _child(work, folder, out, err)
-    code, hung = _wait(pid, start + limit_s, start + kill.seconds if kill else None, kill)
+    try:
+        code, hung = _wait(pid, start + limit_s, start + kill.seconds if kill else None, kill)
+    finally:  # what it started ends with it, also where the campaign itself is stopped
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in (out, err)]
     return Ran(code, texts[0], texts[1], time.monotonic() - start, hung)
 
@@ -116,8 +120,6 @@ def _wait(pid: int, deadline: float, strike: float | None, kill: Kill | None) ->
     while True:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
-            with suppress(ProcessLookupError):  # what it started ends with it
-                os.killpg(pid, signal.SIGKILL)
             return os.waitstatus_to_exitcode(status), hung
         now = time.monotonic()
         if kill and strike is not None and now >= strike:

@@ -24,7 +24,7 @@ from tests.campaign.processes import Kill, Ran, dcbench, run
 from tests.campaign.scenes import Scenes
 
 LIMIT_S = 120.0
-_TIMES = re.compile(r"seconds|peak_bytes|environment|hardware|command|attempts|logs|trained_epochs")
+_TIMES = re.compile(r"seconds|peak_bytes|environment|hardware|command|attempts|logs|trained_epochs|commit")
 _TEMPORARY = re.compile(r"^\..+\.\d+\.[0-9a-f]{8}")
 _VOLATILE = (".lock", ".out", ".err", ".log", "report.html")
 

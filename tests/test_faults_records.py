@@ -21,7 +21,7 @@ from dcbench_tesla.compare.files import csv_text, merge_csv, read_csv, table_of
 from dcbench_tesla.compare.memory import KEY
 from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.errors import CorruptFileError
-from dcbench_tesla.exchange.merge import Merged, merge
+from dcbench_tesla.exchange.merge import Merged, _is_level, merge
 from dcbench_tesla.records import schema
 from dcbench_tesla.records.progress import say
 from dcbench_tesla.records.rows import STAGES, damaged_rows, stage_rows
@@ -321,6 +321,15 @@ def test_real_contradictions_are_still_told(tmp_path: Path) -> None:
     result, told = merged(there, here)  # that is no rounding
     assert result.conflicts == 1
     assert "final_loss is 0.5 here and 0.7 there" in told
+
+
+@pytest.mark.parametrize(
+    ("there", "level"),
+    [([0.50, 0.52], True), ([0.51, 0.53], True), ([0.54, 0.56], False), ([0.10, 0.12], False)],
+)
+def test_accuracies_are_level_within_their_standard_errors(there: list[float], level: bool) -> None:
+    assert _is_level([0.50, 0.52], there) is level  # two standard errors are 0.02 here
+    assert not _is_level([0.5], [0.51])  # one network has no spread
 
 
 # ------------------------------------------------------------------------------------------------- report, CSV, text

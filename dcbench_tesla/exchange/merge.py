@@ -49,7 +49,8 @@ _OF_AN_EXPERT = ("epoch_*",)
 _OF_A_RECIPE, _OF_PREPROCESSING = ("recipe.json", "imported.json"), ("*.safetensors", "fit-*.json")
 # results of one key that other threads, another machine or other execution settings computed: equal to rounding
 _CLOSE = {"final_loss": 1e-3, "learned_lr": 1e-3}  # relative
-_CLOSE_ACCURACY, _CLOSE_TENSOR = 0.02, 1e-3  # points of a fraction; of the largest value
+_CLOSE_TENSOR = 1e-3  # of the largest value
+_CLOSE_ACCURACY = 0.005  # a fraction, besides two standard errors: rounding leads a network to another end
 
 Row = Mapping[str, Any]
 
@@ -432,8 +433,13 @@ def _is_rounding(here: Row, there: Row) -> bool:
     if here["stage"] != "evaluate" or [*map(_schedule, here["evaluated"])] != [*map(_schedule, there["evaluated"])]:
         return False
     tests = zip(here["evaluated"], there["evaluated"], strict=True)
-    means = [(statistics.fmean(a["test"]), statistics.fmean(b["test"])) for a, b in tests]
-    return all(abs(a - b) <= _CLOSE_ACCURACY for a, b in means)
+    return all(_is_level(a["test"], b["test"]) for a, b in tests)
+
+
+def _is_level(here: Sequence[float], there: Sequence[float]) -> bool:
+    """Return whether the mean accuracies of equally many networks differ by no more than training them again would."""
+    error = math.sqrt((statistics.pvariance(here) + statistics.pvariance(there)) / len(here))
+    return abs(statistics.fmean(here) - statistics.fmean(there)) <= _CLOSE_ACCURACY + 2 * error
 
 
 def _schedule(evaluated: Row) -> tuple[int, int]:

@@ -59,7 +59,7 @@ SMALL = {
     "vgg11": {"vgg11.epochs": 1},
 }
 EXPORT = ["export", "set.safetensors", "--format"]
-THERE = "is there already|is not empty"
+THERE = "is there already|exists already|is not empty"
 STAGES: tuple[Stage, ...] = (
     Stage("experts", "empty", EXPERTS),
     Stage("whole run", "empty", s.TESLA, weight=5),

@@ -194,7 +194,8 @@ class DistilledSet:
         try:
             tensors, meta = load_tensors(path)
         except CorruptFileError as error:
-            raise CorruptFileError(f"{path} is damaged, or is no distilled set of dcbench. {REMEDY}") from error
+            reason = str(error).removeprefix(f"{path} ")
+            raise CorruptFileError(f"{path} is damaged, or is no distilled set of dcbench: it {reason}") from error
         if meta.get("format") != FORMAT:
             raise CorruptFileError(f"{path} is not a distilled set of dcbench.")
         facts = meta.get("preprocessing")

@@ -107,7 +107,7 @@ COMMAND_LINE = {
     },
     "import": [],
     "import set": [
-        *("file", "--output", "--dataset", "--labels", "--hard-labels", "--index", "--lr", "--no-lr"),
+        *("files", "--output", "--dataset", "--labels", "--hard-labels", "--index", "--lr", "--no-lr"),
         *("--preprocessing", "--augmentation", "--method", "--ipc", "--ignore-side-file", "--force", "--data-dir"),
     ],
     "import experts": [
@@ -260,9 +260,9 @@ for words in {LIGHT}:
         (["run", "--method", "tesla", "--set", "network.widht=3"], "Did you mean 'network.width'?"),
         (["run", "--method", "tesla", "--set", "steps"], "--set takes key=value"),
         (["run", "--method", "tesla", "--set", "student_lr=-0.1"], "student_lr must be positive"),
-        (["run", "--method", "tesla", "--set", "experts.lr=-0.1"], "experts.lr must be positive, not -0.1."),
+        (["run", "--method", "tesla", "--set", "experts.lr=-0.1"], "experts.lr must be positive and finite, not -0.1."),
         (["run", "--method", "random", "--set", "experts.count=3"], "setting experts.count has no effect"),
-        (["run", "--method", "random", "--device", "cdua"], "device 'cdua' cannot be used here; try cpu."),
+        (["run", "--method", "random", "--device", "cdua"], "device 'cdua' is not supported: cpu and cuda are."),
         (["run", "--method", "random", "--device", "meta"], "device 'meta' is not supported: cpu and cuda are."),
         (["run", "--method", "random", "--ipc", "ten"], "'ten' is not a valid integer"),
         (["run", "--methd", "random"], "No such option"),

@@ -82,7 +82,7 @@ def test_a_second_run_replaces_equal_rows_and_keeps_the_others(tmp_path: Path) -
 
 
 def test_a_row_that_says_the_same_again_changes_nothing(tmp_path: Path) -> None:
-    path, row = tmp_path / "memory.csv", {**dict.fromkeys(KEY, "x"), "torch": "2.9.0", "note": None}
+    path, row = tmp_path / "memory.csv", {**dict.fromkeys(KEY, 1), "method": "mtt", "torch": "2.9.0", "note": None}
     merge_csv(path, pd.DataFrame([{**row, "peak_bytes": 1, "commit": "aaaa"}]), KEY)
     before = path.read_bytes()
     merge_csv(path, pd.DataFrame([{**row, "peak_bytes": 1, "commit": "bbbb"}]), KEY)
@@ -140,7 +140,7 @@ def test_the_command_writes_rows_and_plots(tmp_path: Path) -> None:
         (["--steps", "0"], "--steps must be at least 1"),
         (["--meter", "predict"], "predicted"),
         (["--ipc", "1", "--ipc", "2"], "several --ipc need --against ipc"),
-        (["--device", "foo"], "device 'foo' cannot be used here"),
+        (["--device", "foo"], "device 'foo' is not supported: cpu and cuda are"),
         (["--method", "random"], "random has no iterations to measure"),
     ],
 )

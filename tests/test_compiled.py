@@ -245,6 +245,8 @@ def test_a_cell_goes_on_as_it_was_begun(tmp_path: Path) -> None:
     done = small(tmp_path)
     assert recorded(done) == "off"  # auto: too short to gain
     done.cell.place.distilled.unlink()
+    for name in done.cell.config.evaluators:
+        done.cell.workspace.drop_row("evaluate", done.cell.identity.evaluation_key(name))
     again = Session(tmp_path, quiet=True).cell(done.cell.config).with_compilation("on")
     assert again._begun_with(again.execution).compile == "off"
 

@@ -53,7 +53,7 @@ DAMAGE: dict[str, tuple[Callable[[Tensor], Tensor] | None, str]] = {
     ),
     "matrix": (lambda theta: theta[None], r"holds torch\.float32 \(1, \d+\), but the network"),
     "double": (lambda theta: theta.double(), r"holds torch\.float64 \(\d+,\), but the network"),
-    "nothing": (None, "holds no parameters, but the network"),
+    "nothing": (None, "is not a snapshot of an expert"),
 }
 
 

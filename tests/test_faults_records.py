@@ -356,7 +356,7 @@ def oversized() -> bytes:
     [
         (picture((40, 40))[:-1500], "is damaged"),
         (oversized(), "pixels|is damaged"),
-        (b"", "no picture"),
+        (b"", "not an image"),
     ],
 )
 def test_a_bad_sheet_is_left_out_of_the_report(

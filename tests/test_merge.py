@@ -15,9 +15,10 @@ from click.testing import CliRunner, Result
 from dcbench_tesla.api import run
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare.memory import KEY
+from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.records import store
-from dcbench_tesla.records.store import content_key, read_json, write_json
+from dcbench_tesla.records.store import read_json, write_json
 
 SMALL = {"data.train_images": 100, "convnet.width": 4, "convnet.epochs": 1, "evaluation.networks": 1}
 POINT: dict[str, Any] = dict.fromkeys(KEY, 1) | {"method": "mtt", "dataset": "digits", "meter": "predicted"}
@@ -286,10 +287,11 @@ def test_no_tensors(other: Path, tmp_path: Path) -> None:
 
 
 def test_a_whitening_comes_with_the_set_that_needs_it(other: Path, tmp_path: Path) -> None:
-    path, key = only(other, "cells/*/distilled.safetensors"), content_key("a whitening")
+    path = only(other, "cells/*/distilled.safetensors")
     tensors, meta = store.load_tensors(path)
     named = {name: t for name, t in tensors.items() if "." not in name}
     own = {name.partition(".")[2]: t for name, t in tensors.items() if "." in name}
+    key = Preprocessing.from_state(own, meta["preprocessing"]).key
     store.save_tensors(path, named, meta | {"preprocessing": {"shared": key}})
     store.save_tensors(other / "preprocessing" / f"{key}.safetensors", own, meta["preprocessing"])
     out = tmp_path / "out"

@@ -57,7 +57,7 @@ def set_(
     force: bool,
     data_dir: Path | None,
 ) -> None:
-    """Convert FILE, or the several files of one set, to a distilled set for `dcbench evaluate`.
+    """Convert the FILES of one set to a distilled set.
 
     FILE is images_*.pt of MTT or TESLA, res_*.pt of DC, DSA or DM, or a file or folder of `dcbench export`.
     No code in these files is run.

@@ -351,7 +351,7 @@ class _Merge:
             for expert in self._own(self.source, _folders(recipe)):
                 mine = self.target.experts / recipe.name / expert.name
                 if not mine.exists():
-                    self._copy_tree(expert, mine, _OF_AN_EXPERT)
+                    self._copy_expert(expert, mine)
                     self.result.experts += 1
             for path in self._own(self.source, _visible(recipe)):
                 if path.name in _OF_A_RECIPE:
@@ -361,6 +361,15 @@ class _Merge:
         for path in self._own(self.source, fits):
             if any(path.match(pattern) for pattern in _OF_PREPROCESSING):
                 _copy_missing(path, self.target.preprocessing / path.name)
+
+    def _copy_expert(self, expert: Path, mine: Path) -> None:
+        """Copy an expert's snapshots, all or none: a part of a trajectory would be trained on by this machine."""
+        unfinished = mine.with_name(f".{mine.name}.merging")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self._copy_tree(expert, unfinished, _OF_AN_EXPERT)
+        with writing(mine):
+            if unfinished.exists():
+                unfinished.rename(mine)
 
     def _copy_tree(self, source: Path, target: Path, patterns: Sequence[str], *, last: str = "") -> None:
         """Copy the files of a folder that match one of ``patterns``, in order, the one named ``last`` last."""

@@ -49,7 +49,7 @@ def commit() -> str:
 
     try:
         # files that a run writes under results/ do not change the program
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        changed = git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -4,6 +4,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from dcbench_tesla.api import run
 from dcbench_tesla.cells import estimate
+from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.compute import compiling
@@ -247,8 +249,9 @@ def test_a_cell_goes_on_as_it_was_begun(tmp_path: Path) -> None:
     done.cell.place.distilled.unlink()
     for name in done.cell.config.evaluators:
         done.cell.workspace.drop_row("evaluate", done.cell.identity.evaluation_key(name))
-    again = Session(tmp_path, quiet=True).cell(done.cell.config).with_compilation("on")
-    assert again._begun_with(again.execution).compile == "off"
+    wanted = replace(Execution.resolve("cpu"), compile="on")
+    again = Session(tmp_path, execution=wanted, quiet=True).cell(done.cell.config)
+    assert again.execution.compile == "off"
 
 
 def test_an_unknown_word_for_compile(tmp_path: Path) -> None:

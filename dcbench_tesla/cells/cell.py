@@ -186,12 +186,8 @@ class Cell:
         evaluated = all(self.place.evaluated(name) for name in self.config.evaluators)
         return evaluated or (self.place.distilled.exists() and not self.place.half_evaluated())
 
-    def _begun_with(self, wanted: Execution) -> Execution:
-        """Return the execution to use: that of an unfinished run, so that it gives the same bytes, else ``wanted``."""
-        begun = self._begun()
-        return wanted if begun is None else self._joined(wanted, begun)
-
     def _joined(self, wanted: Execution, begun: Begun) -> Execution:
+        """Return the execution to use: that of an unfinished run, so that it gives the same bytes, else ``wanted``."""
         if self._condensation_is_over():
             return dataclasses.replace(wanted, compile=begun.compile if wanted.compile == "auto" else wanted.compile)
         if begun.device != wanted.device:

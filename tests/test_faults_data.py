@@ -756,3 +756,14 @@ def test_lists_and_buffers_get_a_sentence_that_helps(tmp_path: Path) -> None:
 
 
 NETWORK = NetworkSettings(width=4, depth=1)
+
+
+def test_bit_that_flipped_in_a_file_of_torch(tmp_path: Path) -> None:
+    path, images = tmp_path / "images_best.pt", torch.arange(48.0).reshape(4, 3, 2, 2)
+    torch.save(images, path)
+    assert torch.equal(load_torch(path), images)
+    content = bytearray(path.read_bytes())
+    content[content.index(images.numpy().tobytes()) + 10] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"images_best\.pt is damaged: .*data/0 is not what its checksum says"):
+        load_torch(path)

@@ -61,14 +61,20 @@ def load_torch(path: Path, *, mapped: bool = False) -> Any:
 
 
 def _check_zip(path: Path) -> bool:
-    """Return whether the file is a zip archive, as written by torch.save since 2020; refuse compressed archives."""
+    """Return whether the file is a zip archive, as written by torch.save since 2020.
+
+    Raises:
+        CorruptFileError: the archive is compressed, or a part of it is not what its checksum says.
+    """
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CorruptFileError(f"{path} is a packed archive, which torch.save never writes: refused. Get it again.")
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise CorruptFileError(f"{path} is a packed archive, which torch.save never writes: refused. Get it again.")
+        if part := archive.testzip():  # PyTorch itself does not look
+            raise CorruptFileError(f"{path} is damaged: {part} is not what its checksum says. Get it again.")
     return True
 
 

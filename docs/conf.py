@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "_ext"))
@@ -67,10 +68,12 @@ html_show_sourcelink = False
 pygments_style = "default"
 
 
-def setup(app):
+def setup(app: Sphinx) -> None:
     """Show a default that is made anew for each object as ``...``: ``<factory>`` is no Python, and is not marked up."""
 
-    def readable(app, what, name, thing, options, signature, returned):
+    def readable(
+        app: Sphinx, what: str, name: str, thing: object, options: object, signature: str | None, returned: str | None
+    ) -> tuple[str | None, str | None]:
         return (signature and signature.replace("<factory>", "..."), returned)
 
     app.connect("autodoc-process-signature", readable)

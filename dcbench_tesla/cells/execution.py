@@ -10,7 +10,7 @@ import torch
 
 from dcbench_tesla.compute.compiling import compile_training
 from dcbench_tesla.compute.malloc import keep_freed_memory
-from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.errors import UsageError
 from dcbench_tesla.records.store import read_json, write_json
 
 COMPILE = ("auto", "on", "off")
@@ -93,11 +93,7 @@ class Begun:
         Raises:
             CorruptFileError: the file is damaged or holds something else.
         """
-        from dcbench_tesla.records import schema  # pydantic is not needed to train an expert
-
         content = read_json(path, "execution", remedy=_REMEDY)
-        if told := schema.fault(cls, content):
-            raise CorruptFileError(f"{path} is not the record of a run: {told}. {_REMEDY}")
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in content.items() if name in known})
 

@@ -10,7 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -243,13 +243,15 @@ def _same(stored: Any, found: Any, name: str, other: str) -> None:
 
 
 class Execution(Part):
-    """``execution.json``: how a cell was begun. Execution settings of its method may stand beside."""
+    """``execution.json``: how a cell was begun, with the execution settings of its method."""
 
     device: Text
     threads: Positive
     backend: Text = "serial"
     logs: list[str] = []
-    compile: Text = "off"
+    compile: Literal["on", "off"] = "off"
+    settings: Values = {}
+    memory_facts: dict[str, int] = {}
 
 
 class Config(Part):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcbench_tesla.methods.inner.gradients import Mode, StreamedGradient, stream_matching_gradient
+from dcbench_tesla.methods.inner import stream_matching_gradient
+from dcbench_tesla.methods.inner.engine import Mode, StreamedGradient
 from dcbench_tesla.profilers import LiveBytes, Phase, PhaseClock, phase, phases
 from dcbench_tesla.profilers.clocks import Timing, clock
 
@@ -158,10 +159,13 @@ class Batches:
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def batch(self, k: int) -> tuple[Tensor, Tensor]:
+    def size(self, k: int) -> int:
+        return 5
+
+    def batch(self, k: int, rows: slice) -> tuple[Tensor, Tensor]:
         return self._inputs[k], self._labels[k]
 
-    def accumulate(self, k: int, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
+    def accumulate(self, k: int, rows: slice, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
         self._hands.move(0.25)
         self.taken[k] = input_gradient, label_gradient
 

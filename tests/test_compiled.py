@@ -23,8 +23,9 @@ from dcbench_tesla.compute.networks import ConvNet, FlatNetwork
 from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.config import Override, resolve
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.methods.inner.gradients import MatchingGradient, Mode, matching_gradient
-from dcbench_tesla.methods.inner.step import CompiledStep, Loss, MatchingStep
+from dcbench_tesla.methods.inner import matching_gradient
+from dcbench_tesla.methods.inner.engine import InnerGradient, Mode
+from dcbench_tesla.methods.inner.step import CompiledStep, InnerStep, Loss
 from dcbench_tesla.profilers import LiveBytes
 from dcbench_tesla.records.store import read_json
 
@@ -36,7 +37,7 @@ def draw(name: str, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator(0, name), dtype=torch.float64)
 
 
-def gradients(step: Loss | MatchingStep, mode: Mode, dtype: torch.dtype, *, soft: bool) -> MatchingGradient:
+def gradients(step: Loss | InnerStep, mode: Mode, dtype: torch.dtype, *, soft: bool) -> InnerGradient:
     start = NETWORK.initial(0).to(dtype)
     target = start + (0.05 * draw("way", len(start))).to(dtype)
     inputs = [draw(f"images {k}", BATCH, 3, SIDE, SIDE).to(dtype) for k in range(STEPS)]
@@ -49,11 +50,11 @@ def gradients(step: Loss | MatchingStep, mode: Mode, dtype: torch.dtype, *, soft
 NETWORK = FlatNetwork(lambda: ConvNet(3, CLASSES, SIDE, width=6))
 
 
-def found(of: MatchingGradient) -> list[Tensor]:
+def found(of: InnerGradient) -> list[Tensor]:
     return [of.loss, of.lr, of.end, *of.inputs, *(y for y in of.labels if y is not None)]
 
 
-def error(of: MatchingGradient, reference: MatchingGradient) -> float:
+def error(of: InnerGradient, reference: InnerGradient) -> float:
     """The largest relative error of what is found."""
     pairs = zip(found(of), found(reference), strict=True)
     return max(float((a.double() - b.double()).norm() / b.double().norm()) for a, b in pairs)

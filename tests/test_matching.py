@@ -16,7 +16,7 @@ from dcbench_tesla.config import overrides_from, resolve
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.experts.store import StoredExperts
 from dcbench_tesla.interface import IterationRecord, Problem
-from dcbench_tesla.methods.inner.gradients import stream_matching_gradient
+from dcbench_tesla.methods.inner import stream_matching_gradient
 from dcbench_tesla.methods.trajectory.matching import (
     ExactSettings,
     InnerBatches,
@@ -308,9 +308,9 @@ def test_kept_graphs_save_batches_and_change_rounding_only(
     asked: list[int] = []
     batch = InnerBatches.batch
 
-    def counted(self: InnerBatches, k: int) -> tuple[Tensor, Tensor]:
+    def counted(self: InnerBatches, k: int, rows: slice) -> tuple[Tensor, Tensor]:
         asked.append(k)
-        return batch(self, k)
+        return batch(self, k, rows)
 
     monkeypatch.setattr(InnerBatches, "batch", counted)
     moved = []
@@ -357,7 +357,7 @@ def plain(problem: Problem) -> Problem:
 
 def chosen_in(batches: InnerBatches, images: Tensor, k: int) -> list[int]:
     """Which images step k shows."""
-    shown, labels = batches.batch(k)
+    shown, labels = batches.batch(k, slice(None))
     found = [int((images == image).flatten(1).all(1).nonzero()) for image in shown]
     assert torch.equal(labels, torch.arange(10).repeat_interleave(IPC)[found])
     return found
@@ -384,8 +384,8 @@ def test_batches_differ_between_iterations_and_repeat_when_asked_again(problem: 
     settings = MatchingSettings(**BASE)
     one, again, other = (InnerBatches(problem, images, problem.hard_labels(), settings, i) for i in (1, 1, 2))
     for k in (3, 0):
-        assert torch.equal(one.batch(k)[0], again.batch(k)[0])
-        assert not torch.equal(one.batch(k)[0], other.batch(k)[0])
+        assert torch.equal(one.batch(k, slice(None))[0], again.batch(k, slice(None))[0])
+        assert not torch.equal(one.batch(k, slice(None))[0], other.batch(k, slice(None))[0])
 
 
 def test_gradients_are_pulled_back_through_the_augmentation(problem: Problem) -> None:
@@ -393,13 +393,13 @@ def test_gradients_are_pulled_back_through_the_augmentation(problem: Problem) ->
     batches = InnerBatches(problem, images, problem.hard_labels(), MatchingSettings(**BASE), iteration=3)
     generator, eps = torch.Generator().manual_seed(0), 1e-2
     for k in range(4):
-        shown, _ = batches.batch(k)
+        shown, _ = batches.batch(k, slice(None))
         gradient = torch.randn(shown.shape, generator=generator)
         before = batches.image_gradient.clone()
-        batches.accumulate(k, gradient, None)
+        batches.accumulate(k, slice(None), gradient, None)
         direction = torch.randn(images.shape, generator=generator)
         moved = InnerBatches(problem, images + eps * direction, problem.hard_labels(), MatchingSettings(**BASE), 3)
-        difference = ((moved.batch(k)[0] - shown) * gradient).sum() / eps  # augmentations are affine
+        difference = ((moved.batch(k, slice(None))[0] - shown) * gradient).sum() / eps  # augmentations are affine
         assert float(((batches.image_gradient - before) * direction).sum()) == pytest.approx(
             float(difference), abs=0.05
         )

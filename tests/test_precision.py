@@ -17,7 +17,7 @@ from dcbench_tesla.compute.networks import ConvNet, FlatNetwork
 from dcbench_tesla.compute.precision import check_precision, lowered, tf32_within
 from dcbench_tesla.config import parse_set, resolve
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.methods.inner.step import MatchingStep
+from dcbench_tesla.methods.inner.step import InnerStep
 from dcbench_tesla.profilers.memory import AllocatedMeter
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def curvature(precision: str, dtype: torch.dtype) -> Tensor:
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(5, 3, 8, 8, generator=rng).to(dtype)
     w, a = NETWORK.initial(0).to(dtype), torch.randn(NETWORK.parameter_count, generator=rng).to(dtype)
-    step = MatchingStep(lowered(NETWORK.loss, precision, CPU))
+    step = InnerStep(lowered(NETWORK.loss, precision, CPU))
     back = step.back(w, x, torch.arange(5) % 4, a, through_weights=True)
     assert back.curvature is not None
     return back.curvature

@@ -47,6 +47,12 @@ class Draw:
     operation: str
     parameters: Parameters
 
+    def of(self, rows: slice) -> "Draw":
+        """Return the draw for the images ``rows`` of the batch; a siamese draw is that of every image."""
+        if all(len(values) == 1 for values in self.parameters.values()):
+            return self
+        return Draw(self.operation, {name: values[rows] for name, values in self.parameters.items()})
+
 
 @dataclass(frozen=True)
 class Augmentation:

@@ -1,22 +1,22 @@
-"""One matching step: the student's gradient, and the derivatives of its product with the adjoint; eager or compiled.
+"""One inner step: the student's gradient, and the derivatives of its product with a vector; eager or compiled.
 
-Both passes of :mod:`~dcbench_tesla.methods.inner.gradients` consist of two operations, at the weights ``w``, inputs
-``x`` and labels ``y`` of a step:
+Both passes of :mod:`~dcbench_tesla.methods.inner.engine` consist of two operations, at the weights ``w``, inputs ``x``
+and labels ``y`` of a step:
 
     pass 1:  g = grad_w l(w; x, y)
-    pass 2:  s = g . a,  u = ds/dw = H a,  h = ds/dx,  m = ds/dy,   with ``a`` the adjoint
+    pass 2:  s = g . q,  u = ds/dw = H q,  h = ds/dx,  m = ds/dy,   with the vector ``q`` given
 
-:class:`MatchingStep` computes them by autograd, reverse over reverse, which needs the least memory in eager mode.
+:class:`InnerStep` computes them by autograd, reverse over reverse, which needs the least memory in eager mode.
 :class:`CompiledStep` compiles one graph for each operation and uses it for all steps of all iterations. There s is the
-derivative of the loss along a, and everything else is a gradient of s, including ``g = ds/da`` (reverse over forward).
+derivative of the loss along q, and everything else is a gradient of s, including ``g = ds/dq`` (reverse over forward).
 This was the fastest order of those tried on a CPU.
 
-Shapes: P parameters; ``w``, ``a``, ``g`` and ``u`` are ``(P,)``, ``x`` and ``y`` have any shape that the loss accepts.
+Shapes: P parameters; ``w``, ``q``, ``g`` and ``u`` are ``(P,)``, ``x`` and ``y`` have any shape that the loss accepts.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,10 +40,9 @@ class Built(NamedTuple):
 
 @dataclass(frozen=True)
 class Back:
-    """One step of pass 2: ``g``, ``s = g . a``, and the gradients of s in w (if wanted), x, and y (if learned)."""
+    """One step of pass 2: ``g``, and the gradients of ``s = g . q`` in w (if wanted), x, and y (if learned)."""
 
     gradient: Tensor
-    product: Tensor
     curvature: Tensor | None
     inputs: Tensor
     labels: Tensor | None
@@ -54,11 +53,13 @@ def leaves(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.detach().requires_grad_(), y.detach().requires_grad_(y.requires_grad)
 
 
-class MatchingStep:
+class InnerStep:
     """The operations of one step for ``loss(w, x, y)``, by autograd.
 
     ``loss`` is a scalar function of a flat parameter vector, and twice differentiable.
     """
+
+    eager: ClassVar[bool] = True
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
@@ -78,28 +79,28 @@ class MatchingStep:
             (g,) = grad(self.loss(w, x, y), w, create_graph=True)
         return Built(w, x, y, g)
 
-    def back_through(self, built: Built, adjoint: Tensor, *, through_weights: bool) -> Back:
-        """Differentiate the product of a built gradient and the adjoint (double backward), which frees the graph.
+    def back_through(self, built: Built, vector: Tensor, *, through_weights: bool) -> Back:
+        """Differentiate the product of a built gradient and ``vector`` (double backward), which frees the graph.
 
         ``through_weights`` says whether ``u`` is wanted.
         """
         w, x, y, g = built
         with torch.enable_grad():
-            product = torch.dot(g, adjoint)
+            product = torch.dot(g, vector)
         wanted = [x] + [y] * y.requires_grad + [w] * through_weights
         # if the loss is linear in one of these, the second derivative does not exist in the graph: zeros in its place
         h, *rest = grad(product, wanted, allow_unused=True, materialize_grads=True)
         m = rest.pop(0) if y.requires_grad else None
         u = rest.pop(0) if through_weights else None
-        return Back(g.detach(), product.detach(), u, h, m)
+        return Back(g.detach(), u, h, m)
 
-    def back(self, w: Tensor, x: Tensor, y: Tensor, adjoint: Tensor, *, through_weights: bool) -> Back:
+    def back(self, w: Tensor, x: Tensor, y: Tensor, vector: Tensor, *, through_weights: bool) -> Back:
         """Build the step again and differentiate through it: :meth:`build`, then :meth:`back_through`."""
-        return self.back_through(self.build(w, x, y), adjoint, through_weights=through_weights)
+        return self.back_through(self.build(w, x, y), vector, through_weights=through_weights)
 
 
-class CompiledStep(MatchingStep):
-    """:class:`MatchingStep`, compiled; each new combination of shapes is compiled at its first call.
+class CompiledStep(InnerStep):
+    """:class:`InnerStep`, compiled; each new combination of shapes is compiled at its first call.
 
     If the compiler fails, steps run eagerly (:class:`~dcbench_tesla.compute.compiling.CompiledFunctions`). A meter of
     live tensors would see nothing of what compiled code allocates, so calls under a meter are refused.
@@ -108,9 +109,11 @@ class CompiledStep(MatchingStep):
         UsageError: a step is called in a dispatch mode, which counts tensors or computes shapes only.
     """
 
+    eager = False
+
     def __init__(self, loss: Loss) -> None:
         super().__init__(loss)
-        self._functions = CompiledFunctions("the matching step")
+        self._functions = CompiledFunctions("the inner step")
 
     @property
     def given_up(self) -> bool:
@@ -118,29 +121,29 @@ class CompiledStep(MatchingStep):
         return self._functions.given_up
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """See :meth:`MatchingStep.gradient`."""
+        """See :meth:`InnerStep.gradient`."""
         w, x, y = w.detach(), x.detach(), y.detach()
         found = self._run("gradient", self._gradient, w, x, y)
         return super().gradient(w, x, y) if found is None else found[0]
 
-    def back(self, w: Tensor, x: Tensor, y: Tensor, adjoint: Tensor, *, through_weights: bool) -> Back:
-        """See :meth:`MatchingStep.back`."""
+    def back(self, w: Tensor, x: Tensor, y: Tensor, vector: Tensor, *, through_weights: bool) -> Back:
+        """See :meth:`InnerStep.back`."""
         learned = y.requires_grad
         wanted = (3, 1, *([2] if learned else []), *([0] if through_weights else []))  # g, h, m, u
-        arguments = (w.detach(), x.detach(), y.detach(), adjoint.detach())
+        arguments = (w.detach(), x.detach(), y.detach(), vector.detach())
         found = self._run(wanted, torch.func.grad(self._along, argnums=wanted), *arguments)
         if found is None:
-            return super().back(w, x, y, adjoint, through_weights=through_weights)
+            return super().back(w, x, y, vector, through_weights=through_weights)
         g, h, *rest = found
         m = rest.pop(0) if learned else None
-        return Back(g, torch.dot(g, adjoint), rest.pop(0) if through_weights else None, h, m)
+        return Back(g, rest.pop(0) if through_weights else None, h, m)
 
     def _gradient(self, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         return (torch.func.grad(self.loss)(w, x, y),)
 
-    def _along(self, w: Tensor, x: Tensor, y: Tensor, a: Tensor) -> Tensor:
-        """Return the derivative of the loss along ``a``: g . a."""
-        derivative: Tensor = torch.func.jvp(lambda v: self.loss(v, x, y), (w,), (a,))[1]
+    def _along(self, w: Tensor, x: Tensor, y: Tensor, q: Tensor) -> Tensor:
+        """Return the derivative of the loss along ``q``: g . q."""
+        derivative: Tensor = torch.func.jvp(lambda v: self.loss(v, x, y), (w,), (q,))[1]
         return derivative
 
     def _run(self, what: object, function: Function, *arguments: Tensor) -> tuple[Tensor, ...] | None:

@@ -31,8 +31,10 @@ from dcbench_tesla.interface import (
 )
 from dcbench_tesla.profilers import origin
 
-from ..inner.gradients import Mode, Weights, stream_matching_gradient
-from ..inner.step import CompiledStep, MatchingStep
+from ..inner.engine import Mode
+from ..inner.matching import stream_matching_gradient
+from ..inner.step import CompiledStep, InnerStep
+from ..inner.students import Weights
 
 Labels = Literal["hard", "target", "last", "learned"]
 LabelSpace = Literal["logits", "probabilities"]
@@ -133,7 +135,7 @@ class ExactSettings(TwoPassSettings):
     """:class:`TwoPassSettings`, and where the exact gradient keeps its T weight vectors; the result does not change.
 
     Args:
-        weights: ``auto``, ``device``, ``host`` or ``restep``; see :mod:`dcbench_tesla.methods.inner.gradients`.
+        weights: ``auto``, ``device``, ``host`` or ``restep``; see :mod:`dcbench_tesla.methods.inner.engine`.
     """
 
     weights: str = field(default="auto", metadata={"execution": True})
@@ -184,7 +186,7 @@ class TrajectoryMatching(Condenser):
         self.problem = problem
         self._network = FlatNetwork(problem.build_network)
         loss = lowered(self._network.loss, s.precision, problem.device)
-        self._step = (CompiledStep if problem.compile and self.compiles else MatchingStep)(loss)
+        self._step = (CompiledStep if problem.compile and self.compiles else InnerStep)(loss)
         self._hard = problem.hard_labels().to(problem.device)
         images = problem.train.inputs(problem.draw_real("start images")).clone()
         student_lr = torch.tensor(s.student_lr, dtype=images.dtype, device=problem.device)
@@ -365,25 +367,31 @@ class InnerBatches:
         order = torch.randperm(len(self._images), generator=rng)
         return order[chunk * self._size : (chunk + 1) * self._size].to(self._images.device)
 
-    def _augment(self, k: int, images: Tensor) -> Tensor:
+    def size(self, k: int) -> int:
+        """Return the number of images in the batch of step k."""
+        return len(self._indices(k))
+
+    def _augment(self, k: int, rows: slice, images: Tensor) -> Tensor:
+        """Augment the images ``rows`` of step k's batch; the parameters are drawn for the whole batch."""
         augmentation = self._problem.task.augmentation
         rng = self._problem.generator("inner augmentation", self._iteration, k)
-        return augmentation(images, augmentation.draw(len(images), self._problem.task.side, rng))
+        draw = augmentation.draw(self.size(k), self._problem.task.side, rng)
+        return augmentation(images, draw if rows == slice(None) else draw.of(rows))
 
-    def batch(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return the augmented images and the labels of step k."""
+    def batch(self, k: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return the augmented images ``rows`` of step k's batch, and their labels."""
         with origin("inputs"), torch.no_grad():
-            indices = self._indices(k)
-            images = self._augment(k, self._images[indices])
+            indices = self._indices(k)[rows]
+            images = self._augment(k, rows, self._images[indices])
         with origin("inputs"):
             return images, self._labels[indices]
 
-    def accumulate(self, k: int, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
+    def accumulate(self, k: int, rows: slice, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
         """Differentiate through step k's augmentation, and add up the gradients of the images and the labels."""
-        indices = self._indices(k)
+        indices = self._indices(k)[rows]
         images = self._images[indices].requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(self._augment(k, images), images, input_gradient)
+            (gradient,) = torch.autograd.grad(self._augment(k, rows, images), images, input_gradient)
         self.image_gradient.index_add_(0, indices, gradient)
         if label_gradient is not None:
             self.label_gradient.index_add_(0, indices, label_gradient)

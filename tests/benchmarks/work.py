@@ -21,7 +21,7 @@ from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.experts.training import train_epoch
 from dcbench_tesla.interface import Condenser, Problem
-from dcbench_tesla.methods.inner.step import CompiledStep, MatchingStep
+from dcbench_tesla.methods.inner.step import CompiledStep, InnerStep
 from tests.benchmarks import plain
 from tests.benchmarks.limit import best_rate
 from tests.benchmarks.turns import THREADS
@@ -56,7 +56,7 @@ def matching(method: str, *, compile: bool = False) -> Run:
 def one_pass(number: int, *, compile: bool = False, exact: bool = False) -> Run:
     """Pass 1 of one matching step, or pass 2; ``exact``: with the curvature that ``tesla-exact`` needs."""
     network = FlatNetwork(_fresh)
-    step = (CompiledStep if compile else MatchingStep)(network.loss)
+    step = (CompiledStep if compile else InnerStep)(network.loss)
     rng = torch.Generator().manual_seed(0)
     w, y = network.initial(0), torch.arange(BATCH) % CIFAR.classes
     x = torch.randn(BATCH, CIFAR.channels, CIFAR.side, CIFAR.side, generator=rng)

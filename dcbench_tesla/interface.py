@@ -214,6 +214,23 @@ class IterationRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What decides how much a chunk of images takes, for settings that depend on the device.
+
+    Args:
+        smallest_class: number of training images of the smallest class.
+        images: number of synthetic images N.
+        side: height and width of the images in pixels.
+        width: filters of the network's convolutions.
+    """
+
+    smallest_class: int
+    images: int
+    side: int
+    width: int
+
+
 class Condenser(ABC):
     """A method of dataset condensation: its settings, one iteration, its state, and its distilled set.
 
@@ -256,15 +273,15 @@ class Condenser(ABC):
         return None
 
     @classmethod
-    def for_device(cls, settings: Any, device: torch.device, smallest_class: int) -> Any:
-        """Return the settings with those filled in that depend on the device, such as how many classes at once.
+    def for_device(cls, settings: Any, device: torch.device, sizes: Sizes) -> Any:
+        """Return the settings with those filled in that depend on the device, such as how many images at once.
 
         Only settings that change the result by rounding at most may be chosen here: those marked ``execution``.
 
         Args:
             settings: the settings as the user gave them.
             device: where the run computes.
-            smallest_class: number of training images of the smallest class.
+            sizes: what a chunk of images amounts to.
         """
         return settings
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dcbench_tesla.conformance import tiny_problem
-from dcbench_tesla.interface import Problem
+from dcbench_tesla.interface import Problem, Sizes
 from dcbench_tesla.methods.classwise.dc import DC
 from dcbench_tesla.methods.classwise.dm import DM, mean_distance
 from dcbench_tesla.methods.classwise.dsa import DSA
@@ -105,12 +105,13 @@ def test_classes_of_one_operation_are_augmented_together_each_by_its_own_paramet
 def test_how_many_classes_go_through_the_network_at_once() -> None:
     settings = DM.Settings(real_batch=100)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert DM.for_device(settings, cpu, 5000).class_chunk == 2
-    assert DM.for_device(settings, cuda, 5000).class_chunk == 40
-    assert DM.for_device(settings, cpu, 20).class_chunk == 12  # no class has more: others may come along
-    assert DM.for_device(DM.Settings(real_batch=5000), cuda, 5000).class_chunk == 1
+    many, few = (Sizes(smallest_class=count, images=10, side=32, width=128) for count in (5000, 20))
+    assert DM.for_device(settings, cpu, many).class_chunk == 2
+    assert DM.for_device(settings, cuda, many).class_chunk == 40
+    assert DM.for_device(settings, cpu, few).class_chunk == 12  # no class has more: others may come along
+    assert DM.for_device(DM.Settings(real_batch=5000), cuda, many).class_chunk == 1
     chosen = DM.Settings(real_batch=100, class_chunk=7)
-    assert DM.for_device(chosen, cpu, 5000) == chosen
+    assert DM.for_device(chosen, cpu, many) == chosen
     method = started(DM, real_batch=100)
     assert [chunk.count for chunk in method.chunks(0)] == [3]
 

@@ -43,7 +43,7 @@ def normal(name: str, *shape: int) -> Tensor:
 def build(*, normed: bool = False) -> nn.Module:
     """A ConvNet with softplus in place of ReLU, which is smooth.
 
-    Without instance norm every parameter has a gradient. With it a bias has none but rounding, which Adam would enlarge.
+    Without instance norm every parameter has a gradient. With it a bias has but rounding, which Adam would enlarge.
     """
     network = ConvNet(3, CLASSES, SIDE, width=5)
     kept = [m for m in network.features if normed or not isinstance(m, nn.GroupNorm)]

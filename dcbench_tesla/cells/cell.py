@@ -22,7 +22,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, UsageError
-from dcbench_tesla.interface import Condenser, ExpertSource, Problem
+from dcbench_tesla.interface import Condenser, ExpertSource, Problem, Sizes
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.progress import say
 from dcbench_tesla.records.workspace import Workspace
@@ -87,7 +87,14 @@ class Cell:
 
     def _compute_with(self, execution: Execution) -> None:
         self.execution, self.device = execution, torch.device(execution.device)
-        settings = self.method.for_device(self._given.settings, self.device, self.materials.smallest_class)
+        given, dataset = self._given, self.dataset
+        sizes = Sizes(
+            smallest_class=self.materials.smallest_class,
+            images=given.ipc * dataset.classes,
+            side=dataset.side,
+            width=given.network.width,
+        )
+        settings = self.method.for_device(given.settings, self.device, sizes)
         self.config = dataclasses.replace(self._given, settings=dataclasses.replace(settings, **self._planned))
 
     @property

@@ -23,7 +23,7 @@ from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.experts.training import train_epoch
-from dcbench_tesla.interface import Condenser, Problem, Task
+from dcbench_tesla.interface import Condenser, Problem, Sizes, Task
 from dcbench_tesla.profilers.memory import Prepare
 from dcbench_tesla.profilers.origins import origin
 
@@ -104,7 +104,8 @@ def workload(
     if ipc < 1:
         raise UsageError(f"ipc must be at least 1, not {ipc}.")
     per_class = per_class or _real_per_class(chosen, ipc)
-    chosen = kind.for_device(chosen, chosen_for or torch.device(device), per_class)
+    sizes = Sizes(smallest_class=per_class, images=ipc * shape.classes, side=shape.side, width=width)
+    chosen = kind.for_device(chosen, chosen_for or torch.device(device), sizes)
     if shortened:
         chosen = kind.memory_probe(chosen, ipc)
     train = _Noise(shape, per_class, torch.device(device))

@@ -100,13 +100,14 @@ class FlatNetwork:
     through updates of them.
 
     Args:
-        build: makes the module. Only the names and shapes of its parameters are kept (on device ``meta``).
+        build: makes the module. Only the names and shapes of its parameters are kept (on device ``meta``), as
+            ``skeleton``.
     """
 
     def __init__(self, build: Callable[[], nn.Module]) -> None:
         self._build = build
-        self._skeleton = self._make_skeleton()
-        named = list(self._skeleton.named_parameters())
+        self.skeleton = self._make_skeleton()
+        named = list(self.skeleton.named_parameters())
         self._names = [name for name, _ in named]
         self._shapes = [p.shape for _, p in named]
         self._sizes = [p.numel() for _, p in named]
@@ -129,7 +130,7 @@ class FlatNetwork:
 
     def __call__(self, theta: Tensor, images: Tensor) -> Tensor:
         """Return the logits ``(N, K)`` of ``images`` ``(N, C, H, W)`` at parameters ``theta`` ``(P,)``."""
-        logits: Tensor = torch.func.functional_call(self._skeleton, self.unflatten(theta), (images,))
+        logits: Tensor = torch.func.functional_call(self.skeleton, self.unflatten(theta), (images,))
         return logits
 
     def loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:

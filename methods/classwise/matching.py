@@ -19,7 +19,7 @@ from torch import Tensor
 from dcbench_tesla.compute.networks import ConvNet, seeded
 from dcbench_tesla.data.augmentation import Augmentation, Draw, siamese
 from dcbench_tesla.errors import UsageError, unknown_name
-from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings
+from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings, Sizes
 from dcbench_tesla.profilers import origin
 
 _STARTS = ("real", "noise")
@@ -73,11 +73,14 @@ class ClassMatching(Condenser):
     settings: ClassMatchingSettings
 
     @classmethod
-    def for_device(cls, settings: Any, device: torch.device, smallest_class: int) -> Any:
+    def for_device(cls, settings: Any, device: torch.device, sizes: Sizes) -> Any:
         """Return the settings with ``class_chunk`` chosen for the device."""
+        return replace(settings, class_chunk=cls._class_chunk(settings, device, sizes.smallest_class))
+
+    @staticmethod
+    def _class_chunk(settings: ClassMatchingSettings, device: torch.device, smallest_class: int) -> int:
         images = _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES
-        chosen = settings.class_chunk or max(1, images // min(settings.real_batch, smallest_class))
-        return replace(settings, class_chunk=chosen)
+        return settings.class_chunk or max(1, images // min(settings.real_batch, smallest_class))
 
     @property
     def augmentation(self) -> Augmentation:
@@ -95,7 +98,7 @@ class ClassMatching(Condenser):
             self.images, self._velocity = images, torch.zeros_like(images)
         smallest = min(len(members) for members in problem.train.members)
         self._real_count = min(self.settings.real_batch, smallest)  # equal for all classes, so that they can be stacked
-        self._at_once = self.for_device(self.settings, problem.device, smallest).class_chunk
+        self._at_once = self._class_chunk(self.settings, problem.device, smallest)
 
     def fresh_network(self, iteration: int) -> ConvNet:
         """Return the iteration's freshly initialised network, on the device."""

@@ -28,9 +28,11 @@ from dcbench_tesla.interface import (
     IterationRecord,
     Problem,
     Settings,
+    Sizes,
 )
 from dcbench_tesla.profilers import origin
 
+from ..inner.batches import check_independent
 from ..inner.engine import Mode
 from ..inner.matching import stream_matching_gradient
 from ..inner.step import CompiledStep, InnerStep
@@ -42,6 +44,7 @@ LabelSpace = Literal["logits", "probabilities"]
 _NEARLY_ONE_HOT = 0.99
 _LEAST_PROBABILITY = 1e-6  # not 0, because a row of zeros could not be normalised
 _TEACHER_CHUNK = 256
+_CACHED_BYTES = 5 * 2**20  # activations of the first convolution of a micro-batch on a CPU; ten images of 32 x 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +119,23 @@ class MatchingSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoPassSettings(MatchingSettings):
-    """:class:`MatchingSettings`, and what pass 1 keeps for pass 2, which changes the result by rounding only.
+    """:class:`MatchingSettings`, and how the two passes use memory, which changes the result by rounding only.
 
     Args:
         keep_graphs: K, the number of the T steps whose graphs are kept, so that pass 2 need not build them again.
+        micro_batch: images in the network at once; memory does not grow with the rest of the batch. 0: on a CPU as
+            many as its caches hold, which is the fastest; on a GPU the whole batch.
     """
 
     keep_graphs: int = field(default=0, metadata={"execution": True})
+    micro_batch: int = field(default=0, metadata={"execution": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep_graphs < 0:
             raise UsageError(f"keep_graphs must not be negative, but is {self.keep_graphs}; 0 needs the least memory.")
+        if self.micro_batch < 0:
+            raise UsageError(f"micro_batch must not be negative, but is {self.micro_batch}; 0 lets the device decide.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +154,18 @@ class ExactSettings(TwoPassSettings):
             raise unknown_name("place for the weights", self.weights, get_args(Weights))
 
 
+def _fitting(batch: int, sizes: Sizes) -> int:
+    """Return how many images of a batch go through a network at once on a CPU; a divisor of the batch if one is near.
+
+    A divisor leaves no shorter piece, for which another graph would be compiled.
+    """
+    most = max(1, _CACHED_BYTES // (4 * sizes.width * sizes.side**2))
+    if most >= batch:
+        return batch
+    divisors = [size for size in range(1, most + 1) if batch % size == 0]
+    return divisors[-1] if 2 * divisors[-1] >= most else most
+
+
 class TrajectoryMatching(Condenser):
     """Trajectory matching; subclasses choose the ``mode`` of the gradient."""
 
@@ -161,6 +181,14 @@ class TrajectoryMatching(Condenser):
         if settings.labels == "last" and settings.last_epoch > last_target:
             return ExpertRequest(epochs=settings.last_epoch, asked_by=("last_epoch",))
         return ExpertRequest(epochs=last_target, asked_by=("max_start_epoch", "expert_epochs"))
+
+    @classmethod
+    def for_device(cls, settings: Any, device: torch.device, sizes: Sizes) -> Any:
+        """Return the settings with ``micro_batch`` chosen for the device."""
+        if not isinstance(settings, TwoPassSettings) or settings.micro_batch:
+            return settings
+        batch = min(settings.batch_size or sizes.images, sizes.images)
+        return replace(settings, micro_batch=_fitting(batch, sizes) if device.type == "cpu" else batch)
 
     @classmethod
     def probe(cls, settings: Any) -> tuple[Any, float]:
@@ -189,6 +217,9 @@ class TrajectoryMatching(Condenser):
         self._step = (CompiledStep if problem.compile and self.compiles else InnerStep)(loss)
         self._hard = problem.hard_labels().to(problem.device)
         images = problem.train.inputs(problem.draw_real("start images")).clone()
+        batch, micro_batch = min(s.batch_size or len(images), len(images)), getattr(s, "micro_batch", 0)
+        self._micro_batch = micro_batch if micro_batch < batch else 0
+        check_independent(self._network.skeleton, self._micro_batch)
         student_lr = torch.tensor(s.student_lr, dtype=images.dtype, device=problem.device)
         self._values = {"images": images, "student_lr": student_lr}
         if s.labels == "learned":
@@ -274,6 +305,7 @@ class TrajectoryMatching(Condenser):
                 self.mode,
                 weights=getattr(s, "weights", "auto"),
                 keep=getattr(s, "keep_graphs", 0),
+                micro_batch=self._micro_batch,
             )
         found = {"images": batches.image_gradient, "student_lr": result.lr}
         if s.labels == "learned":

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from dcbench_tesla.errors import UsageError
+from dcbench_tesla.interface import Sizes
 from dcbench_tesla.profilers import origin
 
 from .step import Back, Built, InnerStep, Loss
+
+_CACHED_BYTES = 5 * 2**20  # activations of the first convolution of a micro-batch on a CPU; ten images of 32 x 32
 
 
 class Steps(Protocol):
@@ -143,6 +146,18 @@ def _added(total: Tensor | None, share: float, part: Tensor) -> Tensor:
         return part if share == 1 else share * part
     with torch.no_grad():
         return total.add_(part, alpha=share)
+
+
+def fitting(batch: int, sizes: Sizes) -> int:
+    """Return how many images of a batch go through a network at once on a CPU; a divisor of the batch if one is near.
+
+    A divisor leaves no shorter piece, for which another graph would be compiled.
+    """
+    most = max(1, _CACHED_BYTES // (4 * sizes.width * sizes.side**2))
+    if most >= batch:
+        return batch
+    divisors = [size for size in range(1, most + 1) if batch % size == 0]
+    return divisors[-1] if 2 * divisors[-1] >= most else most
 
 
 def check_independent(network: nn.Module, micro_batch: int) -> None:

@@ -55,13 +55,17 @@ from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.profilers import origin, phase
 
 from .batches import Batches, Steps
+from .objectives import MeanLoss
 from .optimisers import PLAIN_SGD, InnerOptimiser, Student
 from .step import Built, InnerStep, Loss, leaves
 from .students import Loop, Students, Weights
 
 Mode = Literal["unrolled", "frozen", "exact"]
 Objective = Callable[[Tensor], Tensor]
-"""``J(w_T)``: a differentiable scalar of the last weights ``(P,)``."""
+"""``J(w_T)``: a differentiable scalar of the last weights ``(P,)``.
+
+Of a :class:`~dcbench_tesla.methods.inner.objectives.MeanLoss` the gradient is computed some images at a time.
+"""
 
 
 @dataclass(frozen=True)
@@ -295,6 +299,8 @@ def _check(start: Tensor, steps: Steps, mode: str, weights: str, keep: int, micr
 
 def _evaluated(objective: Objective, w: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``J(w)`` and its gradient ``(P,)``, detached."""
+    if isinstance(objective, MeanLoss):
+        return objective.value_and_gradient(w)
     w = w.detach().requires_grad_()
     with torch.enable_grad(), origin("trajectory"):
         value = _scalar(objective(w))

@@ -32,11 +32,12 @@ from dcbench_tesla.interface import (
 )
 from dcbench_tesla.profilers import origin
 
-from ..inner.batches import check_independent
+from ..inner.batches import check_independent, fitting
 from ..inner.engine import Mode
 from ..inner.matching import stream_matching_gradient
 from ..inner.step import CompiledStep, InnerStep
 from ..inner.students import Weights
+from ..inner.synthetic import SyntheticBatches
 
 Labels = Literal["hard", "target", "last", "learned"]
 LabelSpace = Literal["logits", "probabilities"]
@@ -44,7 +45,6 @@ LabelSpace = Literal["logits", "probabilities"]
 _NEARLY_ONE_HOT = 0.99
 _LEAST_PROBABILITY = 1e-6  # not 0, because a row of zeros could not be normalised
 _TEACHER_CHUNK = 256
-_CACHED_BYTES = 5 * 2**20  # activations of the first convolution of a micro-batch on a CPU; ten images of 32 x 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,18 +154,6 @@ class ExactSettings(TwoPassSettings):
             raise unknown_name("place for the weights", self.weights, get_args(Weights))
 
 
-def _fitting(batch: int, sizes: Sizes) -> int:
-    """Return how many images of a batch go through a network at once on a CPU; a divisor of the batch if one is near.
-
-    A divisor leaves no shorter piece, for which another graph would be compiled.
-    """
-    most = max(1, _CACHED_BYTES // (4 * sizes.width * sizes.side**2))
-    if most >= batch:
-        return batch
-    divisors = [size for size in range(1, most + 1) if batch % size == 0]
-    return divisors[-1] if 2 * divisors[-1] >= most else most
-
-
 class TrajectoryMatching(Condenser):
     """Trajectory matching; subclasses choose the ``mode`` of the gradient."""
 
@@ -188,7 +176,7 @@ class TrajectoryMatching(Condenser):
         if not isinstance(settings, TwoPassSettings) or settings.micro_batch:
             return settings
         batch = min(settings.batch_size or sizes.images, sizes.images)
-        return replace(settings, micro_batch=_fitting(batch, sizes) if device.type == "cpu" else batch)
+        return replace(settings, micro_batch=fitting(batch, sizes) if device.type == "cpu" else batch)
 
     @classmethod
     def probe(cls, settings: Any) -> tuple[Any, float]:
@@ -369,61 +357,31 @@ class TrajectoryMatching(Condenser):
         return distilled
 
 
-class InnerBatches:
-    """The T augmented batches of one iteration, made on demand; their gradients are added up on the images.
+class InnerBatches(SyntheticBatches):
+    """The T augmented batches of one iteration.
 
     Batches are chunks of a random permutation, with a new permutation when one is used up. One augmentation is drawn
     per matching step. Both come from generators of (iteration, step), so a batch can be made again and none is kept.
-    ``image_gradient`` is dL/dX ``(N, C, H, W)``, ``label_gradient`` dL/dY ``(N, K)`` (zero unless labels are learned).
     """
 
     def __init__(
         self, problem: Problem, images: Tensor, labels: Tensor, settings: MatchingSettings, iteration: int
     ) -> None:
+        super().__init__(images, labels.detach().requires_grad_(settings.labels == "learned"), settings.steps)
         self._problem, self._iteration = problem, iteration
-        self._images = images
-        self._labels = labels.detach().requires_grad_(settings.labels == "learned")
-        self._steps = settings.steps
         self._size = min(settings.batch_size or len(images), len(images))
-        with origin("inputs"):
-            self.image_gradient = torch.zeros_like(images)
-            self.label_gradient = torch.zeros_like(self._labels)
 
-    def __len__(self) -> int:
-        return self._steps
-
-    def _indices(self, k: int) -> Tensor:
-        chunks = math.ceil(len(self._images) / self._size)
+    def indices(self, k: int) -> Tensor:
+        """See :meth:`SyntheticBatches.indices`."""
+        chunks = math.ceil(len(self.images) / self._size)
         permutation, chunk = divmod(k, chunks)
         rng = self._problem.generator("inner batches", self._iteration, permutation)
-        order = torch.randperm(len(self._images), generator=rng)
-        return order[chunk * self._size : (chunk + 1) * self._size].to(self._images.device)
+        order = torch.randperm(len(self.images), generator=rng)
+        return order[chunk * self._size : (chunk + 1) * self._size]
 
-    def size(self, k: int) -> int:
-        """Return the number of images in the batch of step k."""
-        return len(self._indices(k))
-
-    def _augment(self, k: int, rows: slice, images: Tensor) -> Tensor:
-        """Augment the images ``rows`` of step k's batch; the parameters are drawn for the whole batch."""
+    def augmented(self, k: int, rows: slice, images: Tensor) -> Tensor:
+        """See :meth:`SyntheticBatches.augmented`."""
         augmentation = self._problem.task.augmentation
         rng = self._problem.generator("inner augmentation", self._iteration, k)
         draw = augmentation.draw(self.size(k), self._problem.task.side, rng)
         return augmentation(images, draw if rows == slice(None) else draw.of(rows))
-
-    def batch(self, k: int, rows: slice) -> tuple[Tensor, Tensor]:
-        """Return the augmented images ``rows`` of step k's batch, and their labels."""
-        with origin("inputs"), torch.no_grad():
-            indices = self._indices(k)[rows]
-            images = self._augment(k, rows, self._images[indices])
-        with origin("inputs"):
-            return images, self._labels[indices]
-
-    def accumulate(self, k: int, rows: slice, input_gradient: Tensor, label_gradient: Tensor | None) -> None:
-        """Differentiate through step k's augmentation, and add up the gradients of the images and the labels."""
-        indices = self._indices(k)[rows]
-        images = self._images[indices].requires_grad_()
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(self._augment(k, rows, images), images, input_gradient)
-        self.image_gradient.index_add_(0, indices, gradient)
-        if label_gradient is not None:
-            self.label_gradient.index_add_(0, indices, label_gradient)

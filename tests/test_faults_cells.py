@@ -1,8 +1,11 @@
 """Faults around a cell: what may be lost, mixed or believed when a run fails, is killed, or its files are damaged."""
 
+import errno
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +21,7 @@ from click.testing import CliRunner
 
 from dcbench_tesla.api import run
 from dcbench_tesla.backends.base import Job
-from dcbench_tesla.cells import place, saved
+from dcbench_tesla.cells import expert_processes, loop, place, saved, stages
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.evaluation import Accuracy, Evaluation, notes_on, records_name
 from dcbench_tesla.cells.execution import Execution
@@ -27,12 +30,13 @@ from dcbench_tesla.cells.saved import evaluate_saved
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import CellResult, run_cell
 from dcbench_tesla.cli import main
+from dcbench_tesla.compute.processes import GRACE_S
 from dcbench_tesla.config import CellConfig, Override, overrides_from, resolve
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError
 from dcbench_tesla.experts.imported import IMPORTED, _find_imported
 from dcbench_tesla.interface import IterationRecord
 from dcbench_tesla.records.rows import stage_rows
-from dcbench_tesla.records.store import load_tensors, read_json, save_tensors, write_json
+from dcbench_tesla.records.store import content_key, load_tensors, read_json, save_tensors, write_json
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.finished import finished as finished_of
 from tests.fixtures_data import pictures
@@ -667,6 +671,134 @@ def test_an_evaluators_name_leads_nowhere_else(name: str, tmp_path: Path) -> Non
     assert Path(folder).name == folder
     (tmp_path / folder).mkdir()
     assert records_name("timm:resnet26d", "key") == "timm-resnet26d-key"
+
+
+@pytest.fixture
+def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no file be made, as in a read-only folder; permissions do not stop root, who may run this."""
+
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+
+
+def words_of(out: Path, method: str = "dm", changes: Settings = NONE) -> list[str]:
+    """The command that :func:`small` stands for."""
+    words = ["run", "--method", method, "--preset", "smoke", "--device", "cpu", "--no-baseline", "--out", str(out)]
+    return words + [w for name, value in {**SETTINGS[method], **changes}.items() for w in ("--set", f"{name}={value}")]
+
+
+@pytest.mark.usefixtures("unwritable")
+def test_what_is_done_in_a_folder_that_cannot_be_written_is_reported(out: Path, finished: CellResult) -> None:
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    ran = CliRunner().invoke(main, words_of(out))
+    assert ran.exit_code == 0, ran.output
+    assert str(finished.accuracy()) in ran.stdout
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+@pytest.mark.usefixtures("unwritable")
+@pytest.mark.parametrize("more", [["--force"], ["--seed", "1"], ["--set", "convnet.epochs=3"], ["--method", "random"]])
+def test_what_is_to_be_done_in_a_folder_that_cannot_be_written_is_refused_at_once(more: list[str], out: Path) -> None:
+    ran = CliRunner().invoke(main, [*words_of(out), *more])
+    assert ran.exit_code == 1
+    assert ran.stderr.splitlines()[-1] == (
+        f"Error: cannot write {out / '.writable'}: Read-only file system. Free space there, or choose another folder "
+        "by --out."
+    )
+    assert "measuring" not in ran.stderr
+
+
+@pytest.mark.usefixtures("unwritable")
+def test_a_baseline_to_be_run_in_a_folder_that_cannot_be_written_is_refused_at_once(out: Path) -> None:
+    ran = CliRunner().invoke(main, [word for word in words_of(out) if word != "--no-baseline"])
+    assert (ran.exit_code, "Read-only file system" in ran.stderr, "measuring" in ran.stderr) == (1, True, False)
+
+
+# -------------------------------------------------------------------------------------- kills and signals at any stage
+
+
+def test_a_kill_before_the_row_of_experts_is_healed_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two: Settings = {"experts.count": 2}
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "_record_experts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path, "tesla", two)
+    assert stage_rows(Workspace(tmp_path), "experts") == []
+    cell = small(tmp_path, "tesla", two).cell
+    (row,) = stage_rows(Workspace(tmp_path), "experts")
+    assert (row["experts"], row["epochs"], row["trained_epochs"], row["train_seconds"]) == (2, 1, 0, 0)
+    assert content_key(row["identity"]) == cell.materials.expert_store.recipe.key
+    small(tmp_path, "tesla")  # reads one of these experts: nothing to record
+    small(tmp_path, "tesla", two, force=True)
+    assert stage_rows(Workspace(tmp_path), "experts") == [row]
+
+
+def test_a_kill_before_the_row_of_more_experts_is_healed_beside_the_row_of_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(tmp_path, "tesla")
+    more: Settings = {"experts.count": 2}
+    with monkeypatch.context() as patched:
+        patched.setattr(Workspace, "write_row", lambda *_: pytest.fail("killed"))
+        with pytest.raises(BaseException, match="killed"):
+            small(tmp_path, "tesla", more)
+    small(tmp_path, "tesla", more)
+    assert sorted(row["experts"] for row in stage_rows(Workspace(tmp_path), "experts")) == [1, 2]
+
+
+def test_a_signal_that_the_shell_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with loop._asked_to_stop() as asked:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_is_heard_stops_the_loop_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with loop._asked_to_stop() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_divergence_says_what_is_kept(there: bool, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CondenseLoop, "_iterate", lambda *_: IterationRecord(loss=math.nan))
+    with pytest.raises(DivergedError) as error:
+        small(out if there else tmp_path / "nothing yet", force=True)
+    told = str(error.value)
+    assert ("the result that was there before stays" in told) == there
+    assert ("everything up to the last checkpoint is kept" in told) != there
+
+
+def test_workers_that_train_experts_have_as_long_to_stop_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+
+    class Worker:
+        def terminate(self) -> None: ...
+
+        def communicate(self, timeout: float | None = None) -> None:
+            waited.append(timeout)
+
+    expert_processes._stop([Worker()])  # type: ignore[list-item]
+    assert waited == [GRACE_S]
 
 
 # ------------------------------------------------------------------------------------------------------- 22: chance

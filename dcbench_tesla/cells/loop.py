@@ -31,6 +31,7 @@ _CHECKPOINT_SHARE = 50  # checkpoints take at most one fiftieth of the time
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Let the running iteration finish after Ctrl-C or SIGTERM, so that the loop can save; a second one stops at once.
 
+    A signal that this process ignores stays ignored: a shell starts processes in the background so (``nohup ... &``).
     Yields a function that returns whether a stop was requested.
     """
     asked = False
@@ -43,7 +44,8 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield lambda: False
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield lambda: asked
     finally:
@@ -110,6 +112,7 @@ class CondenseLoop:
         keep_snapshot: called with the number of finished iterations.
         logs: receive the metrics of every iteration, in addition to ``metrics.jsonl``.
         metered: measure ``peak_bytes`` in the first iteration.
+        kept: what stays if the run diverges, for the message.
         quiet: print nothing.
     """
 
@@ -124,9 +127,10 @@ class CondenseLoop:
         keep_snapshot: Callable[[int], object],
         logs: Sequence[MetricLog] = (),
         metered: bool = True,
+        kept: str = "everything up to the last checkpoint is kept",
         quiet: bool = False,
     ) -> None:
-        self._condenser, self._label, self._key, self._quiet = condenser, label, key, quiet
+        self._condenser, self._label, self._key, self._quiet, self._kept = condenser, label, key, quiet, kept
         self._checkpoint, self._metrics = folder / CHECKPOINT, folder / _METRICS
         self._snapshots, self._keep_snapshot, self._logs, self._metered = snapshots, keep_snapshot, logs, metered
         self._saved_at, self._saving_took = 0.0, 0.0
@@ -195,7 +199,7 @@ class CondenseLoop:
 
     def _divergence(self, how: str) -> str:
         remedy = f"Lower its learning rates (--set, see dcbench info {self._label})"
-        return f"{self._label} diverged: {how}. {remedy}; everything up to the last checkpoint is kept."
+        return f"{self._label} diverged: {how}. {remedy}; {self._kept}."
 
     def _is_due(self) -> bool:
         since = time.perf_counter() - self._saved_at

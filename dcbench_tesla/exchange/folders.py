@@ -27,7 +27,7 @@ from torch import Tensor
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError, unknown_name
 from dcbench_tesla.exchange.files import load_torch, plain_tensor, tensor_digest
-from dcbench_tesla.records.leftovers import sweep, temporary_path
+from dcbench_tesla.records.leftovers import bring_back, exchange, sweep, temporary_path
 from dcbench_tesla.records.store import load_tensors, save_tensors, write_text, writing
 from dcbench_tesla.records.workspace import Workspace
 
@@ -51,7 +51,7 @@ def find_set(path: Path, out: Path | None = None) -> Path:
     Raises:
         UsageError: there is no such set.
     """
-    if path.is_file():
+    if found_again(path) and path.is_file():
         return path
     if (path / SET).is_file():
         return path / SET
@@ -65,6 +65,9 @@ def find_set(path: Path, out: Path | None = None) -> Path:
 
 def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: bool = False) -> None:
     """Write ``distilled`` into the folder ``output``. If this fails, the folder stays as it was.
+
+    If the process is killed while the new export takes the place of an earlier one, the next process that writes or
+    reads an export there puts the earlier one back.
 
     Args:
         distilled: the set.
@@ -82,26 +85,25 @@ def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: boo
     if layout == "png" and distilled.images.shape[1] not in (1, 3):
         raise UsageError(f"PNG cannot hold images of {distilled.images.shape[1]} channels: use --format tensors.")
     output = output.resolve()
+    bring_back(output)
     _check_output(output, force=force)
     made = temporary_path(output)
-    old = made.with_name(f"{made.name}.old")  # never swept: it may hold the only export
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         sweep(output.parent)
         made.mkdir()
         try:
             FORMATS[layout](distilled, made)
-            if output.exists():
-                output.rename(old)
-            try:
-                made.rename(output)
-            except OSError:
-                if old.exists():
-                    old.rename(output)
-                raise
+            exchange(made, output)
         finally:
             shutil.rmtree(made, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+
+
+def found_again(path: Path) -> bool:
+    """Return whether there is a file or folder ``path``, once an export that a killed process moved aside is back."""
+    for place in () if path.exists() else (path, path.parent):
+        bring_back(place.resolve())
+    return path.exists()
 
 
 def _check_output(output: Path, *, force: bool) -> None:

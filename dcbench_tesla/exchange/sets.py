@@ -25,7 +25,7 @@ from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.distilled import DistilledSet, check_preprocessing, probabilities
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.exchange.files import load_torch, natural, plain_tensor, sha256_of
-from dcbench_tesla.exchange.folders import is_export, read_export
+from dcbench_tesla.exchange.folders import found_again, is_export, read_export
 from dcbench_tesla.records.store import load_tensors
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -115,7 +115,7 @@ def import_set(
     """
     paths = [files] if isinstance(files, Path) else list(files)
     for path in paths:
-        if not path.exists():
+        if not found_again(path):
             raise UsageError(f"there is no file or folder {path}.")
     parts = _parts(paths, given)
     path = parts.images[0]

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import CellResult, run_cell
 from dcbench_tesla.cli import main
 from dcbench_tesla.compute.processes import GRACE_S
-from dcbench_tesla.config import CellConfig, Override, overrides_from, resolve
+from dcbench_tesla.config import CellConfig, Override
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError
 from dcbench_tesla.experts.imported import IMPORTED, _find_imported
 from dcbench_tesla.interface import IterationRecord
@@ -39,40 +38,29 @@ from dcbench_tesla.records.rows import stage_rows
 from dcbench_tesla.records.store import content_key, load_tensors, read_json, save_tensors, write_json
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.finished import finished as finished_of
+from tests.fixtures_cells import NONE, SELECTION, Settings, command, configured, ran, words
 from tests.fixtures_data import pictures
 
-Settings = Mapping[str, Any]
-NONE: Settings = MappingProxyType({})
 SMALL: Settings = {
-    "data.train_images": 100,
-    "convnet.width": 4,
-    "convnet.epochs": 2,
-    "evaluation.networks": 1,
+    **SELECTION,
     "evaluation.every": 1,
     "evaluation.networks_on_the_way": 1,
     "network.width": 4,
     "iterations": 2,
 }
 EXPERTS: Settings = {**SMALL, "experts.count": 1, "steps": 3, "expert_epochs": 1, "max_start_epoch": 1}
-CHOSEN: Settings = {n: v for n, v in SMALL.items() if n.partition(".")[0] in ("data", "convnet")} | {
-    "evaluation.networks": 1
-}
-SETTINGS: Mapping[str, Settings] = {"dm": SMALL, "tesla": EXPERTS, "random": CHOSEN}
+SETTINGS: Mapping[str, Settings] = {"dm": SMALL, "tesla": EXPERTS, "random": SELECTION}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(out: Path, method: str = "dm", changes: Settings = NONE, **options: Any) -> CellResult:
-    settings = {**SETTINGS[method], **changes}
-    return run(method, "digits", 1, preset="smoke", settings=settings, out=out, device="cpu", quiet=True, **options)
+    return ran(out, method, {**SETTINGS[method], **changes}, **options)
 
 
 def config_of(method: str = "dm", changes: Settings = NONE) -> CellConfig:
-    settings = {**SETTINGS[method], **changes}
-    return resolve(method, "digits", 1, preset="smoke", overrides=overrides_from(settings))
+    return configured(method, {**SETTINGS[method], **changes})
 
 
 @pytest.fixture(scope="module")
@@ -683,16 +671,10 @@ def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "touch", refused)
 
 
-def words_of(out: Path, method: str = "dm", changes: Settings = NONE) -> list[str]:
-    """The command that :func:`small` stands for."""
-    words = ["run", "--method", method, "--preset", "smoke", "--device", "cpu", "--no-baseline", "--out", str(out)]
-    return words + [w for name, value in {**SETTINGS[method], **changes}.items() for w in ("--set", f"{name}={value}")]
-
-
 @pytest.mark.usefixtures("unwritable")
 def test_what_is_done_in_a_folder_that_cannot_be_written_is_reported(out: Path, finished: CellResult) -> None:
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
-    ran = CliRunner().invoke(main, words_of(out))
+    ran = command(*words(SMALL, out, "dm"))
     assert ran.exit_code == 0, ran.output
     assert str(finished.accuracy()) in ran.stdout
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
@@ -701,7 +683,7 @@ def test_what_is_done_in_a_folder_that_cannot_be_written_is_reported(out: Path, 
 @pytest.mark.usefixtures("unwritable")
 @pytest.mark.parametrize("more", [["--force"], ["--seed", "1"], ["--set", "convnet.epochs=3"], ["--method", "random"]])
 def test_what_is_to_be_done_in_a_folder_that_cannot_be_written_is_refused_at_once(more: list[str], out: Path) -> None:
-    ran = CliRunner().invoke(main, [*words_of(out), *more])
+    ran = command(*words(SMALL, out, "dm"), *more)
     assert ran.exit_code == 1
     assert ran.stderr.splitlines()[-1] == (
         f"Error: cannot write {out / '.writable'}: Read-only file system. Free space there, or choose another folder "
@@ -712,7 +694,7 @@ def test_what_is_to_be_done_in_a_folder_that_cannot_be_written_is_refused_at_onc
 
 @pytest.mark.usefixtures("unwritable")
 def test_a_baseline_to_be_run_in_a_folder_that_cannot_be_written_is_refused_at_once(out: Path) -> None:
-    ran = CliRunner().invoke(main, [word for word in words_of(out) if word != "--no-baseline"])
+    ran = command(*[word for word in words(SMALL, out, "dm") if word != "--no-baseline"])
     assert (ran.exit_code, "Read-only file system" in ran.stderr, "measuring" in ran.stderr) == (1, True, False)
 
 

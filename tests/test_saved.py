@@ -34,9 +34,7 @@ SETTINGS = {
 SMALL_RESNET = [Override("resnet18", "width", 2), Override("resnet18", "epochs", 1)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run_dm(out: Path) -> CellResult:

@@ -328,10 +328,10 @@ def test_killed_in_every_stage_and_resumed_to_the_same_bytes(whole: CellResult, 
 def test_killed_before_the_first_checkpoint(whole: CellResult, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     shutil.copytree(whole.cell.workspace.experts, out / "experts")
+    shutil.copytree(whole.cell.workspace.rows, out / "rows", ignore=shutil.ignore_patterns("condense*", "evaluate*"))
     folder = out / "cells" / whole.folder.name
     kill_when((folder / "snapshots" / "000020.safetensors").exists, started(words(LONG, out), log), log)
     assert not (folder / "checkpoint.safetensors").exists()
-    shutil.copytree(whole.cell.workspace.rows, out / "rows", ignore=shutil.ignore_patterns("condense*", "evaluate*"))
     same_result(out, whole)
 
 

@@ -12,7 +12,7 @@ from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.experts.store import ExpertStore, Ticker
-from dcbench_tesla.records.store import load_tensors, read_json, write_json
+from dcbench_tesla.records.store import content_key, load_tensors, read_json, write_json
 
 IMPORTED = "imported.json"  # the index in a folder of imported experts; written last, so it marks a finished import
 _HOW_TO_SAY = {
@@ -105,6 +105,20 @@ def write_index(folder: Path, recipe: ExpertRecipe, *, name: str, epochs: Sequen
     write_json(folder / IMPORTED, {"format": "dcbench imported experts", **facts})
 
 
+def read_index(path: Path) -> dict[str, Any]:
+    """Return the index that :func:`write_index` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFileError: the file is damaged, or the experts that it describes are not those that its key stands for.
+    """
+    remedy = f"Delete the folder {path.parent} and import the experts again (dcbench import experts)."
+    index: dict[str, Any] = read_json(path, "imported experts", remedy=remedy)
+    if not index["key"] == content_key(index["identity"]) == path.parent.name:
+        raise CorruptFileError(f"{path} describes other experts than its key and its folder stand for. {remedy}")
+    return index
+
+
 def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStore:
     """Return the store of the imported experts ``wanted`` for the run that ``recipe`` describes.
 
@@ -144,8 +158,7 @@ def _indices(root: Path) -> tuple[dict[str, dict[str, Any]], list[CorruptFileErr
     damaged = []
     for path in sorted(root.glob(f"*/{IMPORTED}")):
         try:
-            remedy = f"Delete the folder {path.parent} and import the experts again (dcbench import experts)."
-            index = read_json(path, "imported experts", remedy=remedy)
+            index = read_index(path)
             found[index["key"]] = index
         except CorruptFileError as error:
             damaged.append(error)

@@ -249,7 +249,7 @@ class _SavedSet:
         self.method = method or "unknown"
         self._named, self._has_ipc = dataset, not known or registry.load_method(method).uses_ipc
         self.dataset = session.dataset(named)
-        self.test = _test_images(self.distilled, self.dataset, torch.device(session.execution.device))
+        self.test = _test_images(path, self.distilled, self.dataset, torch.device(session.execution.device))
 
     def evaluate(self, name: str, *, force: bool) -> dict[str, Any]:
         """Train and test the networks that are not recorded yet; return the row."""
@@ -325,10 +325,10 @@ class _SavedSet:
         }
 
 
-def _test_images(distilled: DistilledSet, dataset: Dataset, device: torch.device) -> LabelledImages:
+def _test_images(path: Path, distilled: DistilledSet, dataset: Dataset, device: torch.device) -> LabelledImages:
     """Return the test images of ``dataset``, with the preprocessing of the distilled set."""
     if dataset.class_names != distilled.class_names or dataset.x_test.shape[1:] != distilled.images.shape[1:]:
-        raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set.")
+        raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set {path}.")
     made_from = distilled.provenance.get("dataset_fingerprint")
     if made_from not in (None, dataset.fingerprint):
         say(f"note: {dataset.name} here is not byte for byte the data that the set was made from ({made_from})")

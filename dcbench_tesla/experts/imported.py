@@ -38,6 +38,11 @@ class ImportedStore(ExpertStore):
         super().__init__(root, recipe)
         self.epochs = tuple(epochs)
 
+    def unlisted(self) -> Path | None:
+        """Return the first snapshot beyond those that :attr:`epochs` lists; ``None`` if there is none."""
+        beyond = [self.path(len(self.epochs), 0), *(self.path(i, epoch + 1) for i, epoch in enumerate(self.epochs))]
+        return next((path for path in beyond if path.exists()), None)
+
     def bounded(self, count: int | None, epochs: int, asked_by: Sequence[str] = ()) -> int:
         """Return the number of experts to read, after checking that each has snapshots up to ``epochs``.
 
@@ -75,7 +80,9 @@ class ImportedStore(ExpertStore):
         self.bounded(count, epochs)
         gone = [i for i in range(count) if not self.complete_expert(i, epochs)]
         if gone:
-            raise CorruptFileError(f"{self.path(gone[0], 0).parent} is no longer complete. {self._remedy}")
+            raise CorruptFileError(
+                f"{self.path(gone[0], 0).parent} does not hold what {IMPORTED} lists. {self._remedy}"
+            )
         return 0.0
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
@@ -149,6 +156,8 @@ def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStor
     store = ImportedStore(root, replace(recipe, imported=identity["imported"]), index["epochs"])
     if store.recipe.key != index["key"]:
         raise CorruptFileError(f"{root / index['key'] / IMPORTED} is not what was imported. {store._remedy}")
+    if (more := store.unlisted()) is not None:
+        raise CorruptFileError(f"{root / index['key'] / IMPORTED} does not list {more}. {store._remedy}")
     return store
 
 

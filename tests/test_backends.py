@@ -23,6 +23,7 @@ from dcbench_tesla.backends.local import Local
 from dcbench_tesla.backends.process import WorkerProcess
 from dcbench_tesla.backends.serial import Serial
 from dcbench_tesla.backends.sweep import sweep
+from dcbench_tesla.backends.worker import run_frozen
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.config import CellConfig, resolve
@@ -403,11 +404,37 @@ def test_worker_refuses_data_that_changed(tmp_path: Path) -> None:
     assert rows(tmp_path, "evaluate") == []
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"config": 3}, "is not a job of dcbench: config"),
+        ({"config": {"settings": []}}, "is not a job of dcbench: config.settings"),
+        ({"threads": "1"}, "is not a job of dcbench: threads"),
+        ({"name": "another"}, "holds another job, another"),
+        ({"config": {"method": "none"}}, "unknown method 'none'"),
+        ({"config": {"network": {"width": "4", "depth": 0}}}, r"written by another version .*network\.width"),
+        ({"config": {"network": {"width": 4, "deepness": 0}}}, r"written by another version .*deepness"),
+    ],
+)
+def test_a_job_that_was_changed_is_named(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    job = a_job(tmp_path).freeze().write()
+    stored = json.loads(job.file.read_text())
+    config = change.get("config")
+    changed = {"config": {**stored["config"], **config}} if isinstance(config, dict) else change
+    job.file.write_text(json.dumps({**stored, **changed}))
+    try:
+        reason = run_frozen(FrozenJob.read(job.file)).reason
+    except CorruptFileError as error:
+        reason = str(error)
+    assert re.search(rf"{job.file.name}.*{told}", reason), reason
+    assert "defect" not in reason
+
+
 def test_file_that_is_no_job(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"cell": 1}')
-    with pytest.raises(CorruptFileError, match=r"x\.json is not a job of this version"):
+    with pytest.raises(CorruptFileError, match=r"x\.json is not a job of dcbench: it has no name\. Delete it"):
         FrozenJob.read(tmp_path / "x.json")
-    for name, message in (("x.json", "is not a job of this version"), ("y.json", "No such file")):
+    for name, message in (("x.json", "is not a job of dcbench"), ("y.json", "No such file")):
         done = worker(tmp_path / name)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr.splitlines()[-1]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from dcbench_tesla.cli import main
 from dcbench_tesla.compute.processes import GRACE_S
 from dcbench_tesla.config import CellConfig, Override
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError
-from dcbench_tesla.experts.imported import IMPORTED, _find_imported
+from dcbench_tesla.experts.imported import IMPORTED, _find_imported, read_index
 from dcbench_tesla.interface import IterationRecord
 from dcbench_tesla.records.rows import stage_rows
 from dcbench_tesla.records.store import content_key, load_tensors, read_json, save_tensors, write_json
@@ -816,11 +816,59 @@ def test_the_limit_of_chance() -> None:
 
 
 def test_the_damaged_index_of_another_import_stops_nobody(tmp_path: Path) -> None:
-    whole: dict[str, Any] = {"key": "0123456789abcdef", "name": "mine", "epochs": [1]}
-    whole["identity"] = {"data": {}, "network": {}, "imported": "0"}
-    for folder, index in (("a", "{"), ("b", "[]"), ("c", json.dumps(whole))):
+    identity = {"data": {}, "network": {}, "imported": "0"}
+    key = content_key(identity)
+    whole: dict[str, Any] = {"key": key, "name": "mine", "epochs": [1], "files": [], "identity": identity}
+    other = {**whole, "identity": {**identity, "imported": "1"}}
+    for folder, index in (("a", "{"), ("b", "[]"), ("c", json.dumps(other)), (key, json.dumps(whole))):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / IMPORTED).write_text(index)
     assert _find_imported(tmp_path, "mine") == whole
     with pytest.raises(CorruptFileError, match=r"a/imported\.json"):
         _find_imported(tmp_path, "other")
+
+
+@pytest.mark.parametrize("change", [{"train_images": None}, {"train_images": 5}, {"validation": "0.1"}, {"more": 1}])
+def test_an_index_of_imported_experts_is_held_to_its_key(change: Settings, tmp_path: Path) -> None:
+    identity: dict[str, Any] = {"data": {"train_images": 9, "validation": 0.1}, "network": {}, "imported": "0"}
+    key = content_key(identity)
+    index = {"key": key, "name": "mine", "epochs": [1], "files": [], "identity": identity}
+    path = tmp_path / key / IMPORTED
+    write_json(path, index)
+    assert read_index(path) == index
+    data = {name: value for name, value in {**identity["data"], **change}.items() if value is not None}
+    write_json(path, {**index, "identity": {**identity, "data": data}})
+    with pytest.raises(CorruptFileError, match=r"imported\.json describes other experts .*Delete the folder"):
+        read_index(path)
+
+
+@pytest.mark.parametrize(
+    ("put", "told"),
+    [
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe, a socket or a device"),
+        (lambda path: os.mkfifo(path), "is a pipe, a socket or a device"),
+        (lambda path: path.symlink_to("nowhere"), "is a link that leads nowhere"),
+        (lambda path: path.write_text("[]"), "is not the configuration of a cell"),
+        (lambda path: path.write_text('{"key": "0"}'), "it has no identity"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(put: Callable[[Path], object], told: str, out: Path) -> None:
+    (path,) = (out / "cells").glob("*/config.json")
+    path.unlink()
+    put(path)
+    for target in (path.parent, path.parent.name):
+        with pytest.raises(CorruptFileError, match=rf"config\.json .*{told}.* --force"):
+            evaluate_saved(target, out=out, quiet=True)
+
+
+def test_the_configuration_of_another_cell_is_refused(out: Path) -> None:
+    (own,) = (out / "cells").glob("*/config.json")
+    small(out, "random")
+    (other,) = (out / "cells").glob("random-*/config.json")
+    shutil.copy(other, own)
+    with pytest.raises(CorruptFileError, match=r"config\.json is the configuration of another cell"):
+        evaluate_saved(own.parent, quiet=True)
+    write_json(other, {**read_json(other), "key": "0" * 16})
+    with pytest.raises(CorruptFileError, match=r"config\.json is the configuration of another cell"):
+        evaluate_saved(other.parent, quiet=True)

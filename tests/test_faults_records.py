@@ -96,14 +96,24 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path, monkeypatch
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "nowhere").symlink_to("gone")
-    for name, told in (("pipe", "not a regular file"), ("zero", "not a regular file"), ("circle", "cannot be read")):
-        with pytest.raises(CorruptFileError, match=told):
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**26 + 1)
+    for name, told in (
+        ("pipe", "is a pipe, a socket or a device, not a regular file"),
+        ("zero", "is a pipe, a socket or a device, not a regular file"),
+        ("circle", "cannot be read"),
+        ("nowhere", "is a link that leads nowhere"),
+        ("folder", "is a folder, not a regular file"),
+        ("large", "has 67108865 bytes, expected at most 67108864"),
+    ):
+        with pytest.raises(CorruptFileError, match=rf"{name} {told}.*Delete it"):
             read_json(tmp_path / name)
+        if name != "large":  # tensors may be as many as they are
+            with pytest.raises(CorruptFileError, match=rf"{name} {told}.*Delete it"):
+                load_tensors(tmp_path / name)
     with pytest.raises(FileNotFoundError):
-        read_json(tmp_path / "nowhere")
-    (tmp_path / "large").write_bytes(b" " * (2**26 + 1))
-    with pytest.raises(CorruptFileError, match="larger than 64 MiB"):
-        read_json(tmp_path / "large")
+        read_json(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("kind", schema.KINDS)
@@ -520,3 +530,13 @@ def test_list_cells_leaves_names_of_one_content_alone(out: Path) -> None:
     shown = CliRunner().invoke(main, ["list", "cells", "--out", str(out)])
     assert "digits (" not in shown.stdout
     assert "different contents" not in shown.stderr
+
+
+@pytest.mark.parametrize("cell", ["True", "", "3", "text", "2020-01-01"])
+def test_a_csv_cut_off_anywhere_is_read_or_named(cell: str, tmp_path: Path) -> None:
+    path = tmp_path / "time.csv"
+    path.write_text(f"method,compiled,note\ntesla,{cell},x\ndm,,'=1+1\ntesla")
+    table = table_of(path)
+    assert list(table["method"]) == ["tesla", "dm", "tesla"]
+    assert list(table["note"])[1] == "=1+1"
+    read_csv(path, ["method"])

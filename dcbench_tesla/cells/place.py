@@ -239,8 +239,8 @@ def _exchange(place: Place, workspace: Workspace) -> None:
 def _listed(marker: Path) -> Collection[str]:
     """Return the names of all files and folders of the new run; none if the list was damaged, so that nothing goes."""
     try:
-        return set(read_json(marker)["entries"])
-    except (CorruptFileError, TypeError, KeyError):
+        return set(read_json(marker, "finished")["entries"])
+    except CorruptFileError:
         return ()
 
 

@@ -90,12 +90,7 @@ def read_row(path: Path, stage: str, *, remedy: str = _REMEDY) -> dict[str, Any]
         CorruptFileError: the file holds no row of the stage, contradicts itself, or holds another row than its name
             says.
     """
-    if path.is_dir():
-        raise CorruptFileError(f"{path} is a folder, not a row of dcbench. Move it away.")
-    try:
-        row: dict[str, Any] = read_json(path, f"{stage} row", remedy=remedy)
-    except FileNotFoundError as error:
-        raise CorruptFileError(f"{path} is a link that leads nowhere. {remedy}") from error
+    row: dict[str, Any] = read_json(path, f"{stage} row", remedy=remedy)
     if path.name != f"{row.get('stage')}-{row.get('key')}.json":
         raise CorruptFileError(f"{path} holds the row of another {row.get('stage')} stage. {remedy}")
     return row

@@ -510,7 +510,17 @@ def begun_cell(out: Path, monkeypatch: pytest.MonkeyPatch, method: str = "dm") -
     return folder
 
 
-@pytest.mark.parametrize("damage", [b"\xff\n", b"{}\n", b"[]\n", b'{"iteration": "x"}\n'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff\n",
+        b"{}\n",
+        b"[]\n",
+        b'{"iteration": "x"}\n',
+        b'{"iteration": 0, "loss": ' + b"[" * 5000 + b"]" * 5000 + b"}\n",
+        b'{"iteration": 0, "loss": NaN}\n',
+    ],
+)
 def test_damaged_metrics_are_named_and_can_be_deleted(
     damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,6 +531,19 @@ def test_damaged_metrics_are_named_and_can_be_deleted(
     metrics.unlink()
     assert small(tmp_path).accuracy() is not None
     assert [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()] == [1]
+
+
+@pytest.mark.parametrize(
+    "put", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()]
+)
+def test_metrics_that_are_no_file_are_named(
+    put: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = begun_cell(tmp_path, monkeypatch) / "metrics.jsonl"
+    metrics.unlink()
+    put(metrics)
+    with pytest.raises(CorruptFileError, match=r"metrics\.jsonl is a .*not a regular file\. Delete the file"):
+        small(tmp_path)
 
 
 def test_metrics_cut_off_by_a_kill_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,10 +588,30 @@ def test_a_checkpoint_with_another_state_is_named(method: str, tmp_path: Path, m
         {name: value for name, value in state.items() if name != images},
         {**state, images: state[images][:, :, :4]},
         {**state, images: state[images] * float("nan")},
+        {**state, images: state[images].double()},
+        {**state, "more": state[images]},
     ):
         save_tensors(checkpoint, wrong, meta)
         with pytest.raises(CorruptFileError, match=r"checkpoint\.safetensors .*Delete it"):
             small(tmp_path, method)
+
+
+@pytest.mark.parametrize(
+    ("label_space", "name"),
+    [("logits", "value.student_lr"), ("logits", "counters"), ("probabilities", "value.labels")],
+)
+def test_a_checkpoint_with_a_value_that_the_method_never_has_is_named(
+    label_space: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: Settings = {"label_space": label_space, "labels": "learned"}
+    begin(tmp_path, monkeypatch, "tesla", changes)
+    (checkpoint,) = (tmp_path / "cells").glob("*/checkpoint.safetensors")
+    state, meta = load_tensors(checkpoint)
+    save_tensors(checkpoint, {**state, name: -1 - state[name].abs()}, meta)
+    with pytest.raises(CorruptFileError, match=r"checkpoint\.safetensors is not the state of tesla .*Delete it"):
+        small(tmp_path, "tesla", changes)
+    save_tensors(checkpoint, state, meta)
+    assert small(tmp_path, "tesla", changes).accuracy() is not None
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.datasets import check_dataset_name, load_dataset
 from dcbench_tesla.distilled import FORMAT, DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError
-from dcbench_tesla.exchange import Given, import_experts, import_set
+from dcbench_tesla.exchange import Given, export_set, import_experts, import_set
 from dcbench_tesla.exchange.files import load_torch
 from dcbench_tesla.experts.imported import ImportedStore
 from dcbench_tesla.experts.recipe import ExpertRecipe
@@ -768,6 +768,21 @@ def test_labels_that_cannot_be_are_told_by_their_own_file(labels: torch.Tensor, 
     images, *_ = foreign(tmp_path, images_best=WHOLE, labels_best=labels)
     with pytest.raises(UsageError, match=r"labels_best\.pt: (soft )?label"):
         import_set(images, Given(**SAID, no_lr=True))
+
+
+@pytest.mark.parametrize(("layout", "name"), [("tensors", "distilled.safetensors"), ("authors", "dcbench.safetensors")])
+@pytest.mark.parametrize(
+    ("put", "told"), [(pipe, "is a pipe"), (endless, "is a pipe"), (Path.mkdir, "is a folder"), (nowhere, "is a link")]
+)
+def test_the_set_of_an_export_that_is_none_is_named(
+    layout: str, name: str, put: Callable[[Path], None], told: str, tmp_path: Path
+) -> None:
+    images, *_ = foreign(tmp_path, images_best=WHOLE, labels_best=LABELS)
+    export_set(import_set(images, Given(**SAID, no_lr=True))[0], layout, tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    put(tmp_path / "out" / name)
+    with pytest.raises(CorruptFileError, match=rf"{name}.* {told}"):
+        import_set(tmp_path / "out", Given())
 
 
 def test_part_of_a_set_is_not_taken_for_a_whole(tmp_path: Path) -> None:

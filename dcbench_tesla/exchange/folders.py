@@ -14,6 +14,7 @@ import is refused.
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -53,9 +54,9 @@ def find_set(path: Path, out: Path | None = None) -> Path:
     """
     if found_again(path) and path.is_file():
         return path
-    if (path / SET).is_file():
+    if os.path.lexists(path / SET):  # what it is, is seen when it is read
         return path / SET
-    if out is not None and (named := Workspace(out).cells / path / SET).is_file():
+    if out is not None and os.path.lexists(named := Workspace(out).cells / path / SET):
         return named
     if path.is_dir():
         raise UsageError(f"there is no {SET} in {path}: name a distilled set, or the folder of a finished cell.")
@@ -261,7 +262,7 @@ def is_export(path: Path) -> bool:
     """Return whether ``path`` is an export of dcbench or a file of one."""
     if path.is_dir() or path.suffix == ".safetensors":
         return True
-    return path.name == IMAGES and (path.parent / SIDE).is_file()
+    return path.name == IMAGES and os.path.lexists(path.parent / SIDE)
 
 
 def read_export(path: Path) -> tuple[DistilledSet, list[str]]:
@@ -272,9 +273,9 @@ def read_export(path: Path) -> tuple[DistilledSet, list[str]]:
         CorruptFileError: a file is damaged.
     """
     folder = path if path.is_dir() else path.parent
-    if path.name in (SIDE, IMAGES) or (path.is_dir() and (path / SIDE).is_file()):
+    if path.name in (SIDE, IMAGES) or (path.is_dir() and os.path.lexists(path / SIDE)):
         return _read_authors(folder), []
-    if path.is_dir() and not (path / SET).is_file():
+    if path.is_dir() and not os.path.lexists(path / SET):
         raise UsageError(f"{path} is not an export of dcbench: name the file of images in it, for instance {IMAGES}.")
     distilled = DistilledSet.load(find_set(path))
     return distilled, _changed_pngs(distilled, folder) if path.is_dir() else []

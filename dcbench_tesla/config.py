@@ -159,6 +159,8 @@ class CellConfig:
             UsageError: a plugin is not installed, or its settings are not those of ``content``.
         """
         kinds = _kinds(content["method"], content["evaluators"])
+        if wrong := wrong_setting(content):
+            raise UsageError(f"the configuration was written by another version of dcbench ({wrong}).")
         try:
             return cls(
                 **{
@@ -274,6 +276,23 @@ def _kinds(method: str, evaluators: Iterable[str]) -> dict[str, type]:
     """Return every section of a cell's settings with its dataclass."""
     kinds: dict[str, type] = {"settings": registry.load_method(method).Settings, **SECTIONS}
     return kinds | {name: registry.load_evaluator(name).Settings for name in evaluators}
+
+
+def wrong_setting(stored: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the first stored setting whose value is not of its type; unknown names pass.
+
+    Args:
+        stored: what :meth:`CellConfig.as_dict` returned, read from a file.
+
+    Raises:
+        UsageError: a plugin is not installed.
+    """
+    from dcbench_tesla.records import schema  # pydantic is needed by what reads results, and by nothing else
+
+    kinds = _kinds(stored["method"], stored["evaluators"])
+    values = {name: stored[name] for name in ("settings", *SECTIONS)} | dict(stored["evaluators"])
+    faults = ((section, schema.fault(kind, values[section])) for section, kind in kinds.items())
+    return next((f"{section}.{told}" for section, told in faults if told), None)
 
 
 def setting_names(method: str, evaluators: Iterable[str]) -> list[str]:

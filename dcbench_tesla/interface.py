@@ -338,7 +338,10 @@ class Condenser(ABC):
         raise NotImplementedError(f"{type(self).__name__} does not show its gradient")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that iterations change, as named tensors; a checkpoint consists of them."""
+        """Return everything that iterations change, as named tensors; a checkpoint consists of them.
+
+        Names, shapes and types are those after :meth:`setup` throughout: a checkpoint is held to them.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

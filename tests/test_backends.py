@@ -12,12 +12,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from dcbench_tesla.backends import local, make_backend
 from dcbench_tesla.backends.base import Backend, FrozenJob, Job, Outcome, record_failure
@@ -25,25 +23,18 @@ from dcbench_tesla.backends.local import Local
 from dcbench_tesla.backends.process import WorkerProcess
 from dcbench_tesla.backends.serial import Serial
 from dcbench_tesla.backends.sweep import sweep
+from dcbench_tesla.backends.worker import run_frozen
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.session import Session
-from dcbench_tesla.cli import main
-from dcbench_tesla.config import CellConfig, overrides_from, resolve
+from dcbench_tesla.config import CellConfig, resolve
 from dcbench_tesla.data.splits import Splits, cut
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.records.progress import parse_duration
-from dcbench_tesla.records.store import read_json, read_meta
+from dcbench_tesla.records.store import read_meta
+from tests.fixtures_cells import SELECTION, Settings, command, configured, rows, set_words
 
-Settings = Mapping[str, Any]
-NONE: Settings = MappingProxyType({})
-SMALL: Settings = {
-    "data.train_images": 100,
-    "convnet.width": 4,
-    "convnet.epochs": 2,
-    "evaluation.networks": 1,
-}
 TESLA: Settings = {
-    **SMALL,
+    **SELECTION,
     "network.width": 4,
     "experts.count": 2,
     "evaluation.every": 0,
@@ -58,23 +49,14 @@ ENDLESS: Settings = {**TESLA, "iterations": 10**6}
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_thread_everywhere(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread here and in workers."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
-def a_job(out: Path, method: str = "random", settings: Settings = SMALL, execution: Execution | None = None) -> Job:
-    config = resolve(method, "digits", 1, preset="smoke", overrides=overrides_from(settings))
+def a_job(out: Path, method: str = "random", settings: Settings = SELECTION, execution: Execution | None = None) -> Job:
     session = Session(out, execution=execution or Execution("cpu", 1), quiet=True)
-    return Job(session.cell(config))
-
-
-def rows(out: Path, stage: str) -> list[dict[str, Any]]:
-    return [read_json(path) for path in sorted((out / "rows").glob(f"{stage}-*.json"))]
-
-
-def command(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
+    return Job(session.cell(configured(method, settings)))
 
 
 # --------------------------------------------------------------------------------------------- the sweep, and kill -9
@@ -82,7 +64,7 @@ def command(*words: object) -> Result:
 
 SWEEP = ["--method", "random", "--method", "dm", "--method", "tesla", "--preset", "smoke", "--no-baseline"]
 SWEEP += [word for seed in range(4) for word in ("--seed", str(seed))]
-SWEEP += [w for k, v in {**TESLA, "iterations": 30, "steps": 10}.items() for w in ("--set", f"{k}={v}")]
+SWEEP += set_words({**TESLA, "iterations": 30, "steps": 10})
 CELLS = 12
 ATTEMPT = re.compile(r"^\S+ \S+ (?P<cell>\S+): .* \((?P<backend>\S+), cpu, threads 1, process (?P<pid>\d+) on \S+\)$")
 
@@ -227,7 +209,7 @@ def test_every_failure_becomes_its_row_and_the_others_go_on(tmp_path: Path, caps
         "endless": a_job(tmp_path, "tesla", ENDLESS, backend.execution),
         "diverges": a_job(tmp_path, "tesla", DIVERGES, backend.execution),
         "too large": a_job(tmp_path, "tesla", TOO_LARGE, backend.execution),
-        "fine": a_job(tmp_path, "random", SMALL, backend.execution),
+        "fine": a_job(tmp_path, "random", SELECTION, backend.execution),
     }
     jobs = list(made.values())
 
@@ -281,7 +263,7 @@ def test_estimates_leave_the_memory_to_the_workers(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     monkeypatch.setattr(Local if elsewhere else Serial, "run", run_none)
     words = ["run", "--method", "tesla", "--preset", "smoke", "--device", "cpu", "--out", tmp_path]
-    words += [word for key, value in TESLA.items() for word in ("--set", f"{key}={value}")]
+    words += set_words(TESLA)
     result = command(*words, "--backend", "local" if elsewhere else "serial")
     assert "killed (by the test)" in result.stderr
     assert left == [not elsewhere] * len(prepared)
@@ -338,7 +320,7 @@ def test_retry_of_a_failure_drops_its_row(tmp_path: Path) -> None:
 
 def test_failure_stays_until_what_it_names_is_done(tmp_path: Path) -> None:
     """A success of another job of the same set, by another evaluation, says nothing of the one that failed."""
-    short, long = (a_job(tmp_path, settings={**SMALL, "convnet.epochs": epochs}) for epochs in (2, 3))
+    short, long = (a_job(tmp_path, settings={**SELECTION, "convnet.epochs": epochs}) for epochs in (2, 3))
     assert short.cell.key == long.cell.key
     record_failure(long.freeze(), Outcome("killed", "killed (SIGKILL)", 1))
     for _ in range(2):  # run, and found done
@@ -354,7 +336,7 @@ def test_failure_stays_until_what_it_names_is_done(tmp_path: Path) -> None:
 
 def test_a_row_that_is_none_is_told(tmp_path: Path) -> None:
     words = ["run", "--method", "random", "--preset", "smoke", "--device", "cpu", "--no-baseline", "--out", tmp_path]
-    words += [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    words += set_words(SELECTION)
     assert command(*words).exit_code == 0
     (path,) = tmp_path.glob("rows/evaluate-*.json")
     path.write_text("[]")
@@ -422,11 +404,37 @@ def test_worker_refuses_data_that_changed(tmp_path: Path) -> None:
     assert rows(tmp_path, "evaluate") == []
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"config": 3}, "is not a job of dcbench: config"),
+        ({"config": {"settings": []}}, "is not a job of dcbench: config.settings"),
+        ({"threads": "1"}, "is not a job of dcbench: threads"),
+        ({"name": "another"}, "holds another job, another"),
+        ({"config": {"method": "none"}}, "unknown method 'none'"),
+        ({"config": {"network": {"width": "4", "depth": 0}}}, r"written by another version .*network\.width"),
+        ({"config": {"network": {"width": 4, "deepness": 0}}}, r"written by another version .*deepness"),
+    ],
+)
+def test_a_job_that_was_changed_is_named(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    job = a_job(tmp_path).freeze().write()
+    stored = json.loads(job.file.read_text())
+    config = change.get("config")
+    changed = {"config": {**stored["config"], **config}} if isinstance(config, dict) else change
+    job.file.write_text(json.dumps({**stored, **changed}))
+    try:
+        reason = run_frozen(FrozenJob.read(job.file)).reason
+    except CorruptFileError as error:
+        reason = str(error)
+    assert re.search(rf"{job.file.name}.*{told}", reason), reason
+    assert "defect" not in reason
+
+
 def test_file_that_is_no_job(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"cell": 1}')
-    with pytest.raises(CorruptFileError, match=r"x\.json is not a job of this version"):
+    with pytest.raises(CorruptFileError, match=r"x\.json is not a job of dcbench: it has no name\. Delete it"):
         FrozenJob.read(tmp_path / "x.json")
-    for name, message in (("x.json", "is not a job of this version"), ("y.json", "No such file")):
+    for name, message in (("x.json", "is not a job of dcbench"), ("y.json", "No such file")):
         done = worker(tmp_path / name)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr.splitlines()[-1]
@@ -470,7 +478,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[FakeWorker]:
 def test_every_worker_has_a_gpu_of_its_own(gpus: list[FakeWorker], tmp_path: Path) -> None:
     backend = Local("cuda")
     assert backend.at_once == 2
-    jobs = [a_job(tmp_path, settings={**SMALL, "data.validation": share}) for share in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    jobs = [a_job(tmp_path, settings={**SELECTION, "data.validation": share}) for share in (0.1, 0.2, 0.3, 0.4, 0.5)]
     assert len(list(backend.run(jobs))) == 5
     assert {worker.gpu for worker in gpus} == {"0", "1"}
 
@@ -479,7 +487,7 @@ def test_gpus_are_those_that_this_process_may_use(
     gpus: list[FakeWorker], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    jobs = [a_job(tmp_path, settings={**SMALL, "data.validation": share}) for share in (0.1, 0.2, 0.3, 0.4)]
+    jobs = [a_job(tmp_path, settings={**SELECTION, "data.validation": share}) for share in (0.1, 0.2, 0.3, 0.4)]
     assert len(list(Local("cuda", jobs=4).run(jobs))) == 4
     assert sorted(worker.gpu or "" for worker in gpus) == ["5", "5", "7", "7"]
 
@@ -516,7 +524,7 @@ def test_equal_cells_run_once(tmp_path: Path) -> None:
             ran.append(job)
             return Outcome()
 
-    jobs = [a_job(tmp_path), a_job(tmp_path), a_job(tmp_path, settings={**SMALL, "convnet.epochs": 3})]
+    jobs = [a_job(tmp_path), a_job(tmp_path), a_job(tmp_path, settings={**SELECTION, "convnet.epochs": 3})]
     assert sweep(jobs, Fake("cpu")) == [Outcome()] * 3
     assert ran == [jobs[1], jobs[2]]
     assert jobs[1].cell.key == jobs[2].cell.key  # one condensation, evaluated in two ways: both are wanted

@@ -46,9 +46,7 @@ QUICK: Settings = {"iterations": 1, "evaluation.every": 0, "convnet.epochs": 1, 
 T = 6
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def ran(code: int = 0, out: str = "", err: str = "", *, hung: bool = False) -> R
 
 def judged(folder: Path, how: Ran, *, free: bool = False) -> list[str]:
     """Judge a command that should show 50 % and keep the row; ``row.json`` is the damaged file."""
-    expected = Results(results(folder).files, Counter(["50.0 ± 1.0 %"]))
+    expected = Results(results(folder).files, shown=Counter(["50.0 ± 1.0 %"]))
     return symptoms(Trial(folder, "runs/rows/row.json", expected, expected, free), how)
 
 
@@ -115,6 +115,25 @@ def test_the_judge_sees_a_lost_and_a_changed_result(tmp_path: Path) -> None:
     ]
     (rows / "evaluate-a.json").unlink()
     assert symptoms(trial, ran())[0] == "lost: runs/rows/evaluate-a.json is gone"
+
+
+def test_the_judge_knows_experts_under_another_key(tmp_path: Path) -> None:
+    def expert(key: str, value: float) -> Path:
+        path = tmp_path / "runs" / "experts" / key / "expert_0000" / "epoch_000.safetensors"
+        save_tensors(path, {"theta": torch.full((3,), value)}, {"identity": key})
+        return path
+
+    expected_file = expert("0" * 16, 1.0)
+    expected, before = results(tmp_path), Results()
+    expected_file.unlink()
+    trial = Trial(tmp_path, "buffer.pt", before, expected)
+    missing = "not made, without a word: runs/experts/expert_0000/epoch_000.safetensors"
+    assert symptoms(trial, ran()) == [missing]
+    other = expert("1" * 16, 2.0)
+    assert symptoms(trial, ran()) == [missing]
+    other.unlink()
+    expert("1" * 16, 1.0)
+    assert symptoms(trial, ran()) == []
 
 
 def test_changed_fields() -> None:

@@ -436,9 +436,8 @@ def test_evaluate_prints_the_accuracy(results: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert re.fullmatch(r"convnet: \d+\.\d ± \d+\.\d % test accuracy over 2 networks \(.*, 2 epochs\)\n", result.stdout)
     np.savez(tmp_path / "other.npz", **fixtures.npz_arrays())
-    refused(
-        dcbench(*arguments, "--dataset", f"npz:{tmp_path / 'other.npz'}"), 2, "has other classes or another image size"
-    )
+    told = f"has other classes or another image size than the distilled set {path}."
+    refused(dcbench(*arguments, "--dataset", f"npz:{tmp_path / 'other.npz'}"), 2, told)
     refused(dcbench(*arguments, "--set", "steps=3"), 2, "setting steps has no effect here: only settings of the")
 
 

@@ -201,7 +201,7 @@ def test_a_statistic_that_nobody_has_is_empty(tmp_path: Path) -> None:
         (b"\x89PNG\xff\xfe", "is not valid JSON"),
         (b"[]", "is not a row of dcbench. Delete it: the command that made it, dcbench run or"),
         (b'{"stage": "evaluate"}', "is not a row of dcbench: it has no condense_key. Delete it"),
-        (None, "is a folder, not a row of dcbench. Move it away."),
+        (None, "is a folder, not a regular file. Delete it: the command that made it"),
     ],
 )
 @pytest.mark.parametrize("words", [["compare", "accuracy"], ["reproduce", "table1"], ["report"], ["list", "cells"]])

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from dcbench_tesla import registry
@@ -12,10 +11,7 @@ from dcbench_tesla.cli import main
 from dcbench_tesla.conformance import check_evaluator, check_method
 from dcbench_tesla.errors import DcbenchError, UsageError
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", registry.names("methods"))

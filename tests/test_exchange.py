@@ -31,7 +31,7 @@ from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError
 from dcbench_tesla.exchange import FORMATS, Given, export_set, find_set, import_experts, import_set
 from dcbench_tesla.exchange.folders import png_names
-from dcbench_tesla.records.store import load_tensors, read_json, save_tensors
+from dcbench_tesla.records.store import load_tensors, read_json, save_tensors, write_json
 from dcbench_tesla.records.workspace import Workspace
 from tests.test_cli import dcbench, refused
 
@@ -818,8 +818,18 @@ def test_index_that_was_edited(tmp_path: Path) -> None:
     key = imported(tmp_path, [trajectory(4)])
     path = tmp_path / "experts" / key / "imported.json"
     path.write_text(path.read_text().replace('"width": 4', '"width": 5'))
-    with pytest.raises(CorruptFileError, match=r"imported\.json is not what was imported"):
+    with pytest.raises(CorruptFileError, match=r"imported\.json describes other experts than its key .*Delete"):
         tesla(tmp_path, f"experts.imported={key}", "network.width=5")
+
+
+@pytest.mark.parametrize("epochs", [[4], [4, 3]])
+def test_index_that_lists_fewer_than_there_are(epochs: list[int], tmp_path: Path) -> None:
+    key = imported(tmp_path, [trajectory(4), trajectory(4, seed=2)])
+    path = tmp_path / "experts" / key / "imported.json"
+    assert tesla(tmp_path, f"experts.imported={key}").materials.expert_store.recipe.key == key
+    write_json(path, {**read_json(path), "epochs": epochs})
+    with pytest.raises(CorruptFileError, match=r"imported\.json does not list .*epoch_00[04]\.safetensors\. Delete"):
+        _ = tesla(tmp_path, f"experts.imported={key}").materials.expert_store
 
 
 def test_import_twice_and_order_of_files(tmp_path: Path, digits: Dataset) -> None:

@@ -1,14 +1,16 @@
 """Faults around a cell: what may be lost, mixed or believed when a run fails, is killed, or its files are damaged."""
 
+import errno
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from click.testing import CliRunner
 
 from dcbench_tesla.api import run
 from dcbench_tesla.backends.base import Job
-from dcbench_tesla.cells import place, saved
+from dcbench_tesla.cells import expert_processes, loop, place, saved, stages
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.evaluation import Accuracy, Evaluation, notes_on, records_name
 from dcbench_tesla.cells.execution import Execution
@@ -27,48 +29,38 @@ from dcbench_tesla.cells.saved import evaluate_saved
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import CellResult, run_cell
 from dcbench_tesla.cli import main
-from dcbench_tesla.config import CellConfig, Override, overrides_from, resolve
+from dcbench_tesla.compute.processes import GRACE_S
+from dcbench_tesla.config import CellConfig, Override
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError
-from dcbench_tesla.experts.imported import IMPORTED, _find_imported
+from dcbench_tesla.experts.imported import IMPORTED, _find_imported, read_index
 from dcbench_tesla.interface import IterationRecord
 from dcbench_tesla.records.rows import stage_rows
-from dcbench_tesla.records.store import load_tensors, read_json, save_tensors, write_json
+from dcbench_tesla.records.store import content_key, load_tensors, read_json, save_tensors, write_json
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.finished import finished as finished_of
+from tests.fixtures_cells import NONE, SELECTION, Settings, command, configured, ran, words
 from tests.fixtures_data import pictures
 
-Settings = Mapping[str, Any]
-NONE: Settings = MappingProxyType({})
 SMALL: Settings = {
-    "data.train_images": 100,
-    "convnet.width": 4,
-    "convnet.epochs": 2,
-    "evaluation.networks": 1,
+    **SELECTION,
     "evaluation.every": 1,
     "evaluation.networks_on_the_way": 1,
     "network.width": 4,
     "iterations": 2,
 }
 EXPERTS: Settings = {**SMALL, "experts.count": 1, "steps": 3, "expert_epochs": 1, "max_start_epoch": 1}
-CHOSEN: Settings = {n: v for n, v in SMALL.items() if n.partition(".")[0] in ("data", "convnet")} | {
-    "evaluation.networks": 1
-}
-SETTINGS: Mapping[str, Settings] = {"dm": SMALL, "tesla": EXPERTS, "random": CHOSEN}
+SETTINGS: Mapping[str, Settings] = {"dm": SMALL, "tesla": EXPERTS, "random": SELECTION}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(out: Path, method: str = "dm", changes: Settings = NONE, **options: Any) -> CellResult:
-    settings = {**SETTINGS[method], **changes}
-    return run(method, "digits", 1, preset="smoke", settings=settings, out=out, device="cpu", quiet=True, **options)
+    return ran(out, method, {**SETTINGS[method], **changes}, **options)
 
 
 def config_of(method: str = "dm", changes: Settings = NONE) -> CellConfig:
-    settings = {**SETTINGS[method], **changes}
-    return resolve(method, "digits", 1, preset="smoke", overrides=overrides_from(settings))
+    return configured(method, {**SETTINGS[method], **changes})
 
 
 @pytest.fixture(scope="module")
@@ -518,7 +510,17 @@ def begun_cell(out: Path, monkeypatch: pytest.MonkeyPatch, method: str = "dm") -
     return folder
 
 
-@pytest.mark.parametrize("damage", [b"\xff\n", b"{}\n", b"[]\n", b'{"iteration": "x"}\n'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff\n",
+        b"{}\n",
+        b"[]\n",
+        b'{"iteration": "x"}\n',
+        b'{"iteration": 0, "loss": ' + b"[" * 5000 + b"]" * 5000 + b"}\n",
+        b'{"iteration": 0, "loss": NaN}\n',
+    ],
+)
 def test_damaged_metrics_are_named_and_can_be_deleted(
     damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,6 +531,19 @@ def test_damaged_metrics_are_named_and_can_be_deleted(
     metrics.unlink()
     assert small(tmp_path).accuracy() is not None
     assert [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()] == [1]
+
+
+@pytest.mark.parametrize(
+    "put", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()]
+)
+def test_metrics_that_are_no_file_are_named(
+    put: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = begun_cell(tmp_path, monkeypatch) / "metrics.jsonl"
+    metrics.unlink()
+    put(metrics)
+    with pytest.raises(CorruptFileError, match=r"metrics\.jsonl is a .*not a regular file\. Delete the file"):
+        small(tmp_path)
 
 
 def test_metrics_cut_off_by_a_kill_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,10 +588,30 @@ def test_a_checkpoint_with_another_state_is_named(method: str, tmp_path: Path, m
         {name: value for name, value in state.items() if name != images},
         {**state, images: state[images][:, :, :4]},
         {**state, images: state[images] * float("nan")},
+        {**state, images: state[images].double()},
+        {**state, "more": state[images]},
     ):
         save_tensors(checkpoint, wrong, meta)
         with pytest.raises(CorruptFileError, match=r"checkpoint\.safetensors .*Delete it"):
             small(tmp_path, method)
+
+
+@pytest.mark.parametrize(
+    ("label_space", "name"),
+    [("logits", "value.student_lr"), ("logits", "counters"), ("probabilities", "value.labels")],
+)
+def test_a_checkpoint_with_a_value_that_the_method_never_has_is_named(
+    label_space: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: Settings = {"label_space": label_space, "labels": "learned"}
+    begin(tmp_path, monkeypatch, "tesla", changes)
+    (checkpoint,) = (tmp_path / "cells").glob("*/checkpoint.safetensors")
+    state, meta = load_tensors(checkpoint)
+    save_tensors(checkpoint, {**state, name: -1 - state[name].abs()}, meta)
+    with pytest.raises(CorruptFileError, match=r"checkpoint\.safetensors is not the state of tesla .*Delete it"):
+        small(tmp_path, "tesla", changes)
+    save_tensors(checkpoint, state, meta)
+    assert small(tmp_path, "tesla", changes).accuracy() is not None
 
 
 @pytest.mark.parametrize(
@@ -669,6 +704,128 @@ def test_an_evaluators_name_leads_nowhere_else(name: str, tmp_path: Path) -> Non
     assert records_name("timm:resnet26d", "key") == "timm-resnet26d-key"
 
 
+@pytest.fixture
+def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no file be made, as in a read-only folder; permissions do not stop root, who may run this."""
+
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+
+
+@pytest.mark.usefixtures("unwritable")
+def test_what_is_done_in_a_folder_that_cannot_be_written_is_reported(out: Path, finished: CellResult) -> None:
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    ran = command(*words(SMALL, out, "dm"))
+    assert ran.exit_code == 0, ran.output
+    assert str(finished.accuracy()) in ran.stdout
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+@pytest.mark.usefixtures("unwritable")
+@pytest.mark.parametrize("more", [["--force"], ["--seed", "1"], ["--set", "convnet.epochs=3"], ["--method", "random"]])
+def test_what_is_to_be_done_in_a_folder_that_cannot_be_written_is_refused_at_once(more: list[str], out: Path) -> None:
+    ran = command(*words(SMALL, out, "dm"), *more)
+    assert ran.exit_code == 1
+    assert ran.stderr.splitlines()[-1] == (
+        f"Error: cannot write {out / '.writable'}: Read-only file system. Free space there, or choose another folder "
+        "by --out."
+    )
+    assert "measuring" not in ran.stderr
+
+
+@pytest.mark.usefixtures("unwritable")
+def test_a_baseline_to_be_run_in_a_folder_that_cannot_be_written_is_refused_at_once(out: Path) -> None:
+    ran = command(*[word for word in words(SMALL, out, "dm") if word != "--no-baseline"])
+    assert (ran.exit_code, "Read-only file system" in ran.stderr, "measuring" in ran.stderr) == (1, True, False)
+
+
+# -------------------------------------------------------------------------------------- kills and signals at any stage
+
+
+def test_a_kill_before_the_row_of_experts_is_healed_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two: Settings = {"experts.count": 2}
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "_record_experts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path, "tesla", two)
+    assert stage_rows(Workspace(tmp_path), "experts") == []
+    cell = small(tmp_path, "tesla", two).cell
+    (row,) = stage_rows(Workspace(tmp_path), "experts")
+    assert (row["experts"], row["epochs"], row["trained_epochs"], row["train_seconds"]) == (2, 1, 0, 0)
+    assert content_key(row["identity"]) == cell.materials.expert_store.recipe.key
+    small(tmp_path, "tesla")  # reads one of these experts: nothing to record
+    small(tmp_path, "tesla", two, force=True)
+    assert stage_rows(Workspace(tmp_path), "experts") == [row]
+
+
+def test_a_kill_before_the_row_of_more_experts_is_healed_beside_the_row_of_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(tmp_path, "tesla")
+    more: Settings = {"experts.count": 2}
+    with monkeypatch.context() as patched:
+        patched.setattr(Workspace, "write_row", lambda *_: pytest.fail("killed"))
+        with pytest.raises(BaseException, match="killed"):
+            small(tmp_path, "tesla", more)
+    small(tmp_path, "tesla", more)
+    assert sorted(row["experts"] for row in stage_rows(Workspace(tmp_path), "experts")) == [1, 2]
+
+
+def test_a_signal_that_the_shell_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with loop._asked_to_stop() as asked:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_is_heard_stops_the_loop_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with loop._asked_to_stop() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_divergence_says_what_is_kept(there: bool, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CondenseLoop, "_iterate", lambda *_: IterationRecord(loss=math.nan))
+    with pytest.raises(DivergedError) as error:
+        small(out if there else tmp_path / "nothing yet", force=True)
+    told = str(error.value)
+    assert ("the result that was there before stays" in told) == there
+    assert ("everything up to the last checkpoint is kept" in told) != there
+
+
+def test_workers_that_train_experts_have_as_long_to_stop_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+
+    class Worker:
+        def terminate(self) -> None: ...
+
+        def communicate(self, timeout: float | None = None) -> None:
+            waited.append(timeout)
+
+    expert_processes._stop([Worker()])  # type: ignore[list-item]
+    assert waited == [GRACE_S]
+
+
 # ------------------------------------------------------------------------------------------------------- 22: chance
 
 
@@ -702,11 +859,59 @@ def test_the_limit_of_chance() -> None:
 
 
 def test_the_damaged_index_of_another_import_stops_nobody(tmp_path: Path) -> None:
-    whole: dict[str, Any] = {"key": "0123456789abcdef", "name": "mine", "epochs": [1]}
-    whole["identity"] = {"data": {}, "network": {}, "imported": "0"}
-    for folder, index in (("a", "{"), ("b", "[]"), ("c", json.dumps(whole))):
+    identity = {"data": {}, "network": {}, "imported": "0"}
+    key = content_key(identity)
+    whole: dict[str, Any] = {"key": key, "name": "mine", "epochs": [1], "files": [], "identity": identity}
+    other = {**whole, "identity": {**identity, "imported": "1"}}
+    for folder, index in (("a", "{"), ("b", "[]"), ("c", json.dumps(other)), (key, json.dumps(whole))):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / IMPORTED).write_text(index)
     assert _find_imported(tmp_path, "mine") == whole
     with pytest.raises(CorruptFileError, match=r"a/imported\.json"):
         _find_imported(tmp_path, "other")
+
+
+@pytest.mark.parametrize("change", [{"train_images": None}, {"train_images": 5}, {"validation": "0.1"}, {"more": 1}])
+def test_an_index_of_imported_experts_is_held_to_its_key(change: Settings, tmp_path: Path) -> None:
+    identity: dict[str, Any] = {"data": {"train_images": 9, "validation": 0.1}, "network": {}, "imported": "0"}
+    key = content_key(identity)
+    index = {"key": key, "name": "mine", "epochs": [1], "files": [], "identity": identity}
+    path = tmp_path / key / IMPORTED
+    write_json(path, index)
+    assert read_index(path) == index
+    data = {name: value for name, value in {**identity["data"], **change}.items() if value is not None}
+    write_json(path, {**index, "identity": {**identity, "data": data}})
+    with pytest.raises(CorruptFileError, match=r"imported\.json describes other experts .*Delete the folder"):
+        read_index(path)
+
+
+@pytest.mark.parametrize(
+    ("put", "told"),
+    [
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe, a socket or a device"),
+        (lambda path: os.mkfifo(path), "is a pipe, a socket or a device"),
+        (lambda path: path.symlink_to("nowhere"), "is a link that leads nowhere"),
+        (lambda path: path.write_text("[]"), "is not the configuration of a cell"),
+        (lambda path: path.write_text('{"key": "0"}'), "it has no identity"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(put: Callable[[Path], object], told: str, out: Path) -> None:
+    (path,) = (out / "cells").glob("*/config.json")
+    path.unlink()
+    put(path)
+    for target in (path.parent, path.parent.name):
+        with pytest.raises(CorruptFileError, match=rf"config\.json .*{told}.* --force"):
+            evaluate_saved(target, out=out, quiet=True)
+
+
+def test_the_configuration_of_another_cell_is_refused(out: Path) -> None:
+    (own,) = (out / "cells").glob("*/config.json")
+    small(out, "random")
+    (other,) = (out / "cells").glob("random-*/config.json")
+    shutil.copy(other, own)
+    with pytest.raises(CorruptFileError, match=r"config\.json is the configuration of another cell"):
+        evaluate_saved(own.parent, quiet=True)
+    write_json(other, {**read_json(other), "key": "0" * 16})
+    with pytest.raises(CorruptFileError, match=r"config\.json is the configuration of another cell"):
+        evaluate_saved(other.parent, quiet=True)

@@ -38,7 +38,7 @@ from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.datasets import check_dataset_name, load_dataset
 from dcbench_tesla.distilled import FORMAT, DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError
-from dcbench_tesla.exchange import Given, import_experts, import_set
+from dcbench_tesla.exchange import Given, export_set, import_experts, import_set
 from dcbench_tesla.exchange.files import load_torch
 from dcbench_tesla.experts.imported import ImportedStore
 from dcbench_tesla.experts.recipe import ExpertRecipe
@@ -321,6 +321,10 @@ def endless(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
+def nowhere(path: Path) -> None:
+    path.symlink_to("gone")
+
+
 @pytest.mark.parametrize("place", [pipe, endless])
 def test_only_regular_files_are_read(place: Callable[[Path], None], tmp_path: Path) -> None:
     place(tmp_path / "a.npz")
@@ -330,15 +334,36 @@ def test_only_regular_files_are_read(place: Callable[[Path], None], tmp_path: Pa
     with pytest.raises(UsageError, match=r"a\.toml is a pipe, a socket or a device"):
         read_config_file(tmp_path / "a.toml")
     place(tmp_path / "a.safetensors")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CorruptFileError, match=r"a\.safetensors .*is a pipe, a socket or a device"):
         DistilledSet.load(tmp_path / "a.safetensors")
     place(tmp_path / "images_best.pt")
-    with pytest.raises(UsageError, match="there is no file"):
+    with pytest.raises(CorruptFileError, match=r"images_best\.pt is a pipe, a socket or a device"):
         load_torch(tmp_path / "images_best.pt")
     folder = picture_folder(tmp_path / "pictures")
     place(folder / "train" / "cat" / "9.png")
     with pytest.raises(CorruptFileError, match=r"9\.png: not a regular file; expected files"):
         load_dataset(f"folder:{folder}")
+
+
+def test_a_picture_whose_pixels_do_not_fit_their_checksum_is_refused(tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "pictures")
+    path = folder / "train" / "cat" / "0.png"
+    with Image.open(path) as image:
+        side = image.width
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    whole = path.read_bytes()
+    start = whole.index(b"IDAT") + 4
+    size = int.from_bytes(whole[start - 8 : start - 4], "big")
+    assert size > 50
+    for place in range(start, start + size):
+        damaged = bytearray(whole)
+        damaged[place] ^= 16
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptFileError, match=r"0\.png: cannot be read as an image"):
+            load_dataset(f"folder:{folder}")
+    path.write_bytes(whole)
+    assert load_dataset(f"folder:{folder}").x_train.size
 
 
 @pytest.mark.parametrize("place", [pipe, endless])
@@ -723,6 +748,41 @@ def test_files_that_are_no_one_set(tmp_path: Path) -> None:
             import_set(files, Given(**SAID, no_lr=True))
     with pytest.raises(UsageError, match=r"labels_1\.pt holds the labels: leave out"):
         import_set([images, labels], Given(**SAID, hard_labels=True))
+
+
+@pytest.mark.parametrize("name", ["labels_best", "lr_best"])
+@pytest.mark.parametrize(
+    ("put", "told"), [(pipe, "is a pipe"), (endless, "is a pipe"), (Path.mkdir, "is a folder"), (nowhere, "is a link")]
+)
+def test_a_file_beside_the_images_that_is_none_is_named(
+    name: str, put: Callable[[Path], None], told: str, tmp_path: Path
+) -> None:
+    images, *_ = foreign(tmp_path, images_best=WHOLE, **({} if name == "labels_best" else {"labels_best": LABELS}))
+    put(tmp_path / f"{name}.pt")
+    with pytest.raises(CorruptFileError, match=rf"{name}\.pt {told}"):
+        import_set(images, Given(**SAID))
+
+
+@pytest.mark.parametrize("labels", [LABELS[:-1], LABELS + 1, LABELS.float(), torch.zeros(20, 10)])
+def test_labels_that_cannot_be_are_told_by_their_own_file(labels: torch.Tensor, tmp_path: Path) -> None:
+    images, *_ = foreign(tmp_path, images_best=WHOLE, labels_best=labels)
+    with pytest.raises(UsageError, match=r"labels_best\.pt: (soft )?label"):
+        import_set(images, Given(**SAID, no_lr=True))
+
+
+@pytest.mark.parametrize(("layout", "name"), [("tensors", "distilled.safetensors"), ("authors", "dcbench.safetensors")])
+@pytest.mark.parametrize(
+    ("put", "told"), [(pipe, "is a pipe"), (endless, "is a pipe"), (Path.mkdir, "is a folder"), (nowhere, "is a link")]
+)
+def test_the_set_of_an_export_that_is_none_is_named(
+    layout: str, name: str, put: Callable[[Path], None], told: str, tmp_path: Path
+) -> None:
+    images, *_ = foreign(tmp_path, images_best=WHOLE, labels_best=LABELS)
+    export_set(import_set(images, Given(**SAID, no_lr=True))[0], layout, tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    put(tmp_path / "out" / name)
+    with pytest.raises(CorruptFileError, match=rf"{name}.* {told}"):
+        import_set(tmp_path / "out", Given())
 
 
 def test_part_of_a_set_is_not_taken_for_a_whole(tmp_path: Path) -> None:

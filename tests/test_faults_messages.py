@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import run_cell
+from dcbench_tesla.cli import main
 from dcbench_tesla.config import Override, parse_set, resolve, resolve_all, restored
 from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
 from dcbench_tesla.experts import store as expert_store
@@ -135,3 +137,72 @@ def test_device_that_is_not_supported_is_one_short_line(device: str) -> None:
 def test_device_that_does_not_exist() -> None:
     with pytest.raises(UsageError, match=r"device 'cpu:x' cannot be used here; try cpu"):
         Execution.resolve("cpu:x")
+
+
+# ------------------------------------------------------------------------------------------- names of released code
+
+
+RELEASED = {
+    "lr_teacher": ("student_lr", "experts.lr"),
+    "lr-img": ("lr_images",),
+    "syn_steps": ("steps",),
+    "num_eval": ("evaluation.networks",),
+    "zca": ("data.zca",),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("form", ["--{} 0.1", "--{}=0.1"])
+def test_option_by_its_name_in_released_code(name: str, form: str) -> None:
+    ran = CliRunner().invoke(main, ["run", "--method", "tesla", *form.format(name).split()])
+    assert ran.exit_code == 2
+    told = ran.stderr.splitlines()[-1]
+    assert told.startswith(
+        f"Error: no such option: --{name}. What released code calls {name.replace('-', '_')} is here"
+    )
+    assert all(f"--set {own}=VALUE" in told for own in RELEASED[name])
+
+
+def test_option_of_released_code_that_is_one_here(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(main, ["run", "--model", "ConvNet"])
+    assert ran.stderr.splitlines()[-1].endswith("is here --evaluator (for other networks in the evaluation).")
+    ran = CliRunner().invoke(main, ["list", "--model", "ConvNet"])  # which has no --evaluator
+    assert "released code" not in ran.stderr
+
+
+def test_setting_that_is_given_as_an_option() -> None:
+    ran = CliRunner().invoke(main, ["run", "--steps", "3"])
+    assert (ran.exit_code, ran.stderr.splitlines()[-1]) == (
+        2,
+        "Error: no such option: --steps. It is a setting: --set steps=VALUE.",
+    )
+
+
+def test_option_that_is_nothing_is_told_by_the_command_line() -> None:
+    ran = CliRunner().invoke(main, ["run", "--methd", "tesla"])
+    assert "No such option '--methd'" in ran.stderr
+    assert "--method" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "lr_teacher = 0.1",
+            "is here student_lr under [settings] (in distill.py) or lr under [experts] (in buffer.py).",
+        ),
+        ("num_eval = 3", "What released code calls num_eval is here networks under [evaluation]."),
+        ("model = 'ConvNet'", "is here evaluator (for other networks in the evaluation)."),
+        ("save_path = 'x'", "What released code calls save_path is here --out on the command line."),
+        ("steps = 3", "It is a setting: steps under [settings]."),
+        ("methd = 'tesla'", "Did you mean 'method'?"),
+    ],
+)
+def test_top_level_option_of_a_file_that_is_none(line: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text(f"method = 'tesla'\n{line}\n")
+    ran = CliRunner().invoke(main, ["run", "--config", str(file)])
+    assert ran.exit_code == 2
+    (message,) = ran.stderr.splitlines()
+    assert message.startswith(f"Error: unknown option in {file}: {line.split()[0]!r}.") or "Did you mean" in told
+    assert told in message

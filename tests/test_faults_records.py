@@ -23,10 +23,11 @@ from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.errors import CorruptFileError
 from dcbench_tesla.exchange.merge import Merged, _is_level, merge
 from dcbench_tesla.records import schema
-from dcbench_tesla.records.progress import say
+from dcbench_tesla.records.progress import say, say_once
 from dcbench_tesla.records.rows import STAGES, damaged_rows, stage_rows
 from dcbench_tesla.records.store import load_tensors, read_json, save_tensors
 from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import declarations
 from dcbench_tesla.reports.failed import failures
 from dcbench_tesla.reports.html import page
@@ -95,14 +96,24 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path, monkeypatch
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "nowhere").symlink_to("gone")
-    for name, told in (("pipe", "not a regular file"), ("zero", "not a regular file"), ("circle", "cannot be read")):
-        with pytest.raises(CorruptFileError, match=told):
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**26 + 1)
+    for name, told in (
+        ("pipe", "is a pipe, a socket or a device, not a regular file"),
+        ("zero", "is a pipe, a socket or a device, not a regular file"),
+        ("circle", "cannot be read"),
+        ("nowhere", "is a link that leads nowhere"),
+        ("folder", "is a folder, not a regular file"),
+        ("large", "has 67108865 bytes, expected at most 67108864"),
+    ):
+        with pytest.raises(CorruptFileError, match=rf"{name} {told}.*Delete it"):
             read_json(tmp_path / name)
+        if name != "large":  # tensors may be as many as they are
+            with pytest.raises(CorruptFileError, match=rf"{name} {told}.*Delete it"):
+                load_tensors(tmp_path / name)
     with pytest.raises(FileNotFoundError):
-        read_json(tmp_path / "nowhere")
-    (tmp_path / "large").write_bytes(b" " * (2**26 + 1))
-    with pytest.raises(CorruptFileError, match="larger than 64 MiB"):
-        read_json(tmp_path / "large")
+        read_json(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("kind", schema.KINDS)
@@ -442,3 +453,90 @@ def test_tensors_of_strange_types_are_told(tmp_path: Path) -> None:
         save_file({"images": torch.zeros(4)}, path, metadata={"dcbench": meta})
         with pytest.raises(CorruptFileError, match=r"a\.safetensors is damaged: its metadata is not JSON"):
             load_tensors(path)
+
+
+# --------------------------------------------------------------- rows that contradict one another, or lack a setting
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("method", "dm"), ("seed", 7), ("ipc", 10), ("dataset_fingerprint", "another"), ("ipc", None)]
+)
+def test_evaluation_that_contradicts_its_condensation_is_left_out(name: str, value: Any, out: Path) -> None:
+    assert len(stage_rows(Workspace(out), "evaluate")) == 1
+    edit(row_of(out), lambda row: row.update({name: value}))
+    assert stage_rows(Workspace(out), "evaluate") == []
+    (told,) = damaged_rows(Workspace(out))
+    assert str(row_of(out)) in told
+    assert f"its {name} is {value}, that of its condensation is " in told
+    shown = CliRunner().invoke(main, ["list", "cells", "--out", str(out)])
+    assert (shown.exit_code, "its " + name in shown.stderr) == (1, True)
+
+
+def test_evaluation_of_a_file_may_have_other_data_than_its_condensation(out: Path) -> None:
+    edit(row_of(out), lambda row: row.update(set="0123", dataset_fingerprint="another", seed=7))
+    assert len(stage_rows(Workspace(out), "evaluate")) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "wrong"),
+    [
+        *(("learned", name, wrong) for name in ("label_space", "lr_labels") for wrong in (None, "gone", [1])),
+        *(("last", "last_epoch", wrong) for wrong in (None, "gone", "three", -1)),
+        ("hard", "labels", None),
+        ("hard", "labels", 3),
+    ],
+)
+def test_figure2_without_a_setting_of_a_row(labels: str, name: str, wrong: Any, tmp_path: Path) -> None:
+    fixtures.write_labels(tmp_path)
+    fixtures.write_cell(tmp_path, "tesla", 1, {100: [0.5, 0.5]}, dataset="npz:mine", sets={"labels": labels})
+    declaration = declarations()["figure2"]
+    before = [line.title for line in figure2.on_the_way(declaration, runs(declaration, Workspace(tmp_path)))]
+    (path,) = (p for p in tmp_path.glob("rows/condense-*.json") if p.stem.endswith(f"seed0-{labels}"))
+
+    def spoil(row: dict[str, Any]) -> None:
+        row["settings"][name] = wrong
+        if wrong == "gone":
+            del row["settings"][name]
+
+    edit(path, spoil)
+    say_once.cache_clear()
+    shown = CliRunner().invoke(main, ["reproduce", "figure2", "--out", str(tmp_path), "--no-shipped"])
+    assert not isinstance(shown.exception, (KeyError, TypeError, ValueError)), shown.exception
+    assert path.name in shown.stderr
+    assert name in shown.stderr
+    after = [line.title for line in figure2.on_the_way(declaration, runs(declaration, Workspace(tmp_path)))]
+    assert len(after) == len(before) - 1
+    assert len(after) >= 2
+    assert "Figure 2" in page(Workspace(tmp_path))
+
+
+def test_list_cells_tells_contents_of_one_name_apart(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        fixtures.write_cell(tmp_path, "tesla", 1, {100: [0.5]}, dataset="npz:mine", seed=seed)
+    for path in tmp_path.glob("rows/*-seed1.json"):
+        edit(path, lambda row: row.update(dataset_fingerprint="f2" * 8))
+    failed = {"dataset": "npz:mine", "dataset_fingerprint": "f3" * 8}
+    fixtures.write_failure(tmp_path)
+    edit(tmp_path / "rows" / "failed-mtt.json", lambda row: row.update(failed))
+    shown = CliRunner().invoke(main, ["list", "cells", "--out", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    for name in ("npz:mine (f1)", "npz:mine (f2f2f2f2)", "npz:mine (f3f3f3f3)"):
+        assert shown.stdout.count(name) == 1
+    assert "npz:mine is the name of 3 data sets of different contents: npz:mine (f1), " in shown.stderr
+
+
+def test_list_cells_leaves_names_of_one_content_alone(out: Path) -> None:
+    fixtures.write_cell(out, "tesla", 1, {100: [0.5]}, seed=1)
+    shown = CliRunner().invoke(main, ["list", "cells", "--out", str(out)])
+    assert "digits (" not in shown.stdout
+    assert "different contents" not in shown.stderr
+
+
+@pytest.mark.parametrize("cell", ["True", "", "3", "text", "2020-01-01"])
+def test_a_csv_cut_off_anywhere_is_read_or_named(cell: str, tmp_path: Path) -> None:
+    path = tmp_path / "time.csv"
+    path.write_text(f"method,compiled,note\ntesla,{cell},x\ndm,,'=1+1\ntesla")
+    table = table_of(path)
+    assert list(table["method"]) == ["tesla", "dm", "tesla"]
+    assert list(table["note"])[1] == "=1+1"
+    read_csv(path, ["method"])

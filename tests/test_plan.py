@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from dcbench_tesla.backends.base import Job
@@ -27,9 +26,7 @@ from dcbench_tesla.reports.plan import PlannedCell, open_cells, plan
 SMALL = {"data.train_images": 100, "network.width": 4, "experts.count": 2, "expert_epochs": 1, "max_start_epoch": 2}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def dcbench(*words: object) -> Result:

@@ -8,15 +8,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
 from dcbench_tesla.api import run
@@ -25,18 +23,16 @@ from dcbench_tesla.cells import stages as runner
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import CellResult
-from dcbench_tesla.cli import main
-from dcbench_tesla.config import overrides_from, resolve
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError, UsageError
 from dcbench_tesla.interface import IterationRecord
 from dcbench_tesla.records.store import read_json, read_meta
 from tests import fixtures_data as fixtures
+from tests.fixtures_cells import NONE, Settings, command, configured, ran, words
 
-Settings = Mapping[str, Any]
-SELECTION: Settings = {"data.train_images": 200, "convnet.width": 8, "convnet.epochs": 4, "evaluation.networks": 2}
+SELECTED: Settings = {"data.train_images": 200, "convnet.width": 8, "convnet.epochs": 4, "evaluation.networks": 2}
 TINY: Settings = {
-    **SELECTION,
+    **SELECTED,
     "network.width": 8,
     "experts.count": 2,
     "evaluation.every": 2,
@@ -52,22 +48,19 @@ ONLY_AT_THE_END: Settings = {k: v for k, v in TINY.items() if k != "evaluation.n
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(
     out: Path,
-    changes: Settings = MappingProxyType({}),
+    changes: Settings = NONE,
     *,
     method: str = "tesla",
     dataset: str = "digits",
     base: Settings = TINY,
     force: bool = False,
 ) -> CellResult:
-    settings = {**base, **changes}
-    return run(method, dataset, 1, preset="smoke", settings=settings, out=out, device="cpu", force=force, quiet=True)
+    return ran(out, method, {**base, **changes}, dataset=dataset, force=force)
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -225,7 +218,7 @@ def test_methods_share_experts(copy: Path) -> None:
 
 
 def test_cell_goes_on_with_the_threads_it_was_begun_with(tmp_path: Path) -> None:
-    config = resolve("tesla", "digits", 1, preset="smoke", overrides=overrides_from(TINY))
+    config = configured("tesla", TINY)
     session = Session(tmp_path, device="cpu", quiet=True)
     folder = session.cell(config).place.folder
     folder.mkdir(parents=True)
@@ -249,24 +242,6 @@ LONG: Settings = {
     "evaluation.networks": 3,
     "convnet.epochs": 60,
 }
-
-
-def words(settings: Settings, out: Path, method: str = "tesla") -> list[str]:
-    """The command line of a cell."""
-    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    return [
-        "run",
-        "--method",
-        method,
-        "--preset",
-        "smoke",
-        "--device",
-        "cpu",
-        "--no-baseline",
-        "--out",
-        str(out),
-        *sets,
-    ]
 
 
 def _dcbench(arguments: list[str], log: str, checkpoint_every_s: float) -> None:
@@ -353,10 +328,10 @@ def test_killed_in_every_stage_and_resumed_to_the_same_bytes(whole: CellResult, 
 def test_killed_before_the_first_checkpoint(whole: CellResult, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     shutil.copytree(whole.cell.workspace.experts, out / "experts")
+    shutil.copytree(whole.cell.workspace.rows, out / "rows", ignore=shutil.ignore_patterns("condense*", "evaluate*"))
     folder = out / "cells" / whole.folder.name
     kill_when((folder / "snapshots" / "000020.safetensors").exists, started(words(LONG, out), log), log)
     assert not (folder / "checkpoint.safetensors").exists()
-    shutil.copytree(whole.cell.workspace.rows, out / "rows", ignore=shutil.ignore_patterns("condense*", "evaluate*"))
     same_result(out, whole)
 
 
@@ -479,7 +454,7 @@ def test_what_the_method_notes_stands_in_the_row(copy: Path) -> None:
 
 
 def test_networks_that_diverge_count_as_chance(tmp_path: Path) -> None:
-    result = tiny(tmp_path, {"convnet.lr": 1e30}, method="random", base=SELECTION)
+    result = tiny(tmp_path, {"convnet.lr": 1e30}, method="random", base=SELECTED)
     last = result.accuracy()
     assert last is not None
     assert last.values == pytest.approx([0.1, 0.1])
@@ -487,10 +462,6 @@ def test_networks_that_diverge_count_as_chance(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------- several cells, baseline
-
-
-def command(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments))
 
 
 def test_failing_cell_does_not_stop_the_others(copy: Path, done: CellResult) -> None:
@@ -555,8 +526,8 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"npz:{path}"
 
 
-def own(out: Path, dataset: str, changes: Settings = MappingProxyType({}), method: str = "tesla") -> CellResult:
-    base = SELECTION if method == "random" else {**ONLY_AT_THE_END, "iterations": 2}
+def own(out: Path, dataset: str, changes: Settings = NONE, method: str = "tesla") -> CellResult:
+    base = SELECTED if method == "random" else {**ONLY_AT_THE_END, "iterations": 2}
     return tiny(out, {"data.train_images": 0, **changes}, method=method, dataset=dataset, base=base)
 
 

@@ -34,9 +34,7 @@ SETTINGS = {
 SMALL_RESNET = [Override("resnet18", "width", 2), Override("resnet18", "epochs", 1)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run_dm(out: Path) -> CellResult:
@@ -167,11 +165,11 @@ def test_a_folder_that_is_no_cell_does_not_stop_the_others(cell: CellResult, tmp
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(CorruptFileError, match="is not a cell of dcbench"):
+    with pytest.raises(CorruptFileError, match="is not the configuration of a cell of dcbench"):
         evaluate(foreign)
     result = CliRunner().invoke(main, ["evaluate", str(foreign), str(cell.folder), "--device", "cpu"])
     assert result.exit_code == 1
-    assert "is not a cell of dcbench" in result.stderr
+    assert "is not the configuration of a cell of dcbench" in result.stderr
     assert "1 of 2 sets could not be evaluated, see above; the others are done" in result.stderr
     assert f"{cell.cell.name}: convnet: " in result.stdout
 

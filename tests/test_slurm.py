@@ -24,9 +24,10 @@ from dcbench_tesla.backends.sweep import sweep
 from dcbench_tesla.cells.budget import largest_peak
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.profilers.memory import PredictedMeter
-from tests.test_backends import DIVERGES, ENDLESS, SMALL, TESLA, a_job, at_work, command, one_thread, rows, wait_for
+from tests.fixtures_cells import SELECTION, command, rows
+from tests.test_backends import DIVERGES, ENDLESS, TESLA, a_job, at_work, one_thread_everywhere, wait_for
 
-__all__ = ["one_thread"]  # a fixture of every test here
+__all__ = ["one_thread_everywhere"]  # a fixture of every test here
 
 
 # ---------------------------------------------------------------------------------------------- without any Slurm
@@ -34,7 +35,7 @@ __all__ = ["one_thread"]  # a fixture of every test here
 
 def test_by_the_debug_executor(tmp_path: Path) -> None:
     backend = Slurm(tmp_path / "jobs" / "slurm", options={"cluster": "debug"})
-    fine, diverges = (a_job(tmp_path, m, s, backend.execution) for m, s in (("random", SMALL), ("tesla", DIVERGES)))
+    fine, diverges = (a_job(tmp_path, m, s, backend.execution) for m, s in (("random", SELECTION), ("tesla", DIVERGES)))
     outcomes = sweep([fine, diverges], backend)
     assert [outcome.status for outcome in outcomes] == ["ok", "diverged"]
     (row,) = rows(tmp_path, "evaluate")
@@ -86,7 +87,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def on_gpus(out: Path, **options: object) -> tuple[Slurm, list[Job]]:
     """A backend that asks for GPUs, of which there is none here, and three jobs."""
     backend = Slurm(out / "jobs" / "slurm", "cuda", jobs=2, options=options)
-    settings = ({**SMALL, "data.validation": share} for share in (0.1, 0.2, 0.3))
+    settings = ({**SELECTION, "data.validation": share} for share in (0.1, 0.2, 0.3))
     return backend, [a_job(out, settings=given, execution=backend.execution) for given in settings]
 
 
@@ -312,7 +313,7 @@ def test_real_slurm_gives_what_local_gives(real_slurm: Path, tmp_path: Path, mon
     on_cluster = Slurm(tmp_path / "slurm" / "jobs" / "slurm", jobs=2, timeout_s=900)
     here = Local("cpu", jobs=2)
     assert on_cluster.execution.threads == here.execution.threads == 1
-    wanted = [("random", SMALL), ("dm", {**SMALL, "iterations": 3}), ("tesla", TESLA), ("tesla", DIVERGES)]
+    wanted = [("random", SELECTION), ("dm", {**SELECTION, "iterations": 3}), ("tesla", TESLA), ("tesla", DIVERGES)]
     found: dict[str, list[Outcome]] = {}
     for name, backend in (("local", here), ("slurm", on_cluster)):
         jobs = [a_job(tmp_path / name, m, s, backend.execution) for m, s in wanted]

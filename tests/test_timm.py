@@ -38,9 +38,7 @@ REFUSED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(name: str, **settings: object) -> TimmModel:

@@ -22,6 +22,7 @@ from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.store import content_key, read_json, write_json, write_text
 from dcbench_tesla.records.workspace import Workspace
 
+_REMEDY = "Delete it: the command that submitted the job writes it again."
 Status = Literal["ok", "diverged", "out of memory", "timed out", "killed", "failed"]
 
 
@@ -95,12 +96,12 @@ class FrozenJob:
         """Read a job from the file that :meth:`write` wrote.
 
         Raises:
-            CorruptFileError: the file holds something else.
+            CorruptFileError: the file holds something else, or another job than its name says.
         """
-        try:
-            return cls(**read_json(file))
-        except TypeError as error:
-            raise CorruptFileError(f"{file} is not a job of this version of dcbench ({error}).") from error
+        content = read_json(file, "job", remedy=_REMEDY)
+        if content["name"] != file.stem:
+            raise CorruptFileError(f"{file} holds another job, {content['name']}. {_REMEDY}")
+        return cls(**{f.name: content[f.name] for f in dataclasses.fields(cls)})
 
     def write(self) -> "FrozenJob":
         """Write the job to :attr:`file` and return it."""

@@ -31,10 +31,12 @@ def run_frozen(job: FrozenJob) -> Outcome:
         execution = Execution.resolve(job.device, job.threads, job.backend)
         execution = dataclasses.replace(execution, logs=tuple(job.logs), compile=job.compile)
         session = Session(job.workspace.root, data_dir=data_dir, execution=execution)
-        cell = session.cell(CellConfig.from_dict(job.config), from_scratch=job.force)
+        cell = session.cell(_configuration(job), from_scratch=job.force)
         cell = cell.planned({}, job.memory_facts)
         if cell.key != job.key:
-            raise UsageError(f"{job.cell} has other data or another version here than where it was submitted.")
+            raise UsageError(
+                f"{job.file}: {job.cell} has other data or another version here than where it was submitted."
+            )
         todo = ", ".join(cell.stages_from_scratch() if job.force else cell.pending())
         where = f"{job.backend}, {job.device}, threads {job.threads}, process {os.getpid()} on {socket.gethostname()}"
         _log(f"{cell.name}: {todo or 'nothing to do'} ({where})")
@@ -44,6 +46,13 @@ def run_frozen(job: FrozenJob) -> Outcome:
     except Exception as error:
         return Outcome.of(error, job.report)
     return Outcome()
+
+
+def _configuration(job: FrozenJob) -> CellConfig:
+    try:
+        return CellConfig.from_dict(job.config)
+    except UsageError as error:
+        raise UsageError(f"{job.file}: {error}") from error
 
 
 def _log(text: str) -> None:

@@ -21,7 +21,7 @@ import torch
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.session import Session
-from dcbench_tesla.compute.processes import stop_with_stdin, tell_parent
+from dcbench_tesla.compute.processes import GRACE_S, stop_with_stdin, tell_parent
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.errors import (
     CorruptFileError,
@@ -40,7 +40,6 @@ from dcbench_tesla.records.store import writing
 _MANY_IMAGES = 200_000  # images in all epochs of all experts; with fewer, starting processes takes longer than it saves
 _LIBRARIES_BYTES = 2**30
 _POLL_S = 0.5
-_GRACE_S = 10.0
 _ERRORS: dict[str, type[DcbenchError] | type[UsageError]] = {
     kind.__name__: kind for kind in (DcbenchError, DataMissingError, CorruptFileError, DivergedError, UsageError)
 }
@@ -135,7 +134,7 @@ def _stop(workers: "list[subprocess.Popen[str]]") -> None:
         worker.terminate()
     for worker in workers:
         try:
-            worker.communicate(timeout=_GRACE_S)
+            worker.communicate(timeout=GRACE_S)
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.communicate()

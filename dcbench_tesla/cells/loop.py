@@ -18,10 +18,19 @@ from dcbench_tesla.interface import Condenser, IterationRecord
 from dcbench_tesla.profilers import LiveBytes
 from dcbench_tesla.records.live import MetricLog
 from dcbench_tesla.records.progress import bar, say
-from dcbench_tesla.records.store import load_tensors, read_meta, save_tensors, write_text, writing
+from dcbench_tesla.records.store import (
+    load_tensors,
+    parse_json,
+    read_bytes,
+    read_meta,
+    save_tensors,
+    write_text,
+    writing,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 _METRICS = "metrics.jsonl"
+_LARGEST_METRICS = 2**30  # bytes
 _DELETE = "Delete it, or start over with --force."
 _CHECKPOINT_EVERY_S = 30.0
 _CHECKPOINT_SHARE = 50  # checkpoints take at most one fiftieth of the time
@@ -31,6 +40,7 @@ _CHECKPOINT_SHARE = 50  # checkpoints take at most one fiftieth of the time
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Let the running iteration finish after Ctrl-C or SIGTERM, so that the loop can save; a second one stops at once.
 
+    A signal that this process ignores stays ignored: a shell starts processes in the background so (``nohup ... &``).
     Yields a function that returns whether a stop was requested.
     """
     asked = False
@@ -43,7 +53,8 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield lambda: False
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield lambda: asked
     finally:
@@ -74,16 +85,16 @@ def _metrics_before(path: Path, done: int) -> Iterator[str]:
     Raises:
         CorruptFileError: a line before the last one is not what an iteration writes.
     """
-    lines = path.read_bytes().split(b"\n")
+    remedy = "Delete the file: the run continues, and its metrics begin anew."
+    lines = read_bytes(path, limit=_LARGEST_METRICS, remedy=remedy).split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
-            iteration = json.loads(line.decode())["iteration"] if line else done
+            iteration = parse_json(line)["iteration"] if line else done
             if iteration >= done:
                 continue
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines) or number > done:  # cut off by a kill
                 continue
-            remedy = "Delete the file: the run continues, and its metrics begin anew."
             raise CorruptFileError(f"{path} is damaged in line {number}. {remedy}") from error
         yield line.decode() + "\n"
 
@@ -110,6 +121,7 @@ class CondenseLoop:
         keep_snapshot: called with the number of finished iterations.
         logs: receive the metrics of every iteration, in addition to ``metrics.jsonl``.
         metered: measure ``peak_bytes`` in the first iteration.
+        kept: what stays if the run diverges, for the message.
         quiet: print nothing.
     """
 
@@ -124,9 +136,10 @@ class CondenseLoop:
         keep_snapshot: Callable[[int], object],
         logs: Sequence[MetricLog] = (),
         metered: bool = True,
+        kept: str = "everything up to the last checkpoint is kept",
         quiet: bool = False,
     ) -> None:
-        self._condenser, self._label, self._key, self._quiet = condenser, label, key, quiet
+        self._condenser, self._label, self._key, self._quiet, self._kept = condenser, label, key, quiet, kept
         self._checkpoint, self._metrics = folder / CHECKPOINT, folder / _METRICS
         self._snapshots, self._keep_snapshot, self._logs, self._metered = snapshots, keep_snapshot, logs, metered
         self._saved_at, self._saving_took = 0.0, 0.0
@@ -195,7 +208,7 @@ class CondenseLoop:
 
     def _divergence(self, how: str) -> str:
         remedy = f"Lower its learning rates (--set, see dcbench info {self._label})"
-        return f"{self._label} diverged: {how}. {remedy}; everything up to the last checkpoint is kept."
+        return f"{self._label} diverged: {how}. {remedy}; {self._kept}."
 
     def _is_due(self) -> bool:
         since = time.perf_counter() - self._saved_at
@@ -223,14 +236,17 @@ class CondenseLoop:
 
     def _load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Give the condenser the state of a checkpoint, which must be one of its own: the same tensors, finite."""
-        own = {name: value.shape for name, value in self._condenser.state_dict().items()}
+        own, there = (
+            {name: (tuple(value.shape), str(value.dtype)) for name, value in values.items()}
+            for values in (self._condenser.state_dict(), state)
+        )
+        if odd := sorted(dict(own.items() ^ there.items())):
+            raise CorruptFileError(f"{self._checkpoint} is not the state of {self._label} ({odd[0]}). {_DELETE}")
         if not all(bool(torch.isfinite(value).all()) for value in state.values()):
             raise CorruptFileError(f"{self._checkpoint} holds NaN or infinity. {_DELETE}")
         try:
             self._condenser.load_state_dict(state)
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            if own == {name: value.shape for name, value in state.items()}:
-                raise  # the file is right: it is a defect of the method
+        except ValueError as error:  # a value that the method never has
             raise CorruptFileError(
                 f"{self._checkpoint} is not the state of {self._label} ({error}). {_DELETE}"
             ) from error

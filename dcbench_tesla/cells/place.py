@@ -23,7 +23,8 @@ from dcbench_tesla.records.store import read_json, write_json, writing
 from dcbench_tesla.records.workspace import Workspace
 
 LOCK = ".lock"
-_FINISHED = "finished.json"
+KEPT_RESULT = "the result that was there before stays"
+_STAGING, _FINISHED = ".new", "finished.json"
 _ROWS, _SHEETS = "rows", "sheets"
 
 
@@ -46,7 +47,12 @@ class Place:
     @property
     def staging(self) -> Path:
         """The folder of a run that starts the cell over, until it is finished."""
-        return self.folder / ".new"
+        return self.folder / _STAGING
+
+    @property
+    def kept(self) -> str:
+        """What stays if the run fails, for messages: the checkpoint, or the result that the run would replace."""
+        return KEPT_RESULT if self.folder.name == _STAGING else "everything up to the last checkpoint is kept"
 
     @property
     def checkpoint(self) -> Path:
@@ -233,8 +239,8 @@ def _exchange(place: Place, workspace: Workspace) -> None:
 def _listed(marker: Path) -> Collection[str]:
     """Return the names of all files and folders of the new run; none if the list was damaged, so that nothing goes."""
     try:
-        return set(read_json(marker)["entries"])
-    except (CorruptFileError, TypeError, KeyError):
+        return set(read_json(marker, "finished")["entries"])
+    except CorruptFileError:
         return ()
 
 

@@ -5,6 +5,7 @@ Both write one row per evaluator beside the rows of ``dcbench run``. An evaluati
 
 import dataclasses
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -20,13 +21,21 @@ from dcbench_tesla.cells.evaluation import Evaluation, network_count, records_na
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import run_cell
 from dcbench_tesla.compute.state import plain_torch
-from dcbench_tesla.config import BASELINE, SECTIONS, CellConfig, Override, resolve, restored, set_word, shown_dataset
+from dcbench_tesla.config import (
+    BASELINE,
+    CellConfig,
+    Override,
+    resolve,
+    restored,
+    set_word,
+    shown_dataset,
+    wrong_setting,
+)
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.datasets import PREFIXES
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, DcbenchError, UsageError
-from dcbench_tesla.records import schema
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.progress import bar, say
 from dcbench_tesla.records.store import atomic_path, content_key, read_json
@@ -104,7 +113,7 @@ def _check_overrides(overrides: Sequence[Override], evaluators: Iterable[str]) -
 
 def _cell_folder(target: Path | str, out: Path) -> Path | None:
     for folder in (Path(target), out / "cells" / str(target)):
-        if (folder / "config.json").is_file():
+        if os.path.lexists(folder / "config.json"):  # what it is, is seen when it is read
             return folder.resolve()
     return None
 
@@ -182,26 +191,12 @@ def _copied(session: Session, cell: Cell, out: Path) -> Cell:
 
 def _configuration(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    stored: dict[str, Any] = read_json(path, remedy=_CHANGED_BY_HAND)
-    if not isinstance(stored, dict) or not {"key", "identity", "evaluators", "command", "method"} <= stored.keys():
-        raise CorruptFileError(f"{folder} is not a cell of dcbench: its config.json is something else.")
-    if wrong := schema.fault("config", stored) or _wrong_setting(stored):
+    stored: dict[str, Any] = read_json(path, "config", remedy=_CHANGED_BY_HAND)
+    if stored["key"] != content_key(stored["identity"]) or not folder.name.endswith(stored["key"][:10]):
+        raise CorruptFileError(f"{path} is the configuration of another cell. {_CHANGED_BY_HAND}")
+    if wrong := wrong_setting(stored):
         raise CorruptFileError(f"{path}: {wrong}. {_CHANGED_BY_HAND}")
     return stored
-
-
-def _wrong_setting(stored: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the first stored setting whose value is not of its type; unknown names pass."""
-    texts = [name for name in ("condense_protocol", "source") if not isinstance(stored.get(name), str)]
-    if texts:
-        return f"it has no {texts[0]}"
-    kinds = {"settings": registry.load_method(stored["method"]).Settings, **SECTIONS}
-    sections = [(name, kind, stored[name]) for name, kind in kinds.items()]
-    sections += [(name, registry.load_evaluator(name).Settings, v) for name, v in stored["evaluators"].items()]
-    for section, kind, values in sections:
-        if told := schema.fault(kind, values):
-            return f"{section}.{told}"
-    return None
 
 
 def _restored(
@@ -254,7 +249,7 @@ class _SavedSet:
         self.method = method or "unknown"
         self._named, self._has_ipc = dataset, not known or registry.load_method(method).uses_ipc
         self.dataset = session.dataset(named)
-        self.test = _test_images(self.distilled, self.dataset, torch.device(session.execution.device))
+        self.test = _test_images(path, self.distilled, self.dataset, torch.device(session.execution.device))
 
     def evaluate(self, name: str, *, force: bool) -> dict[str, Any]:
         """Train and test the networks that are not recorded yet; return the row."""
@@ -330,10 +325,10 @@ class _SavedSet:
         }
 
 
-def _test_images(distilled: DistilledSet, dataset: Dataset, device: torch.device) -> LabelledImages:
+def _test_images(path: Path, distilled: DistilledSet, dataset: Dataset, device: torch.device) -> LabelledImages:
     """Return the test images of ``dataset``, with the preprocessing of the distilled set."""
     if dataset.class_names != distilled.class_names or dataset.x_test.shape[1:] != distilled.images.shape[1:]:
-        raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set.")
+        raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set {path}.")
     made_from = distilled.provenance.get("dataset_fingerprint")
     if made_from not in (None, dataset.fingerprint):
         say(f"note: {dataset.name} here is not byte for byte the data that the set was made from ({made_from})")

@@ -7,7 +7,7 @@ after the last network.
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -22,16 +22,18 @@ from dcbench_tesla.cells.execution import record_begun
 from dcbench_tesla.cells.expert_processes import processes, threads_of_each, train_at_once
 from dcbench_tesla.cells.identity import execution_settings
 from dcbench_tesla.cells.loop import CondenseLoop
-from dcbench_tesla.cells.place import LOCK, alone, discard, exchange_began, settle, take_over
+from dcbench_tesla.cells.place import KEPT_RESULT, LOCK, alone, discard, exchange_began, settle, take_over
 from dcbench_tesla.cells.sheet import write_sheet
 from dcbench_tesla.compute.compiling import training_is_compiled
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.experts.imported import ImportedStore
 from dcbench_tesla.interface import Condenser
 from dcbench_tesla.records.live import MetricLog, open_log
 from dcbench_tesla.records.progress import bar
-from dcbench_tesla.records.rows import drop_settled_failure
+from dcbench_tesla.records.rows import drop_settled_failure, stage_rows
 from dcbench_tesla.records.store import content_key, write_json
+from dcbench_tesla.records.workspace import Workspace
 
 
 @dataclass
@@ -126,7 +128,7 @@ def _start_over(cell: Cell) -> None:
     except BaseException:
         if not exchange_began(cell.place):
             discard(cell.place)
-            cell.say(f"{cell.name}: the result that was there before stays")
+            cell.say(f"{cell.name}: {KEPT_RESULT}")
         raise
 
 
@@ -166,6 +168,7 @@ def _run_stage(cell: Cell, stage: str) -> None:
         assert cell.materials.expert_request is not None, "only a method that requests experts has this stage"
         train_experts(cell, cell.materials.expert_count, cell.materials.expert_request.epochs)
     elif stage == "condense":
+        _record_found_experts(cell)
         _condense(cell)
     else:
         _evaluate(cell, stage.removeprefix(EVALUATE))
@@ -211,13 +214,29 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
         else:
             with threads_of_each(cell):
                 seconds = store.ensure(count, epochs, cell.splits.train, shown)
-    key = content_key({"experts": store.recipe.key, "count": count, "epochs": epochs})
+    trained: dict[str, Any] = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
+    trained |= {"processes": at_once} if at_once > 1 else {}
+    _record_experts(cell, count, epochs, {**trained, **_compiled(training_is_compiled())})
+
+
+def _record_experts(cell: Cell, count: int, epochs: int, trained: Mapping[str, Any]) -> None:
+    """Write the row of a cell's finished experts, unless there is one."""
+    recipe = cell.materials.expert_store.recipe
+    key = content_key({"experts": recipe.key, "count": count, "epochs": epochs})
     if cell.workspace.row("experts", key) is None:
-        facts = {"identity": store.recipe.identity, "experts": count, "epochs": epochs}
-        trained: dict[str, Any] = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
-        trained |= {"processes": at_once} if at_once > 1 else {}
-        compiled = _compiled(training_is_compiled())
-        cell.workspace.write_row("experts", key, {**_data_facts(cell), **_where(cell), **facts, **trained, **compiled})
+        facts = {"identity": recipe.identity, "experts": count, "epochs": epochs}
+        cell.workspace.write_row("experts", key, {**_data_facts(cell), **_where(cell), **facts, **trained})
+
+
+def _record_found_experts(cell: Cell) -> None:
+    """Write the row of experts that no row tells of: the process that trained them was killed before it wrote it."""
+    request, store = cell.materials.expert_request, cell.materials.expert_store
+    if request is None or isinstance(store, ImportedStore):
+        return
+    rows = stage_rows(Workspace(cell.workspace.root), "experts")
+    count, own = cell.materials.expert_count, [r for r in rows if content_key(r.get("identity")) == store.recipe.key]
+    if not any(r.get("experts", 0) >= count and r.get("epochs", 0) >= request.epochs for r in own):
+        _record_experts(cell, count, request.epochs, {"trained_epochs": 0, "train_seconds": 0.0})
 
 
 def _condense(cell: Cell) -> None:
@@ -238,6 +257,7 @@ def _condense(cell: Cell) -> None:
             keep_snapshot=lambda iteration: _keep(cell, condenser, iteration),
             logs=logs,
             metered=metered,
+            kept=cell.place.kept,
             quiet=cell.quiet,
         )
         loop.run(cell.device)

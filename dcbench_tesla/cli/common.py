@@ -60,6 +60,24 @@ def workspace_of(out: Path, *, shipped: bool) -> Workspace:
     return with_shipped(out) if shipped else Workspace(out)
 
 
+def _named_here(error: click.NoSuchOption) -> click.UsageError | None:
+    """Return the error that names the setting or option which an unknown one is here; ``None`` if it is none.
+
+    Hyper-parameters are options of released code, and ``--set`` takes them here.
+    """
+    from dcbench_tesla.presets.released import OURS, meaning
+
+    there = {text for option in error.ctx.command.params for text in option.opts} if error.ctx else set()
+
+    def written(own: str) -> str:
+        return own if own.startswith("--") else f"--set {own}=VALUE"
+
+    known = [own for own in OURS if (own if own.startswith("--") else "--set") in there]
+    name = error.option_name.lstrip("-").replace("-", "_")
+    told = f"It is a setting: {written(name)}." if name in known else meaning(name, known, written)
+    return click.UsageError(f"no such option: {error.option_name}. {told}", error.ctx) if told else None
+
+
 class Group(click.Group):
     """A group of commands whose errors end in one message and an exit code: 2 for invalid usage, 1 for failures.
 
@@ -85,6 +103,10 @@ class Group(click.Group):
             return super().invoke(ctx)
         except click.exceptions.Exit:
             raise
+        except click.NoSuchOption as error:
+            if (told := _named_here(error)) is None:
+                raise
+            raise told from error
         except click.ClickException:
             raise
         except (Exception, KeyboardInterrupt) as error:

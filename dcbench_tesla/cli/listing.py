@@ -11,7 +11,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.config import SECTIONS
 from dcbench_tesla.datasets import default_data_dir
 from dcbench_tesla.errors import unknown_name
-from dcbench_tesla.records.rows import mark, stage_rows
+from dcbench_tesla.records.rows import mark, stage_rows, tell_contents_apart
 from dcbench_tesla.records.text import printable
 from dcbench_tesla.records.workspace import Workspace
 
@@ -53,14 +53,16 @@ def datasets(data_dir: Path | None) -> list[Row]:
 def cells(workspace: Workspace) -> list[Row]:
     """Return the finished evaluations on record, then the failed cells with their reasons.
 
-    Names of committed cells are followed by ``(shipped)``.
+    Names of committed cells are followed by ``(shipped)``. Data sets of one name and several contents get different
+    names, like in tables.
     """
+    tested, failed = stage_rows(workspace, "evaluate"), stage_rows(workspace, "failed")
+    tell_contents_apart(workspace, [*tested, *failed])
     rows: list[Row] = [("method", "data set", "IPC", "seed", "evaluator", "test accuracy (last)", "protocol", "cell")]
-    for row in stage_rows(workspace, "evaluate"):
+    for row in tested:
         last = row["accuracy"]["last"]
         accuracy = f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} %"
         rows.append((*_head(row), row["evaluator"], accuracy, row["protocol"], row["cell"] + mark(row)))
-    failed = stage_rows(workspace, "failed")
     rows += [(*_head(r), "", r["status"], r["protocol"], f"{r['cell']}{mark(r)}: {r['reason']}") for r in failed]
     nothing = f"no finished cells under {workspace.root}; in a checkout, --shipped lists the committed ones"
     return rows if len(rows) > 1 else [(nothing,)]

@@ -128,9 +128,9 @@ def run(
         device=device, out=out, backend=backend, at_once=at_once, timeout=timeout, backend_settings=backend_settings
     )
     session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs, compile=compile))
-    if not dry_run:
-        session.workspace.check_writable()
     cells = [session.cell(config, from_scratch=force, report_later=True) for config in configs]
+    if not dry_run and (force or _anything_to_do(cells)):
+        session.workspace.check_writable()
     refused: list[Outcome] = []
     if budget is not None:
         cells, refused = _within_budget(cells, budget, force=force)
@@ -139,11 +139,23 @@ def run(
     everything = (Job(c, force=c.key in forced, data_dir=data_dir) for c in (*cells, *baselines.values()))
     jobs = list({job.id: job for job in everything}.values())
     if not dry_run:
+        if baselines and _anything_to_do(list(baselines.values())):
+            session.workspace.check_writable()
         run_jobs(jobs, where, session, baselines=baselines, refused=refused)
         return
     for job in jobs:
         _show_plan(job.cell)
     _end_with(refused, len(jobs) + len(refused))
+
+
+def _anything_to_do(cells: "Sequence[Cell]") -> bool:
+    """Return whether a cell is not finished or its files are damaged. Else nothing is written: results can be shown."""
+    from dcbench_tesla.errors import CorruptFileError
+
+    try:
+        return any(cell.pending() for cell in cells)
+    except (CorruptFileError, UsageError):
+        return True
 
 
 def backend_of(
@@ -227,15 +239,30 @@ def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file:
 
 def _check_options(file: Path, given: dict[str, Any], known: dict[str, Any]) -> None:
     """Check the names and the types of the top-level options of a configuration file."""
-    from dcbench_tesla.errors import unknown_name
-
     for name, value in given.items():
         if name not in known:
-            raise unknown_name(f"option in {file}:", name, known)
+            raise _unknown_option(file, name, known)
         kind = int if name in ("ipc", "seed") else str
         values = value if isinstance(value, list) and name != "preset" else [value]
         if not values or any(type(v) is not kind for v in values):
             raise UsageError(f"{file}: {name} takes values of type {kind.__name__}, not {value!r}.")
+
+
+def _unknown_option(file: Path, name: str, known: dict[str, Any]) -> UsageError:
+    """Return the error for a top-level option of a file, which says where it stands if it is a setting."""
+    from dcbench_tesla.errors import unknown_name
+    from dcbench_tesla.presets.released import OURS, meaning
+
+    def written(own: str) -> str:
+        if own.startswith("--"):
+            return own[2:] if own[2:] in known else f"{own} on the command line"
+        section, _, setting = own.rpartition(".")
+        return f"{setting} under [{section or 'settings'}]"
+
+    told = f"It is a setting: {written(name)}." if name in OURS else meaning(name, OURS, written)
+    if told is None:
+        return unknown_name(f"option in {file}:", name, known)
+    return UsageError(f"unknown option in {file}: {name!r}. {told}")
 
 
 def _show_plan(cell: "Cell") -> None:

@@ -90,7 +90,7 @@ def table_of(path: Path) -> pd.DataFrame:
     raw = read_bytes(path, remedy="Move it away.")
     table = pd.read_csv(BytesIO(raw), dtype=_HEXADECIMAL)
     for name in table.select_dtypes(["object", "string"]):
-        table[name] = table[name].map(unguarded, na_action="ignore")
+        table[name] = table[name].map(lambda value: unguarded(value) if isinstance(value, str) else value)
     return table
 
 

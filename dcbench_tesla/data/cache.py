@@ -24,6 +24,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.files import decode_image
 from dcbench_tesla.data.trees import Tree
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
+from dcbench_tesla.records.leftovers import sweep, temporary_path
 from dcbench_tesla.records.regular import regular_file
 
 if TYPE_CHECKING:
@@ -71,18 +72,19 @@ def decoded(tree: Tree, labels: Mapping[str, int], side: int, shrink: bool) -> I
 def make(cache: Path, build: Callable[[], Split]) -> None:
     """Write the folder ``cache`` from what ``build`` returns, unless the folder exists.
 
-    The folder gets its name when it is complete. A second process that wants it waits for the first one.
+    The folder gets its name when it is complete. A second process that wants it waits for the first one. What killed
+    processes left beside it is removed.
 
     Raises:
         DcbenchError: the folder cannot be written.
         CorruptFileError: ``build`` or reading its images found damaged files.
     """
-    part = cache.with_name(f"{cache.name}.part")
+    part = temporary_path(cache)
     try:
         with FileLock(f"{cache}.lock"):
             if cache.is_dir():
                 return
-            shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
+            sweep(cache.parent)
             try:
                 _write(part, build())
                 part.rename(cache)

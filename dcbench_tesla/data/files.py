@@ -298,6 +298,9 @@ def decode_image(
             image: Image.Image = Image.open(file)
         except UnidentifiedImageError as error:
             raise ValueError("not an image") from error
+        if image.format == "PNG":  # the reader looks at no checksum of the pixels
+            image.verify()
+            image = Image.open(_again(file))
         with image:
             if image.mode.startswith(("I", "F")):
                 problem = f"more than 8 bits a channel (mode {image.mode}); convert the folder to 8 bits first"
@@ -309,6 +312,13 @@ def decode_image(
         image = image.resize((box_side, box_side), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.uint8)
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
+
+
+def _again(file: Path | IO[bytes]) -> Path | IO[bytes]:
+    """Return a file to be read from its beginning."""
+    if not isinstance(file, Path):
+        file.seek(0)
+    return file
 
 
 def _turned(image: Image.Image) -> Image.Image:

@@ -23,12 +23,12 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import check_zca_size
 from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.errors import CorruptFileError, UsageError
-from dcbench_tesla.exchange.files import load_torch, natural, plain_tensor, sha256_of
-from dcbench_tesla.experts.imported import IMPORTED, write_index
+from dcbench_tesla.exchange.files import load_torch, named, natural, plain_tensor, sha256_of
+from dcbench_tesla.experts.imported import IMPORTED, read_index, write_index
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.experts.store import ExpertStore
 from dcbench_tesla.records.leftovers import sweep, temporary_path
-from dcbench_tesla.records.store import content_key, read_json, writing
+from dcbench_tesla.records.store import content_key, writing
 from dcbench_tesla.records.workspace import Workspace
 
 _Shapes = list[tuple[int, ...]]
@@ -93,8 +93,8 @@ def import_experts(
     )
     final = workspace.experts / recipe.key
     settings = _settings(recipe, data)
-    if (final / IMPORTED).is_file():
-        index = read_json(final / IMPORTED)
+    if (final / IMPORTED).exists():
+        index = read_index(final / IMPORTED)
         epochs = tuple(index["epochs"])
         if name:  # the new name replaces the old one
             write_index(final, recipe, name=name, epochs=epochs, files=index["files"])
@@ -114,10 +114,7 @@ def import_experts(
 
 
 def _digests(files: Sequence[Path]) -> list[str]:
-    for path in files:
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}.")
-    digests = [sha256_of(path) for path in files]
+    digests = [sha256_of(named(path)) for path in files]
     for i, digest in enumerate(digests):
         if digest in digests[:i]:
             raise UsageError(f"{files[i]} and {files[digests.index(digest)]} are the same: each expert counts once.")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.records.regular import regular_file
 
 _CHUNK = 1 << 22
 
@@ -44,20 +45,32 @@ def load_torch(path: Path, *, mapped: bool = False) -> Any:
 
     Raises:
         UsageError: there is no such file.
-        CorruptFileError: the file is damaged, is not one of ``torch.save``, or contains any other object.
+        CorruptFileError: the file is damaged, no regular file or not one of ``torch.save``, or contains any other
+            object.
     """
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}.")
     allowed: list[Any] = [(_Ignored, name) for name in _STAND_INS]
     try:
-        zipped = _check_zip(path)
+        zipped = _check_zip(named(path))
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about the storages of old files
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
-    except CorruptFileError:
+    except (CorruptFileError, UsageError):
         raise
     except Exception as error:  # a damaged file can make its reader raise nearly anything
         raise CorruptFileError(_refusal(path, error)) from error
+
+
+def named(path: Path) -> Path:
+    """Return a file that the user named; it is not opened.
+
+    Raises:
+        UsageError: there is no such file.
+        CorruptFileError: it is no regular file.
+    """
+    try:
+        return regular_file(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no file {path}.") from error
 
 
 def _check_zip(path: Path) -> bool:

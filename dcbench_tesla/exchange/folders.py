@@ -14,6 +14,7 @@ import is refused.
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from torch import Tensor
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError, unknown_name
 from dcbench_tesla.exchange.files import load_torch, plain_tensor, tensor_digest
-from dcbench_tesla.records.leftovers import sweep, temporary_path
+from dcbench_tesla.records.leftovers import bring_back, exchange, sweep, temporary_path
 from dcbench_tesla.records.store import load_tensors, save_tensors, write_text, writing
 from dcbench_tesla.records.workspace import Workspace
 
@@ -51,11 +52,11 @@ def find_set(path: Path, out: Path | None = None) -> Path:
     Raises:
         UsageError: there is no such set.
     """
-    if path.is_file():
+    if found_again(path) and path.is_file():
         return path
-    if (path / SET).is_file():
+    if os.path.lexists(path / SET):  # what it is, is seen when it is read
         return path / SET
-    if out is not None and (named := Workspace(out).cells / path / SET).is_file():
+    if out is not None and os.path.lexists(named := Workspace(out).cells / path / SET):
         return named
     if path.is_dir():
         raise UsageError(f"there is no {SET} in {path}: name a distilled set, or the folder of a finished cell.")
@@ -65,6 +66,9 @@ def find_set(path: Path, out: Path | None = None) -> Path:
 
 def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: bool = False) -> None:
     """Write ``distilled`` into the folder ``output``. If this fails, the folder stays as it was.
+
+    If the process is killed while the new export takes the place of an earlier one, the next process that writes or
+    reads an export there puts the earlier one back.
 
     Args:
         distilled: the set.
@@ -82,26 +86,25 @@ def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: boo
     if layout == "png" and distilled.images.shape[1] not in (1, 3):
         raise UsageError(f"PNG cannot hold images of {distilled.images.shape[1]} channels: use --format tensors.")
     output = output.resolve()
+    bring_back(output)
     _check_output(output, force=force)
     made = temporary_path(output)
-    old = made.with_name(f"{made.name}.old")  # never swept: it may hold the only export
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         sweep(output.parent)
         made.mkdir()
         try:
             FORMATS[layout](distilled, made)
-            if output.exists():
-                output.rename(old)
-            try:
-                made.rename(output)
-            except OSError:
-                if old.exists():
-                    old.rename(output)
-                raise
+            exchange(made, output)
         finally:
             shutil.rmtree(made, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+
+
+def found_again(path: Path) -> bool:
+    """Return whether there is a file or folder ``path``, once an export that a killed process moved aside is back."""
+    for place in () if path.exists() else (path, path.parent):
+        bring_back(place.resolve())
+    return path.exists()
 
 
 def _check_output(output: Path, *, force: bool) -> None:
@@ -259,7 +262,7 @@ def is_export(path: Path) -> bool:
     """Return whether ``path`` is an export of dcbench or a file of one."""
     if path.is_dir() or path.suffix == ".safetensors":
         return True
-    return path.name == IMAGES and (path.parent / SIDE).is_file()
+    return path.name == IMAGES and os.path.lexists(path.parent / SIDE)
 
 
 def read_export(path: Path) -> tuple[DistilledSet, list[str]]:
@@ -270,9 +273,9 @@ def read_export(path: Path) -> tuple[DistilledSet, list[str]]:
         CorruptFileError: a file is damaged.
     """
     folder = path if path.is_dir() else path.parent
-    if path.name in (SIDE, IMAGES) or (path.is_dir() and (path / SIDE).is_file()):
+    if path.name in (SIDE, IMAGES) or (path.is_dir() and os.path.lexists(path / SIDE)):
         return _read_authors(folder), []
-    if path.is_dir() and not (path / SET).is_file():
+    if path.is_dir() and not os.path.lexists(path / SET):
         raise UsageError(f"{path} is not an export of dcbench: name the file of images in it, for instance {IMAGES}.")
     distilled = DistilledSet.load(find_set(path))
     return distilled, _changed_pngs(distilled, folder) if path.is_dir() else []

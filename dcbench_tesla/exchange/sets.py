@@ -9,6 +9,7 @@ Shapes: N images, C channels, H = W = side, K classes.
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.distilled import DistilledSet, check_preprocessing, probabilities
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.exchange.files import load_torch, natural, plain_tensor, sha256_of
-from dcbench_tesla.exchange.folders import is_export, read_export
+from dcbench_tesla.exchange.folders import found_again, is_export, read_export
 from dcbench_tesla.records.store import load_tensors
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -87,7 +88,10 @@ class Given:
 
 @dataclass
 class _Found:
-    """The content of a file: images ``(N, C, H, W)``, labels or ``None``, their origin, and notes for the user."""
+    """The content of a file: images ``(N, C, H, W)``, labels or ``None``, their origin, and notes for the user.
+
+    ``labels_file`` is the file of the labels, where they lie in another one.
+    """
 
     layout: str
     images: Tensor
@@ -95,6 +99,7 @@ class _Found:
     source: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     lr: float | None = None
+    labels_file: Path | None = None
 
 
 def import_set(
@@ -115,7 +120,7 @@ def import_set(
     """
     paths = [files] if isinstance(files, Path) else list(files)
     for path in paths:
-        if not path.exists():
+        if not found_again(path):
             raise UsageError(f"there is no file or folder {path}.")
     parts = _parts(paths, given)
     path = parts.images[0]
@@ -127,7 +132,7 @@ def import_set(
     assert given.preprocessing is not None, "checked with what is lacking"
     dataset = load_dataset(given.dataset, data_dir)
     images = _images(path, found, dataset)
-    labels, order = _labels(path, found, len(images), dataset, given)
+    labels, order = _labels(found.labels_file or path, found, len(images), dataset, given)
     ipc = len(images) // dataset.classes
     if given.ipc not in (None, ipc):
         raise UsageError(f"{path} holds {ipc} images for each of {dataset.classes} classes, not --ipc {given.ipc}.")
@@ -227,7 +232,7 @@ def _parts(paths: Sequence[Path], given: Given) -> _Parts:
 def _rate_beside(path: Path) -> Path | None:
     """The file of a learned rate beside a file of images: ``lr_best.pt`` beside ``images_best.pt``."""
     names = (path.name.replace("images", rate, 1) for rate in _RATES if path.name.startswith("images"))
-    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    return next((path.with_name(name) for name in names if os.path.lexists(path.with_name(name))), None)
 
 
 def _read_parts(parts: _Parts, given: Given) -> _Found:
@@ -258,7 +263,7 @@ def _joined(parts: _Parts, given: Given) -> _Found:
         labels = [plain_tensor(load_torch(path), path, "the content") for path in parts.labels]
         if len({(part.shape[1:], part.dtype) for part in labels}) > 1 or not all(part.ndim for part in labels):
             raise UsageError(f"{parts.labels[0]} and others hold labels of different kinds: they are no one set.")
-        found.labels = torch.cat(labels)
+        found.labels, found.labels_file = torch.cat(labels), parts.labels[0]
         digests = [{"file": path.name, "sha256": sha256_of(path)} for path in parts.labels]
         found.source |= {"labels_files": digests}
     found.notes.append(f"{len(read)} files of images joined: {', '.join(path.name for path in parts.images)}")
@@ -299,10 +304,10 @@ def _read(path: Path, given: Given, labels: Path | None, *, alone: bool = True) 
         )
     found = _Found(_MTT, plain_tensor(content, path, "the content"), None, source)
     beside = path.with_name(path.name.replace("images", "labels", 1))
-    if labels is None and alone and beside != path and beside.is_file():
+    if labels is None and alone and beside != path and os.path.lexists(beside):
         labels = beside
     if labels is not None:
-        found.labels = plain_tensor(load_torch(labels), labels, "the content")
+        found.labels, found.labels_file = plain_tensor(load_torch(labels), labels, "the content"), labels
         if given.hard_labels:
             _refuse_part(path, found, labels)
             found.labels = None

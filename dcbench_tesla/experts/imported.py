@@ -12,7 +12,7 @@ from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.experts.store import ExpertStore, Ticker
-from dcbench_tesla.records.store import load_tensors, read_json, write_json
+from dcbench_tesla.records.store import content_key, load_tensors, read_json, write_json
 
 IMPORTED = "imported.json"  # the index in a folder of imported experts; written last, so it marks a finished import
 _HOW_TO_SAY = {
@@ -37,6 +37,11 @@ class ImportedStore(ExpertStore):
     def __init__(self, root: Path, recipe: ExpertRecipe, epochs: Sequence[int]) -> None:
         super().__init__(root, recipe)
         self.epochs = tuple(epochs)
+
+    def unlisted(self) -> Path | None:
+        """Return the first snapshot beyond those that :attr:`epochs` lists; ``None`` if there is none."""
+        beyond = [self.path(len(self.epochs), 0), *(self.path(i, epoch + 1) for i, epoch in enumerate(self.epochs))]
+        return next((path for path in beyond if path.exists()), None)
 
     def bounded(self, count: int | None, epochs: int, asked_by: Sequence[str] = ()) -> int:
         """Return the number of experts to read, after checking that each has snapshots up to ``epochs``.
@@ -75,7 +80,9 @@ class ImportedStore(ExpertStore):
         self.bounded(count, epochs)
         gone = [i for i in range(count) if not self.complete_expert(i, epochs)]
         if gone:
-            raise CorruptFileError(f"{self.path(gone[0], 0).parent} is no longer complete. {self._remedy}")
+            raise CorruptFileError(
+                f"{self.path(gone[0], 0).parent} does not hold what {IMPORTED} lists. {self._remedy}"
+            )
         return 0.0
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
@@ -103,6 +110,20 @@ def write_index(folder: Path, recipe: ExpertRecipe, *, name: str, epochs: Sequen
     facts = {"key": recipe.key, "name": name, "epochs": list(epochs), "files": files, "identity": recipe.identity}
     write_json(folder / "recipe.json", recipe.identity)
     write_json(folder / IMPORTED, {"format": "dcbench imported experts", **facts})
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Return the index that :func:`write_index` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFileError: the file is damaged, or the experts that it describes are not those that its key stands for.
+    """
+    remedy = f"Delete the folder {path.parent} and import the experts again (dcbench import experts)."
+    index: dict[str, Any] = read_json(path, "imported experts", remedy=remedy)
+    if not index["key"] == content_key(index["identity"]) == path.parent.name:
+        raise CorruptFileError(f"{path} describes other experts than its key and its folder stand for. {remedy}")
+    return index
 
 
 def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStore:
@@ -135,6 +156,8 @@ def open_imported(root: Path, wanted: str, recipe: ExpertRecipe) -> ImportedStor
     store = ImportedStore(root, replace(recipe, imported=identity["imported"]), index["epochs"])
     if store.recipe.key != index["key"]:
         raise CorruptFileError(f"{root / index['key'] / IMPORTED} is not what was imported. {store._remedy}")
+    if (more := store.unlisted()) is not None:
+        raise CorruptFileError(f"{root / index['key'] / IMPORTED} does not list {more}. {store._remedy}")
     return store
 
 
@@ -144,8 +167,7 @@ def _indices(root: Path) -> tuple[dict[str, dict[str, Any]], list[CorruptFileErr
     damaged = []
     for path in sorted(root.glob(f"*/{IMPORTED}")):
         try:
-            remedy = f"Delete the folder {path.parent} and import the experts again (dcbench import experts)."
-            index = read_json(path, "imported experts", remedy=remedy)
+            index = read_index(path)
             found[index["key"]] = index
         except CorruptFileError as error:
             damaged.append(error)

@@ -4,7 +4,7 @@ One name can stand for several things: the scripts that train experts, condense 
 independently. Options of the command line stand with their dashes.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from dcbench_tesla.errors import UsageError
 
@@ -53,6 +53,26 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 }
 
 
+OURS = frozenset(own for meanings in NAMES.values() for own in meanings)
+"""Every setting and option here that a name in released code stands for."""
+
+
+def meaning(label: str, known: Collection[str], written: Callable[[str], str] = str) -> str | None:
+    """Return the sentence that says what a name in released code is here, or ``None`` if it is no such name.
+
+    Args:
+        label: the unknown name, as the user wrote it.
+        known: the names of the settings and options there are; others are not suggested.
+        written: how a setting or an option is written where the name stood.
+    """
+    name = label.rpartition(".")[2].lstrip("-").replace("-", "_").lower()
+    here = {own: note for own, note in NAMES.get(name, {}).items() if own in known}
+    if not here:
+        return None
+    told = " or ".join(f"{written(own)} ({note})" if note else written(own) for own, note in here.items())
+    return f"What released code calls {name} is here {told}."
+
+
 def in_released_code(label: str, known: Collection[str]) -> UsageError | None:
     """Return the error for a setting given by its name in released code, or ``None`` if it is no such name.
 
@@ -60,9 +80,5 @@ def in_released_code(label: str, known: Collection[str]) -> UsageError | None:
         label: the unknown setting, as the user wrote it.
         known: the names of the settings there are; others are not suggested.
     """
-    name = label.rpartition(".")[2].lstrip("-").replace("-", "_").lower()
-    here = {own: note for own, note in NAMES.get(name, {}).items() if own.startswith("--") or own in known}
-    if not here:
-        return None
-    told = " or ".join(f"{own} ({note})" if note else own for own, note in here.items())
-    return UsageError(f"unknown setting {label!r}. What released code calls {name} is here {told}.")
+    told = meaning(label, {*known, *(own for own in OURS if own.startswith("--"))})
+    return None if told is None else UsageError(f"unknown setting {label!r}. {told}")

@@ -15,7 +15,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-_NAME = re.compile(r"\..+\.(?P<pid>\d+)\.(?P<place>[0-9a-f]{8})(?:[0-9a-f]{8})?")  # eight digits: of earlier versions
+_ASIDE = ".old"
+_EIGHT = "[0-9a-f]{8}"
+_NAME = re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<place>{_EIGHT})(?:{_EIGHT})?")  # only eight: an earlier version
 _ABANDONED_AFTER_S = 24 * 3600.0  # where the writer cannot be seen: nothing takes a day to write
 _swept: set[Path] = set()
 
@@ -33,6 +35,42 @@ def _place() -> str:
 def temporary_path(path: Path) -> Path:
     """Return a new name for a temporary file or folder beside ``path``."""
     return path.with_name(f".{path.name}.{os.getpid()}.{_place()}{secrets.token_hex(4)}")
+
+
+def exchange(made: Path, path: Path) -> None:
+    """Put the folder ``made`` in the place of the folder ``path``, which stays if that fails.
+
+    Of a process killed in the middle, :func:`bring_back` puts the old folder back.
+    """
+    old = path.with_name(f"{temporary_path(path).name}{_ASIDE}")
+    try:
+        if path.exists():
+            with suppress(OSError):
+                os.utime(path)  # later than the start of this process, so that the folder is known to be its own
+            path.rename(old)
+        made.rename(path)
+    finally:
+        _settle(path, [old] if old.exists() else [])
+
+
+def bring_back(path: Path) -> None:
+    """Put back the folder ``path`` that a killed process had moved aside, or remove it if there is a new one."""
+    aside = []
+    with suppress(OSError):
+        for entry in list(os.scandir(path.parent)):
+            found = _NAME.fullmatch(entry.name.removesuffix(_ASIDE))
+            own = found and found["name"] == path.name and entry.name.endswith(_ASIDE)
+            if found and own and _is_abandoned(entry, int(found["pid"]), found["place"]):
+                aside.append(Path(entry))
+        _settle(path, sorted(aside, key=lambda old: old.stat().st_mtime))
+
+
+def _settle(path: Path, aside: list[Path]) -> None:
+    """Put the last of the folders that were moved ``aside`` in its place, if that is empty; remove the others."""
+    if aside and not path.exists():
+        aside.pop().rename(path)
+    for old in aside:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import IO, cast
 
 from dcbench_tesla.errors import UsageError
@@ -54,6 +55,12 @@ def say(text: str) -> None:
     A standard error that is closed, full or gone stops no work: the line is lost.
     """
     print(printable(text), file=messages(), flush=True)
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line like :func:`say`, once in a process, however many readers of a file have something to say of it."""
+    say(text)
 
 
 class Bar:

@@ -11,10 +11,17 @@ def regular_file(path: Path, *, most_bytes: int | None = None, remedy: str = "Ge
     """Return ``path`` if it is a regular file, or a link to one, of at most ``most_bytes`` bytes; it is not opened.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CorruptFileError: it is a folder, a pipe, a socket or a device, or it is larger.
+        FileNotFoundError: nothing has this name.
+        CorruptFileError: it is a folder, a pipe, a socket, a device or a link that leads nowhere, or it is larger.
     """
-    found = os.stat(path)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise CorruptFileError(f"{path} is a link that leads nowhere. {remedy}") from error
+        raise
+    except (OSError, ValueError) as error:  # a circle of links, a folder that is a file, a name that cannot be
+        raise CorruptFileError(f"{path} cannot be read ({getattr(error, 'strerror', error)}). {remedy}") from error
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
         raise CorruptFileError(f"{path} is {kind}, not a regular file. {remedy}")

@@ -1,16 +1,16 @@
 """Reading the rows of finished and failed stages: the valid rows, and messages about the damaged ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dcbench_tesla.errors import CorruptFileError
-from dcbench_tesla.records.progress import say
+from dcbench_tesla.records.progress import say_once
 from dcbench_tesla.records.store import read_json
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
 STAGES = ("experts", "condense", "evaluate", "failed")
+_SHARED = ("method", "seed", "ipc", "dataset_fingerprint")  # of an evaluation's row and its condensation's row
 _REMEDY = "Delete it: the command that made it, dcbench run or dcbench evaluate, makes it again."
 
 
@@ -39,14 +39,9 @@ def tell_contents_apart(workspace: Workspace, rows: Sequence[dict[str, Any]]) ->
             row["dataset"] = f"{row['dataset']} ({row['dataset_fingerprint'][:8]})"
     for name, found in sorted(several.items()):
         named = ", ".join(f"{name} ({content[:8]})" for content in sorted(found - {""}))
-        _say_once(
+        say_once(
             f"{workspace.root}: {name} is the name of {len(found - {''})} data sets of different contents: {named}"
         )
-
-
-@cache
-def _say_once(text: str) -> None:
-    say(text)
 
 
 def mark(row: Mapping[str, Any]) -> str:
@@ -77,11 +72,11 @@ def drop_settled_failure(workspace: Workspace, key: str) -> None:
 
 
 def _read(workspace: Workspace, stage: str) -> Iterator[dict[str, Any] | CorruptFileError]:
-    ends = _ends(workspace) if stage == "evaluate" else {}
+    condensed = _condensations(workspace) if stage == "evaluate" else {}
     for path, origin in workspace.files("rows", f"{stage}-*.json"):
         try:
             row = read_row(path, stage)
-            _check_schedule(path, row, ends)
+            _check_condensation(path, row, condensed)
             row.pop("origin", None)  # said by where the file lies, and by nothing in it
             yield row | ({"origin": origin} if origin else {})
         except CorruptFileError as error:
@@ -95,29 +90,28 @@ def read_row(path: Path, stage: str, *, remedy: str = _REMEDY) -> dict[str, Any]
         CorruptFileError: the file holds no row of the stage, contradicts itself, or holds another row than its name
             says.
     """
-    if path.is_dir():
-        raise CorruptFileError(f"{path} is a folder, not a row of dcbench. Move it away.")
-    try:
-        row: dict[str, Any] = read_json(path, f"{stage} row", remedy=remedy)
-    except FileNotFoundError as error:
-        raise CorruptFileError(f"{path} is a link that leads nowhere. {remedy}") from error
+    row: dict[str, Any] = read_json(path, f"{stage} row", remedy=remedy)
     if path.name != f"{row.get('stage')}-{row.get('key')}.json":
         raise CorruptFileError(f"{path} holds the row of another {row.get('stage')} stage. {remedy}")
     return row
 
 
-def _ends(workspace: Workspace) -> dict[str, int]:
-    """Return the number of iterations of every condensation on record, by its key."""
+def _condensations(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """Return the row of every condensation on record, by its key."""
     found = (row for row in _read(workspace, "condense") if not isinstance(row, CorruptFileError))
-    return {row["key"]: row["iterations"] for row in found if row.get("iterations") is not None}
+    return {row["key"]: row for row in found}
 
 
-def _check_schedule(path: Path, row: Mapping[str, Any], ends: Mapping[str, int]) -> None:
-    """Raise ``CorruptFileError`` if a cell's evaluation tested other sets than its condensation made."""
-    end = ends.get(row.get("condense_key", ""))
-    if end is None or "set" in row:
+def _check_condensation(path: Path, row: Mapping[str, Any], condensed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ``CorruptFileError`` if a cell's evaluation contradicts the row of its condensation."""
+    made = condensed.get(row.get("condense_key", ""))
+    if made is None or "set" in row:
         return
-    last = row["evaluated"][-1]["iteration"]
-    if last != end:
+    for name in _SHARED:
+        if name in made and row[name] != made[name]:
+            told = f"its {name} is {row[name]}, that of its condensation is {made[name]}"
+            raise CorruptFileError(f"{path} is not a row of dcbench: {told}. {_REMEDY}")
+    last, end = row["evaluated"][-1]["iteration"], made.get("iterations")
+    if end is not None and last != end:
         told = f"its last iteration is {last}, that of its condensation is {end}"
         raise CorruptFileError(f"{path} is not a row of dcbench: {told}. {_REMEDY}")

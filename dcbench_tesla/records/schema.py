@@ -254,11 +254,9 @@ class Execution(Part):
     memory_facts: dict[str, int] = {}
 
 
-class Config(Part):
-    """``config.json``: the resolved settings of a cell, and what it is."""
+class Resolved(Part):
+    """The resolved settings of a cell. Those of a method and of evaluators depend on their plugins."""
 
-    key: Name
-    identity: Values
     command: Text
     method: Text
     dataset: Text
@@ -273,6 +271,15 @@ class Config(Part):
     evaluation: Values
     evaluators: dict[str, Values]
     changed: list[str]
+    condense_protocol: Text
+    source: Text
+
+
+class Config(Resolved):
+    """``config.json``: the resolved settings of a cell, and what it is."""
+
+    key: Name
+    identity: Values
 
 
 class JobFile(Part):
@@ -291,7 +298,7 @@ class JobFile(Part):
     compile: Text
     force: bool
     timeout_s: Annotated[float, Field(ge=0)] | None
-    config: Values
+    config: Resolved
     facts: Values
     memory_facts: dict[str, int]
 
@@ -310,7 +317,14 @@ class Imported(Part):
     key: Name
     name: Text
     epochs: Annotated[list[Count], Field(min_length=1)]
+    files: list[Values]
     identity: ImportedIdentity
+
+
+class Finished(Part):
+    """``finished.json``: the files and folders of a new result that takes the place of an old one."""
+
+    entries: list[Name]
 
 
 class Fit(Part):
@@ -324,12 +338,12 @@ _KINDS: Mapping[str, tuple[type[Part], str]] = {
     "condense row": (CondenseRow, "a row"),
     "evaluate row": (EvaluateRow, "a row"),
     "failed row": (FailedRow, "a row"),
-    "environment": (Environment, "a record of an environment"),
     "execution": (Execution, "a record of an execution"),
     "config": (Config, "the configuration of a cell"),
     "job": (JobFile, "a job"),
     "evaluation record": (EvaluationRecord, "the record of an evaluation"),
     "imported experts": (Imported, "an index of imported experts"),
+    "finished": (Finished, "a list of a new result"),
     "fit": (Fit, "a preprocessing fit"),
 }
 KINDS: Sequence[str] = tuple(_KINDS)

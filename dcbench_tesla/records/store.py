@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import os
 import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.records.leftovers import sweep, temporary_path
+from dcbench_tesla.records.regular import regular_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,26 +79,13 @@ def read_bytes(path: Path, *, limit: int = LARGEST, remedy: str = _REMEDY) -> by
     """Return the content of a regular file of at most ``limit`` bytes. Nothing else is waited for: a pipe, a device.
 
     Raises:
-        FileNotFoundError: there is no such file, or it is a link that leads nowhere.
+        FileNotFoundError: nothing has this name.
         CorruptFileError: it is no regular file, cannot be read, or is larger.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
-            content = file.read(limit + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    except (IsADirectoryError, PermissionError) as error:
-        if path.is_dir():
-            raise CorruptFileError(f"{path} is a folder, not a file. Move it away.") from error
+        return regular_file(path, most_bytes=limit, remedy=remedy).read_bytes()
+    except PermissionError as error:
         raise CorruptFileError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:  # a socket, a circle of links, a name that cannot be
-        raise CorruptFileError(f"{path} cannot be read ({getattr(error, 'strerror', error)}). {remedy}") from error
-    if content is None:
-        raise CorruptFileError(f"{path} is not a regular file. Move it away.")
-    if len(content) > limit:
-        raise CorruptFileError(f"{path} is larger than {limit >> 20} MiB, which no such file is. {remedy}")
-    return content
 
 
 def read_json(path: Path, kind: str | type | None = None, *, remedy: str = _REMEDY) -> Any:
@@ -111,7 +97,7 @@ def read_json(path: Path, kind: str | type | None = None, *, remedy: str = _REME
         remedy: the sentence that ends a message.
 
     Raises:
-        FileNotFoundError: there is no such file, or it is a link that leads nowhere.
+        FileNotFoundError: nothing has this name.
         CorruptFileError: the file holds something else; the message names the field and says what to do.
     """
     raw = read_bytes(path, remedy=remedy)
@@ -221,7 +207,7 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """Read a file of :func:`save_tensors`; return its tensors, on the CPU, and its metadata.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: nothing has this name.
         CorruptFileError: the file is damaged or was not written by dcbench.
     """
     with _opened(path) as file:
@@ -246,11 +232,11 @@ def read_meta(path: Path) -> dict[str, Any]:
 def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise FileNotFoundError(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular_file(path, remedy=_REMEDY), framework="pt") as file:
             yield file
+    except FileNotFoundError:
+        raise
     except (SafetensorError, OSError) as error:
         raise CorruptFileError(f"{path} is damaged or not a safetensors file ({error}). {_REMEDY}") from error
 

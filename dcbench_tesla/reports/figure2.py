@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dcbench_tesla.compare.table import aligned
+from dcbench_tesla.records.progress import say_once
 from dcbench_tesla.records.store import content_key
 from dcbench_tesla.reports.declarations import Declaration
 from dcbench_tesla.reports.finished import Finished, by_protocol, chosen
@@ -21,6 +22,7 @@ from dcbench_tesla.reports.tables import RUN
 from dcbench_tesla.reports.text import about_protocol
 
 _STRATEGY = frozenset({"labels", "last_epoch", "label_space", "lr_labels"})
+_OF_STRATEGY = {"last": ("last_epoch",), "learned": ("label_space", "lr_labels")}  # what tells its lines apart
 _WHERE = ["panel", "dataset", "ipc", "evaluator", "recipe", "protocol", "labels", "last_epoch", "status"]
 _MEASURED = ["accuracy", "std_networks", "networks"]
 _ABOUT = ["seeds", "hardware", "commit", "command"]
@@ -70,15 +72,16 @@ class Line:
 
     @property
     def last_epoch(self) -> int:
-        """The teacher's epoch that labels of the strategy ``last`` come from."""
-        return int(self.cell.settings["last_epoch"])
+        """The teacher's epoch that labels of the strategy ``last`` come from; 0 for other strategies."""
+        return int(self.cell.settings["last_epoch"]) if self.labels == "last" else 0
 
     @property
     def strategy(self) -> str:
         """The label strategy with its own settings."""
         s = self.cell.settings
-        about = {"last": f" (epoch {s['last_epoch']})", "learned": f" ({s['label_space']}, rate {s['lr_labels']:g})"}
-        return self.labels + about.get(self.labels, "")
+        if self.labels == "learned":
+            return f"learned ({s['label_space']}, rate {s['lr_labels']:g})"
+        return self.labels + (f" (epoch {self.last_epoch})" if self.labels == "last" else "")
 
     @cached_property
     def points(self) -> list[Point]:
@@ -132,7 +135,11 @@ def labels_alone(declaration: Declaration, ran: Iterable[Finished]) -> list[Line
 
 
 def _lines(declaration: Declaration, ran: Iterable[Finished], varied: frozenset[str]) -> list[Line]:
-    """Return a line for every panel, protocol and strategy; of several evaluations of a cell the fullest one."""
+    """Return a line for every panel, protocol and strategy; of several evaluations of a cell the fullest one.
+
+    Cells whose rows do not say all about their strategy are left out, which is said once.
+    """
+    ran = [cell for cell in ran if _tells_its_strategy(cell)]
     same: dict[tuple[str, str, str], list[Line]] = {}
     for protocol, cells in by_protocol(ran, varied).items():
         for line in (Line(cell=cell, protocol=protocol) for cell in cells):
@@ -141,6 +148,15 @@ def _lines(declaration: Declaration, ran: Iterable[Finished], varied: frozenset[
     order = list(declaration.labels)
     shown = [Line(cell=cell, protocol=protocol) for cell, protocol in found if cell is not None]
     return sorted(shown, key=lambda n: (n.cell.dataset, n.panel, order.index(n.labels), n.protocol, n.last_epoch))
+
+
+def _tells_its_strategy(cell: Finished) -> bool:
+    needed = ("labels", *_OF_STRATEGY.get(str(cell.settings.get("labels")), ()))
+    lacking = [name for name in needed if cell.settings.get(name) is None]
+    if lacking:
+        told = f"the settings in rows/condense-{cell.made['key']}.json have no {lacking[0]}"
+        say_once(f"Figure 2 leaves out {cell.rows[0]['cell']}: {told}. Delete that file and run the cell again.")
+    return not lacking
 
 
 def rows_a(lines: Iterable[Line]) -> pd.DataFrame:

@@ -333,7 +333,15 @@ class TrajectoryMatching(Condenser):
         return state | {"counters": torch.tensor([self._done, self._clamps])}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: b is not positive, a probability of a label is negative, or a counter is.
+        """
+        learned = ["value.labels"] if "labels" in self._values and self.settings.label_space == "probabilities" else []
+        least = {name: float(state[name].min()) for name in ("value.student_lr", "counters", *learned)}
+        if least["value.student_lr"] <= 0 or min(least.values()) < 0:
+            raise ValueError("student_lr is not positive, or a counter or a probability is negative")
         for name in self._values:
             self._values[name].copy_(state[f"value.{name}"])
             self._momentum[name].copy_(state[f"momentum.{name}"])

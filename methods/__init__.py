@@ -1,8 +1,9 @@
 """The methods that come with the harness: one folder per family, one file per method.
 
 ==============  ======================================================================================================
-``inner``       no method, but the gradient through the training of a network, which ``trajectory`` builds on
+``inner``       no method, but the gradient through a network's training, which ``trajectory`` and ``bilevel`` build on
 ``trajectory``  ``mtt``, ``tesla`` and ``tesla-exact``; ``matching`` holds the condenser that all three share
+``bilevel``     ``dd`` and ``rat-bptt``; ``through_time`` holds the loop through fresh networks that both share
 ``classwise``   ``dc``, ``dsa`` and ``dm``, with a common base in ``matching``, that of two in ``gradient_matching``
 ``subset``      ``random``, ``whole``, ``herding`` and ``k-center``; ``selection`` and ``coreset`` hold what they share
 ==============  ======================================================================================================

@@ -1,0 +1,222 @@
+"""What ``dd`` and ``rat-bptt`` share: the images are learned through the training of freshly initialised networks.
+
+One iteration draws networks. Each is trained on the synthetic images for T steps, and its loss on real images is
+differentiated with respect to the images and whatever else is learned::
+
+    min over S of  E_{w_0} [ mean over real (x, y) of l(w_T(S); x, y) ]        (Wang et al. 2018, eq. 3)
+
+The gradient is exact and takes the memory of one step's graph (:mod:`dcbench_tesla.methods.inner.engine`), where the
+authors keep all T graphs. Adam updates everything that is learned.
+
+Shapes: N synthetic images, C channels, H = W = side, K classes, T inner steps.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from dcbench_tesla.compute.networks import FlatNetwork
+from dcbench_tesla.errors import UsageError, unknown_name
+from dcbench_tesla.interface import Condenser, DistilledSet, IterationRecord, Problem, Settings, Sizes
+from dcbench_tesla.profilers import origin
+
+from ..inner.batches import check_independent, fitting
+from ..inner.engine import stream_inner_gradient
+from ..inner.objectives import MeanLoss
+from ..inner.optimisers import PLAIN_SGD, Adam, InnerOptimiser
+from ..inner.step import CompiledStep, InnerStep
+from ..inner.students import Weights
+from ..inner.synthetic import SyntheticBatches
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughTimeSettings(Settings):
+    """Hyper-parameters that ``dd`` and ``rat-bptt`` share.
+
+    Args:
+        iterations: updates of the images.
+        lr_images: learning rate of Adam on everything that is learned.
+        student_lr: learning rate of the inner steps, or its initial value where it is learned.
+        real_batch: real images in the loss at the end, drawn at random.
+        networks: networks in an iteration, whose gradients are averaged.
+        micro_batch: images in a network at once; memory does not grow with the rest of a batch. 0: on a CPU as many as
+            its caches hold, which is the fastest; on a GPU the whole batch.
+        weights: where the students of an inner loop are kept: ``auto``, ``device``, ``host`` or ``restep``; see
+            :mod:`dcbench_tesla.methods.inner.engine`.
+    """
+
+    iterations: int = 1000
+    lr_images: float = 0.001
+    student_lr: float = 0.01
+    real_batch: int = 1024
+    networks: int = 1
+    micro_batch: int = field(default=0, metadata={"execution": True})
+    weights: str = field(default="auto", metadata={"execution": True})
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "real_batch", "networks"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("lr_images", "student_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be finite and positive, but is {getattr(self, name)}.")
+        if self.micro_batch < 0:
+            raise UsageError(f"micro_batch must not be negative, but is {self.micro_batch}; 0 lets the device decide.")
+        if self.weights not in get_args(Weights):
+            raise unknown_name("place for the weights", self.weights, get_args(Weights))
+
+
+class InnerLoop(NamedTuple):
+    """One inner loop: its batches, its rates ``()`` or ``(T,)``, its window W, and what is known of it."""
+
+    batches: SyntheticBatches
+    rates: Tensor
+    window: int = 0
+    facts: Mapping[str, float] = {}
+
+
+class ThroughTime(Condenser):
+    """Learns images through the training of fresh networks; subclasses say what is learned and how a loop is made."""
+
+    Settings = ThroughTimeSettings
+    settings: ThroughTimeSettings
+    compiles = True
+    adam = Adam()
+
+    @classmethod
+    def for_device(cls, settings: Any, device: torch.device, sizes: Sizes) -> Any:
+        """Return the settings with ``micro_batch`` chosen for the device."""
+        if settings.micro_batch:
+            return settings
+        most = max(sizes.images, settings.real_batch)
+        return replace(settings, micro_batch=fitting(most, sizes) if device.type == "cpu" else most)
+
+    @property
+    def inner_optimiser(self) -> InnerOptimiser:
+        """The optimiser of the inner steps."""
+        return PLAIN_SGD
+
+    @abstractmethod
+    def start(self) -> dict[str, Tensor]:
+        """Return what is learned, by name, as it is before the first iteration; ``images`` ``(N, C, H, W)`` is."""
+
+    @abstractmethod
+    def inner_loop(self, iteration: int, number: int) -> InnerLoop:
+        """Return the inner loop of network ``number`` in an iteration."""
+
+    def initial(self, iteration: int, number: int) -> Tensor:
+        """Return the weights ``(P,)`` of a freshly initialised network."""
+        return self.network.initial(self.problem.seed_for("network", iteration, number))
+
+    def augment_real(self, images: Tensor, rows: slice, iteration: int) -> Tensor:
+        """Return the real images ``rows`` of an iteration, augmented; by default as they are."""
+        return images
+
+    def learning_rate(self, iteration: int) -> float:
+        """Return the learning rate of an iteration's update."""
+        return self.settings.lr_images
+
+    def labels(self) -> Tensor:
+        """Return the labels of the images: ``(N,)`` int64, or ``(N, K)``."""
+        return self._hard
+
+    def setup(self, problem: Problem) -> None:
+        """Start as the method says, with Adam's moments at zero.
+
+        Raises:
+            UsageError: the network couples the images of a batch, and ``micro_batch`` is smaller than one.
+        """
+        self.problem = problem
+        self.network = FlatNetwork(problem.build_network)
+        self._hard = problem.hard_labels().to(problem.device)
+        values = {name: value.to(problem.device) for name, value in self.start().items()}
+        most = max(len(values["images"]), self.settings.real_batch)
+        check_independent(self.network.skeleton, self.settings.micro_batch if self.settings.micro_batch < most else 0)
+        self._step = (CompiledStep if problem.compile else InnerStep)(self.network.loss)
+        with origin("optimiser"):
+            self.values = {name: self.adam.begin(value) for name, value in values.items()}
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the inner steps are compiled; they are not if the compiler failed."""
+        return isinstance(self._step, CompiledStep) and not self._step.given_up
+
+    @property
+    def images(self) -> Tensor:
+        """The images ``(N, C, H, W)``."""
+        return self.values["images"][0]
+
+    def iterate(self, iteration: int) -> IterationRecord:
+        """Train the iteration's networks, differentiate their loss on real images, and update what is learned."""
+        record, gradients = self.gradients(iteration)
+        rate = torch.tensor(self.learning_rate(iteration), dtype=self.images.dtype, device=self.images.device)
+        with origin("optimiser"):
+            for name, gradient in self.limited(gradients).items():
+                self.values[name] = self.adam.step(iteration, self.values[name], gradient, rate)
+        self.project()
+        return record
+
+    def limited(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the gradients as they are used; by default unchanged."""
+        return gradients
+
+    def project(self) -> None:
+        """Bring what is learned back to where it may be; by default anywhere."""
+
+    def gradients(self, iteration: int) -> tuple[IterationRecord, dict[str, Tensor]]:
+        """Return the record of an iteration, and the gradients of its loss by name."""
+        total = {name: torch.zeros_like(value[0]) for name, value in self.values.items()}
+        loss, networks, facts = 0.0, self.settings.networks, dict[str, float]()
+        for number in range(networks):
+            loop = self.inner_loop(iteration, number)
+            facts |= loop.facts
+            result = stream_inner_gradient(
+                self._step,
+                self.initial(iteration, number).to(self.images),
+                loop.batches,
+                loop.rates,
+                objective=self._objective(iteration),
+                optimiser=self.inner_optimiser,
+                window=loop.window,
+                micro_batch=self.settings.micro_batch,
+                weights=self.settings.weights,  # type: ignore[arg-type]
+            )
+            loss += float(result.loss) / networks
+            for name, gradient in self.pulled_back(loop.batches, result.lr).items():
+                total[name] += gradient / networks
+        norm = float(total["images"].norm())
+        return IterationRecord(loss=loss, metrics={**facts, "image_gradient_norm": norm}), total
+
+    def pulled_back(self, batches: SyntheticBatches, rates: Tensor) -> dict[str, Tensor]:
+        """Return the gradient of everything that is learned, from those of images, labels and rates."""
+        return {"images": batches.image_gradient}
+
+    def _objective(self, iteration: int) -> MeanLoss:
+        rng, train = self.problem.generator("real images", iteration), self.problem.train
+        chosen = torch.randperm(len(train), generator=rng)[: self.settings.real_batch]
+
+        def batch(rows: slice) -> tuple[Tensor, Tensor]:
+            with torch.no_grad(), origin("inputs"):
+                images = self.augment_real(train.inputs(chosen[rows]).to(self.images), rows, iteration)
+                return images, train.labels[chosen[rows]].to(images.device)
+
+        return MeanLoss(self.network.loss, batch, len(chosen), self.settings.micro_batch or len(chosen))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what is learned, and Adam's moments."""
+        parts = ("value", "first", "second")
+        return {f"{part}.{name}": t for name, s in self.values.items() for part, t in zip(parts, s, strict=True)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        for name in self.values:
+            self.values[name] = tuple(state[f"{part}.{name}"].to(self.images) for part in ("value", "first", "second"))
+
+    def distilled(self) -> DistilledSet:
+        """Return the images with their labels."""
+        return self.problem.distilled(self.images, self.labels())

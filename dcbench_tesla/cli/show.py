@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     shipped_option,
 )
 def list_(what: str, data_dir: Path | None, out: Path, shipped: bool) -> None:
-    """List methods, evaluators, datasets, networks or finished cells.
+    """List methods, evaluators, datasets, networks or cells.
 
     \b
     Examples:

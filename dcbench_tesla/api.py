@@ -63,8 +63,8 @@ def run(
         memory_budget: bytes, or a size such as ``"40GiB"``. A cell that is predicted to need more is not begun; where
             less is needed, as many step graphs are kept as fit (``keep_graphs``), which saves time.
         log: ``tensorboard``, ``wandb`` or both: where the metrics of every iteration go besides ``metrics.jsonl``.
-        compile: whether matching steps and the training of ConvNets are compiled: ``on``, ``off``, or ``auto``, which
-            compiles where the run is long enough to gain by it.
+        compile: whether matching steps and the training of experts and ConvNets are compiled: ``on``, ``off``, or
+            ``auto``, which compiles where the run is long enough to gain by it.
         force: start over, even if the cell is done.
         quiet: show no progress.
 

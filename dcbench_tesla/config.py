@@ -11,6 +11,7 @@ A *cell* is (method, data set, IPC, seed) with a value for every setting. Settin
 """
 
 import dataclasses
+import inspect
 import math
 import reprlib
 import shlex
@@ -19,7 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from dcbench_tesla import registry
 from dcbench_tesla.data.settings import DataSettings
@@ -28,10 +29,14 @@ from dcbench_tesla.presets import Rule, rules_of
 from dcbench_tesla.presets.released import in_released_code
 from dcbench_tesla.records.regular import regular_file
 
+if TYPE_CHECKING:
+    from dcbench_tesla.compute.networks import Network
+
 UNPUBLISHED = "defaults"
 BASELINE = "random"
 """The method that all others are compared with."""
 _CHANGED = ", changed: "
+_NORMS = ("auto", "instance", "batch", "group", "none")
 _BEYOND = 1 << 62  # whole numbers are counted in 64 bits
 _MOST_TOML = 1 << 20  # bytes
 _MOST_SNAPSHOTS = 100_000  # each is a file, and networks are trained on each
@@ -39,19 +44,62 @@ _MOST_SNAPSHOTS = 100_000  # each is a file, and networks are trained on each
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """The ConvNet of the experts and of matching.
+    """The network of the experts and of matching.
 
     Args:
-        width: filters per convolution.
+        name: ``convnet``, ``lenet``, ``alexnet-cifar``, ``frepo`` or another registered network (``dcbench list
+            networks``).
+        width: filters per convolution; of the first one where the width changes.
         depth: number of blocks; 0 stands for ``log2(side) - 2``.
+        norm: ``instance``, ``batch``, ``group`` or ``none``; ``auto`` is that of the published network: ``instance``
+            for ``convnet``, ``batch`` for ``frepo``.
     """
 
+    name: str = "convnet"
     width: int = 128
     depth: int = 0
+    norm: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.norm not in _NORMS:
+            raise unknown_name("network.norm", self.norm, _NORMS)
         require(self.width >= 1, f"network.width must be at least 1, not {self.width}.")
         require(self.depth >= 0, f"network.depth must be 0 (by image size) or more, not {self.depth}.")
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that the network has, with its own norm in place of ``auto``.
+
+        Raises:
+            UsageError: there is no network of this name.
+            DcbenchError: it cannot be imported.
+        """
+        taken = inspect.signature(registry.load_network(self.name)).parameters
+        found = {name: getattr(self, name) for name in ("width", "depth", "norm") if name in taken}
+        return found if self.norm != "auto" or "norm" not in found else {**found, "norm": taken["norm"].default}
+
+    def facts(self, side: int) -> dict[str, Any]:
+        """Return what identifies the network for images of ``side`` pixels: name and options, with the actual depth.
+
+        The norm counts only if it is not the network's own, and the version only above 1, so that networks on record
+        keep their keys.
+
+        Raises:
+            UsageError: there is no network of this name, or the images are too small for it.
+        """
+        kind, found = registry.load_network(self.name), self.options()
+        if "depth" in found:
+            found["depth"] = found["depth"] or kind.default_depth(side)
+        if found.get("norm") == dataclasses.replace(self, norm="auto").options().get("norm"):
+            found.pop("norm", None)
+        return {"name": self.name, **found} | ({"version": kind.version} if kind.version > 1 else {})
+
+    def build(self, channels: int, classes: int, side: int) -> "Network":
+        """Return a freshly initialised network for images ``(N, channels, side, side)`` of ``classes`` classes.
+
+        Raises:
+            UsageError: there is no network of this name, or it does not take such images or options.
+        """
+        return registry.load_network(self.name)(channels, classes, side, **self.options())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -572,6 +620,10 @@ def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | No
     for section, reason in _unused_sections(method, built["settings"]).items():
         inert |= {f"{section}.{f.name}": reason for f in dataclasses.fields(SECTIONS[section])}
     condenser = registry.load_method(method)
+    if condenser.uses_network:
+        has = {"name", *built["network"].options()}
+        reason = f"network {built['network'].name} has no such option"
+        inert |= {f"network.{f.name}": reason for f in dataclasses.fields(NetworkSettings) if f.name not in has}
     request = condenser.expert_request(built["settings"])
     if request and request.count:
         inert["experts.count"] = f"method {method} always reads {request.count}"

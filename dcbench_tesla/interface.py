@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from dcbench_tesla.compute.networks import ConvNet
+from dcbench_tesla.compute.networks import Network
 from dcbench_tesla.compute.seeds import generator, seed_for
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
@@ -142,7 +142,7 @@ class Problem:
     ipc: int
     seed: int
     device: torch.device
-    build_network: Callable[[], ConvNet]
+    build_network: Callable[[], Network]
     experts: ExpertSource | None = None
     compile: bool = False
 
@@ -284,6 +284,16 @@ class Condenser(ABC):
             sizes: what a chunk of images amounts to.
         """
         return settings
+
+    @classmethod
+    def refuses_batch_norm(cls, settings: Any) -> str:
+        """Return why the method cannot use a network with batch norm, or an empty text if it can.
+
+        While such a network trains, its outputs for an image depend on the other images of the batch; afterwards they
+        depend on running statistics, which the experts' snapshots do not hold. A method that allows for both returns an
+        empty text.
+        """
+        return "it takes the outputs for an image to depend on that image and the parameters only"
 
     @classmethod
     def probe(cls, settings: Any) -> tuple[Any, float]:

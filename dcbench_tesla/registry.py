@@ -1,4 +1,4 @@
-"""The registry of plugins: methods, evaluators and data sets, found by their entry points.
+"""The registry of plugins: methods, evaluators, data sets and networks, found by their entry points.
 
 A package registers a plugin by an entry point in its ``pyproject.toml``::
 
@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from dcbench_tesla.errors import DcbenchError, UsageError, unknown_name
 
 if TYPE_CHECKING:
+    from dcbench_tesla.compute.networks import Network
     from dcbench_tesla.data.dataset import DatasetSource
     from dcbench_tesla.interface import Condenser, Evaluator, Settings
 
-Kind = Literal["methods", "evaluators", "datasets"]
-_SINGULAR = {"methods": "method", "evaluators": "evaluator", "datasets": "data set"}
+Kind = Literal["methods", "evaluators", "datasets", "networks"]
+_SINGULAR = {"methods": "method", "evaluators": "evaluator", "datasets": "data set", "networks": "network"}
 _ANY = "<name>"  # stands for the members of a family in a list
 
 
@@ -194,6 +195,12 @@ def load_source(name: str) -> "DatasetSource":
     """Import the source of the data set ``name``; raises the errors of :func:`load_method`."""
     source: DatasetSource = _load("datasets", name)
     return source
+
+
+def load_network(name: str) -> "type[Network]":
+    """Import the network of condensation ``name``; raises the errors of :func:`load_method`."""
+    network: type[Network] = _load("networks", name)
+    return network
 
 
 def check_names(kind: Kind, wanted: Iterable[str]) -> None:

@@ -220,6 +220,7 @@ LIGHT = [
     ["run", "--help"],
     ["list", "methods"],
     ["list", "evaluators"],
+    ["list", "networks"],
     ["list", "datasets"],
     ["info", "cifar10"],
 ]
@@ -270,7 +271,7 @@ for words in {LIGHT}:
         (["rnu"], "unknown command 'rnu'. Did you mean 'run'?"),
         (["list", "method"], "unknown listing 'method'. Did you mean 'methods'?"),
         (["list"], "Missing argument"),
-        (["info", "tesl"], "unknown method, evaluator or data set 'tesl'. Did you mean 'tesla'?"),
+        (["info", "tesl"], "unknown method, evaluator, data set or network 'tesl'. Did you mean 'tesla'?"),
         (["check-method", "tesl"], "unknown method 'tesl'. Did you mean 'tesla'?"),
         (["experts", "--dataset", "digit"], "unknown data set 'digit'. Did you mean 'digits'?"),
         (["experts", "--method", "random"], "method random uses no experts"),
@@ -466,7 +467,7 @@ def test_experts_are_trained_once(tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("epoch_*"))] == before
 
 
-@pytest.mark.parametrize("kind", ["methods", "evaluators"])
+@pytest.mark.parametrize("kind", ["methods", "evaluators", "networks"])
 def test_lists_of_plugins(kind: registry.Kind) -> None:
     lines = dcbench("list", kind).stdout.splitlines()
     assert [line.split()[0] for line in lines] == registry.names(kind)
@@ -506,7 +507,7 @@ def test_list_of_cells(results: Path, tmp_path: Path) -> None:
     assert "evaluate-0.json is not valid JSON" in damaged.stderr
 
 
-@pytest.mark.parametrize("kind", ["methods", "evaluators", "datasets"])
+@pytest.mark.parametrize("kind", ["methods", "evaluators", "datasets", "networks"])
 def test_info_of_every_plugin(kind: registry.Kind) -> None:
     for name in registry.names(kind):
         result = dcbench("info", name)

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import click
 import pytest
 
+from dcbench_tesla import registry
 from dcbench_tesla.cli import main
 from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.config import CellConfig, resolve
@@ -200,13 +201,15 @@ def call(folder: Path, *words: str, path: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's packages, a method's and an evaluator's, installed without a network into a folder of their own."""
+    """The packages of the page (a method, an evaluator, a network), installed offline into a folder of their own."""
     for needed in ("pip", "setuptools"):
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"{needed} is not installed: the package cannot be built")
     target = tmp_path_factory.mktemp("installed")
     modules, projects = blocks("adding-a-method.md", "python"), blocks("adding-a-method.md", "toml")
-    for name, module, project in zip(("dcbench_kmeans", "dcbench_linear"), modules, projects, strict=True):
+    for name, module, project in zip(
+        ("dcbench_kmeans", "dcbench_linear", "dcbench_tanh"), modules, projects, strict=True
+    ):
         source = tmp_path_factory.mktemp("source")
         (source / f"{name}.py").write_text(module, encoding="utf-8")
         (source / "pyproject.toml").write_text(project, encoding="utf-8")
@@ -216,8 +219,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def commands(plugin: str) -> list[list[str]]:
-    """The dcbench commands of the page for its ``method`` or ``evaluator``, as the words behind ``dcbench``."""
-    console = blocks("adding-a-method.md", "console")[("method", "evaluator").index(plugin)]
+    """The dcbench commands of the page for its method, evaluator or network, as the words behind ``dcbench``."""
+    console = blocks("adding-a-method.md", "console")[("method", "evaluator", "network").index(plugin)]
     lines = [line.partition("#")[0].split() for line in console.splitlines()]
     return [words[2:] for words in lines if words[:2] == ["$", "dcbench"]]
 
@@ -265,6 +268,18 @@ def test_the_evaluator_of_the_page_is_listed_keeps_the_contract_and_runs(install
     assert row["accuracy"]["last"]["mean"] > 0.3  # ten images teach it something
 
 
+def test_the_network_of_the_page_is_listed_and_runs(installed: Path, tmp_path: Path) -> None:
+    listing, run = commands("network")
+    assert listing == ["list", "networks"]
+    shown = call(tmp_path, "-m", "dcbench_tesla", *listing, path=installed)
+    assert re.search(r"^tanh +One hidden layer of tanh units. +\[dcbench-tanh\]$", shown, re.MULTILINE)
+
+    assert "network.name=tanh" in run
+    call(tmp_path, "-m", "dcbench_tesla", *run, path=installed)
+    (row,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "rows").glob("condense-*.json"))
+    assert row["identity"]["network"] == {"name": "tanh", "width": 64}
+
+
 # --- the keys of own data -----------------------------------------------------------------------------------------
 
 
@@ -292,6 +307,15 @@ def test_parameter_counts_are_those_of_the_network() -> None:
             network = ConvNet(channels, int(k), side)
             assert sum(p.numel() for p in network.parameters()) == int(count.replace(",", ""))
             assert len(network.features) == 4 * int(depth) + 1
+
+
+def test_parameter_counts_are_those_of_the_named_networks() -> None:
+    rows = table("protocols.md", "`network.name`")
+    assert {name.split("`")[1] for name, *_ in rows} == {*registry.names("networks")} - {"convnet"}
+    for name, _, images, weights in rows:
+        channels, side = (int(n) for n in images.split(" x ")[:2])
+        network = registry.load_network(name.split("`")[1])(channels, 10, side)
+        assert sum(p.numel() for p in network.parameters()) == int(weights.replace(",", ""))
 
 
 def hyper_parameters(config: CellConfig) -> list[float | str]:

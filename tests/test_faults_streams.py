@@ -56,7 +56,7 @@ def test_closed_streams(name: str, tmp_path: Path) -> None:
 def test_one_stream_is_closed(streams: str, there: str, tmp_path: Path) -> None:
     done = shell("info nothing-of-this-name", streams, tmp_path)
     assert done.returncode == 2
-    said = b"unknown method, evaluator or data set" in done.stderr
+    said = b"unknown method, evaluator, data set or network" in done.stderr
     assert said == (there == "stderr")
     assert done.stdout == b""  # a message never ends up among results
 

@@ -85,12 +85,14 @@ class Fit:
         needs: one entry per predicted stage; empty if there is nothing to predict.
         kept: the graphs to keep. ``None`` if the cell does not fit, the method cannot keep graphs, or the user chose
             their number.
+        narrower: the setting that makes the network narrower; empty if the network has none.
     """
 
     budget_bytes: int
     images_bytes: int
     needs: tuple[Need, ...] = ()
     kept: Kept | None = None
+    narrower: str = "network.width"
 
     @property
     def fits(self) -> bool:
@@ -125,8 +127,8 @@ class Fit:
         text = f"{size(need.peak_bytes)} are needed for {need.stage} (predicted{images}), "
         text += f"but the memory budget is {size(self.budget_bytes)}."
         if not need.remedies:
-            lower = "network.width or data.train_images" if images else "network.width"
-            return f"{text} Neither fewer steps nor smaller batches suffice: lower {lower}."
+            lower = " or ".join(filter(None, [self.narrower, "data.train_images" if images else ""]))
+            return f"{text} Neither fewer steps nor smaller batches suffice{lower and f': lower {lower}'}."
         return f"{text} What fits: {', '.join(f'{r.option} ({size(r.peak_bytes)})' for r in need.remedies)}."
 
 
@@ -149,8 +151,7 @@ def _peak(cell: Cell, meter: MemoryMeter, method: str, settings: Any) -> int:
         method,
         _shape(cell),
         ipc=cell.config.ipc,
-        width=cell.config.network.width,
-        depth=cell.config.network.depth,
+        network=cell.config.network,
         device=meter.device,
         settings={f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)},
         augmentation=cell.materials.augmentation,
@@ -165,8 +166,7 @@ def predicted_expert_peak(cell: Cell, meter: MemoryMeter, batch_size: int) -> in
     prepare = expert_workload(
         _shape(cell),
         dataclasses.replace(cell.config.experts, batch_size=batch_size),
-        width=cell.config.network.width,
-        depth=cell.config.network.depth,
+        network=cell.config.network,
         device=meter.device,
         augmentation=cell.materials.augmentation,
     )
@@ -192,7 +192,12 @@ def fit(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[st
         UsageError: the method's memory depends on values in a way that cannot be predicted.
     """
     stages = cell.pending() if stages is None else stages
-    found = Fit(budget_bytes, cell.materials.prepared_bytes, tuple(_needs(cell, budget_bytes, meter, stages)))
+    found = Fit(
+        budget_bytes,
+        cell.materials.prepared_bytes,
+        tuple(_needs(cell, budget_bytes, meter, stages)),
+        narrower="network.width" if "width" in cell.config.network.options() else "",
+    )
     if not found.fits or found.condensation_bytes is None:
         return found
     return dataclasses.replace(found, kept=_kept(cell, found.condensation_bytes, budget_bytes, meter))

@@ -11,6 +11,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import EVALUATE, Cell
 from dcbench_tesla.cells.evaluation import accuracy
 from dcbench_tesla.cells.loop import CondenseLoop
+from dcbench_tesla.compute.compiling import compiles_training
 from dcbench_tesla.compute.networks import flatten_parameters, seeded
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.distilled import DistilledSet
@@ -107,7 +108,7 @@ def compilation_decided(cell: Cell, stages: Collection[str], *, expert_epochs: i
 
 def _compiles(cell: Cell, stage: str) -> bool:
     if stage == "experts":
-        return True
+        return compiles_training(cell.materials.network_skeleton)
     if stage == "condense":
         return cell.method.compiles
     return registry.load_evaluator(stage.removeprefix(EVALUATE)).compiles

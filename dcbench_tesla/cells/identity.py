@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from dcbench_tesla import registry
 from dcbench_tesla.cells.evaluation import network_count
-from dcbench_tesla.compute.networks import convnet_depth
 from dcbench_tesla.config import CellConfig, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.settings import DataSettings
@@ -146,7 +145,7 @@ def describe_data(data: DataFacts, settings: DataSettings) -> dict[str, Any]:
 
 def describe_network(data: DataFacts, settings: NetworkSettings) -> dict[str, Any]:
     """Return the facts that define the network of experts and matching, with its actual depth."""
-    return {"name": "convnet", "width": settings.width, "depth": settings.depth or convnet_depth(data.side)}
+    return settings.facts(data.side)
 
 
 def augmentation_of(data: DataFacts, settings: DataSettings) -> Augmentation:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcbench_tesla import registry
 from dcbench_tesla.cells.identity import ExpertsRead, augmentation_of, describe_data, describe_network
-from dcbench_tesla.compute.networks import ConvNet
+from dcbench_tesla.compute.networks import Network, has_batch_norm, why_unfit
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
@@ -61,8 +61,8 @@ class Materials:
         quiet: print nothing.
 
     Raises:
-        UsageError: IPC is less than 1, or more than the smallest class has training images; or the images are too
-            large for ZCA whitening.
+        UsageError: IPC is less than 1, or more than the smallest class has training images; the images are too large
+            for ZCA whitening; or the network does not fit the images or the method.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Materials:
         self.augmentation: Augmentation = augmentation_of(dataset, config.data)
         self._method = registry.load_method(config.method)
         self._check_ipc()
+        self._check_network()
         if config.data.zca:
             check_zca_size(dataset.channels, dataset.side, dataset.side)
 
@@ -173,10 +174,30 @@ class Materials:
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
-    def build_network(self) -> ConvNet:
+    def build_network(self) -> Network:
         """Return a freshly initialised network, as experts and matching use it."""
-        n, d = self.config.network, self.dataset
-        return ConvNet(d.channels, d.classes, d.side, n.width, n.depth)
+        d = self.dataset
+        return self.config.network.build(d.channels, d.classes, d.side)
+
+    @cached_property
+    def network_skeleton(self) -> Network:
+        """The network without values, on device ``meta``."""
+        with torch.device("meta"):
+            return self.build_network()
+
+    def _check_network(self) -> None:
+        if not self._method.uses_network:
+            return
+        name = self.config.network.name
+        if why := why_unfit(self.network_skeleton):
+            raise UsageError(f"network {name} cannot be used for condensation: {why}.")
+        if not has_batch_norm(self.network_skeleton):
+            return
+        if why := self._method.refuses_batch_norm(self.config.settings):
+            raise UsageError(
+                f"method {self.config.method} cannot be used with the batch norm of network {name}: {why}. Choose "
+                "another norm, such as network.norm=instance."
+            )
 
     @cached_property
     def expert_request(self) -> ExpertRequest | None:

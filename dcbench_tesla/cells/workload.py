@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from dcbench_tesla import registry
-from dcbench_tesla.compute.networks import ConvNet, flatten_parameters, seeded
-from dcbench_tesla.config import ExpertSettings
+from dcbench_tesla.compute.networks import Network, flatten_parameters, seeded
+from dcbench_tesla.config import ExpertSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
@@ -63,6 +63,7 @@ def workload(
     batch_size: int | None = None,
     width: int = 128,
     depth: int = 0,
+    network: NetworkSettings | None = None,
     device: torch.device | str,
     settings: Mapping[str, Any] | None = None,
     augmentation: Augmentation = _AUGMENTATION,
@@ -84,6 +85,7 @@ def workload(
         batch_size: synthetic images per matching step, likewise.
         width: filters of the ConvNet.
         depth: blocks of the ConvNet; 0: by image size.
+        network: the network, in place of a ConvNet of that width and depth.
         device: where the tensors are; that of the meter.
         settings: further settings of the method, by name.
         augmentation: augmentation of matching.
@@ -94,8 +96,8 @@ def workload(
         chosen_for: the device for which device-dependent settings are chosen; ``None``: ``device``.
 
     Raises:
-        UsageError: the method is unknown, has no iterations or lacks a setting; ``ipc`` is less than 1; or no ConvNet
-            fits the images.
+        UsageError: the method is unknown, has no iterations or lacks a setting; ``ipc`` is less than 1; or the
+            network does not fit the images.
     """
     kind = registry.load_method(method)
     chosen = _settings(method, kind, {"steps": steps, "batch_size": batch_size}, settings or {})
@@ -109,7 +111,8 @@ def workload(
     if shortened:
         chosen = kind.memory_probe(chosen, ipc)
     train = _Noise(shape, per_class, torch.device(device))
-    problem = _problem(kind, chosen, shape, ipc, _network(shape, width, depth), train, augmentation, compile)
+    build = _network(shape, network or NetworkSettings(width=width, depth=depth))
+    problem = _problem(kind, chosen, shape, ipc, build, train, augmentation, compile)
 
     def prepare() -> Callable[[], object]:
         condenser = kind(chosen)
@@ -129,8 +132,7 @@ def expert_workload(
     shape: Shape,
     settings: ExpertSettings,
     *,
-    width: int = 128,
-    depth: int = 0,
+    network: NetworkSettings,
     device: torch.device | str,
     augmentation: Augmentation = _AUGMENTATION,
 ) -> Prepare:
@@ -140,15 +142,15 @@ def expert_workload(
     """
     device = torch.device(device)
     train = _Noise(dataclasses.replace(shape, classes=1), settings.batch_size, device)  # the class does not matter
-    build = _network(shape, width, depth)
+    build = _network(shape, network)
 
     def prepare() -> Callable[[], object]:
         with seeded(0), origin("parameters"):
-            network = build().to(device)
+            expert = build().to(device)
 
         def run() -> object:
             with origin("graph"):
-                return train_epoch(network, train, settings, augmentation, 0, 0)
+                return train_epoch(expert, train, settings, augmentation, 0, 0)
 
         return run
 
@@ -164,12 +166,12 @@ def _settings(method: str, kind: type[Condenser], asked: Mapping[str, int | None
     return kind.Settings(**{**heeded, **further})
 
 
-def _network(shape: Shape, width: int, depth: int) -> Callable[[], ConvNet]:
-    def build() -> ConvNet:
+def _network(shape: Shape, settings: NetworkSettings) -> Callable[[], Network]:
+    def build() -> Network:
         with origin("parameters"):
-            return ConvNet(shape.channels, shape.classes, shape.side, width, depth)
+            return settings.build(shape.channels, shape.classes, shape.side)
 
-    def build_or_sketch() -> ConvNet:
+    def build_or_sketch() -> Network:
         if torch.get_default_device().type != "meta":
             return build()
         with _disable_current_modes():  # a skeleton has no memory, even where meta tensors stand for real ones
@@ -187,7 +189,7 @@ def _problem(
     settings: Any,
     shape: Shape,
     ipc: int,
-    build: Callable[[], ConvNet],
+    build: Callable[[], Network],
     train: LabelledImages,
     augmentation: Augmentation,
     compile: bool,

@@ -210,7 +210,7 @@ compile_option = click.option(
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
-    help="Compile the matching steps of tesla and tesla-exact and the training of ConvNets (auto: in long runs).",
+    help="Compile matching steps of tesla and tesla-exact and the training of experts and ConvNets (auto: long runs).",
 )
 log_option = click.option(
     "--log",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcbench_tesla import registry
-from dcbench_tesla.config import SECTIONS
+from dcbench_tesla.config import SECTIONS, NetworkSettings
 from dcbench_tesla.datasets import default_data_dir
 from dcbench_tesla.errors import unknown_name
 from dcbench_tesla.records.rows import mark, stage_rows, tell_contents_apart
@@ -28,7 +28,7 @@ def columns(rows: Sequence[Row]) -> list[str]:
 
 
 def plugins(kind: registry.Kind) -> list[Row]:
-    """Return name, summary and package of every method or evaluator; for a broken one the error is the summary."""
+    """Return name, summary and package of every plugin of a kind; for a broken one the error is the summary."""
     shown: list[Row] = []
     for p in registry.describe(kind):
         package = "" if p.package == "dcbench-tesla" else f"[{p.package}]"
@@ -73,7 +73,9 @@ def _head(row: dict[str, Any]) -> Row:
 
 
 def info(name: str, data_dir: Path | None) -> list[str]:
-    """Return the description of a method, an evaluator, a family of evaluators or a data set.
+    """Return the description of a method, an evaluator, a family of evaluators, a data set or a network.
+
+    Where an evaluator and a network of condensation share a name, both are described.
 
     Raises:
         UsageError: no plugin has this name.
@@ -81,14 +83,22 @@ def info(name: str, data_dir: Path | None) -> list[str]:
     if registry.has("methods", name):
         return _describe("method", registry.load_method(name))
     if registry.has("evaluators", name):
-        return _describe("evaluator", registry.load_evaluator(name), prefix=f"{name}.")
+        lines = _describe("evaluator", registry.load_evaluator(name), prefix=f"{name}.")
+        return [*lines, "", *_describe_network(name)] if registry.has("networks", name) else lines
     if registry.has("datasets", name):
         return _describe_dataset(name, data_dir)
+    if registry.has("networks", name):
+        return _describe_network(name)
     family = registry.family("evaluators", name)
     if family is not None:
         return _describe("family of evaluators", family, prefix=f"{name.partition(':')[0]}:<name>.")
-    known = [*registry.names("methods"), *registry.names("evaluators"), *registry.names("datasets")]
-    raise unknown_name("method, evaluator or data set", name, known)
+    known = [
+        *registry.names("methods"),
+        *registry.names("evaluators"),
+        *registry.names("datasets"),
+        *registry.names("networks"),
+    ]
+    raise unknown_name("method, evaluator, data set or network", name, known)
 
 
 def _describe(kind: str, plugin: Any, prefix: str = "") -> list[str]:
@@ -105,6 +115,15 @@ def _describe(kind: str, plugin: Any, prefix: str = "") -> list[str]:
         common = [f"{section}.{f.name}" for section, s in SECTIONS.items() for f in dataclasses.fields(s)]
         lines += ["", f"Settings of every run: {', '.join(common)}; of its evaluators: dcbench info convnet."]
     return lines
+
+
+def _describe_network(name: str) -> list[str]:
+    network = registry.load_network(name)
+    options = NetworkSettings(name=name).options()
+    lines = [f"network of condensation, version {network.version}: {_plain(network)}", ""]
+    lines += [f"Chosen by --set network.name={name}; options and their defaults (--set):" if options else ""]
+    lines += columns([(f"  network.{option}", f"= {default}") for option, default in options.items()])
+    return lines if options else [*lines[:-1], f"Chosen by --set network.name={name}; it has no options."]
 
 
 def _plain(documented: object) -> str:

@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 
 @click.command(name="list")
 @options(
-    click.argument("what", metavar="[methods|evaluators|datasets|cells]"), data_dir_option, out_option, shipped_option
+    click.argument("what", metavar="[methods|evaluators|datasets|networks|cells]"),
+    data_dir_option,
+    out_option,
+    shipped_option,
 )
 def list_(what: str, data_dir: Path | None, out: Path, shipped: bool) -> None:
-    """List methods, evaluators, datasets or finished cells.
+    """List methods, evaluators, datasets, networks or cells.
 
     \b
     Examples:
       dcbench list methods
+      dcbench list networks
       dcbench list cells
       dcbench list cells --shipped
     """
@@ -41,6 +45,7 @@ def list_(what: str, data_dir: Path | None, out: Path, shipped: bool) -> None:
         "methods": lambda: listing.plugins("methods"),
         "evaluators": lambda: listing.plugins("evaluators"),
         "datasets": lambda: listing.datasets(data_dir),
+        "networks": lambda: listing.plugins("networks"),
         "cells": lambda: listing.cells(workspace),
     }
     if what not in listings:
@@ -53,9 +58,9 @@ def list_(what: str, data_dir: Path | None, out: Path, shipped: bool) -> None:
 @click.command()
 @options(click.argument("name"), data_dir_option)
 def info(name: str, data_dir: Path | None) -> None:
-    """Describe a method, an evaluator or a data set.
+    """Describe a method, an evaluator, a data set or a network.
 
-    Shows the description and settings of a method or evaluator, and the size and files of a data set.
+    Shows the description and settings of a method, evaluator or network, and the size and files of a data set.
 
     \b
     Examples:
@@ -63,6 +68,7 @@ def info(name: str, data_dir: Path | None) -> None:
       dcbench info convnet
       dcbench info timm:resnet26d
       dcbench info cifar10
+      dcbench info lenet
     """
     from dcbench_tesla.cli import listing
 

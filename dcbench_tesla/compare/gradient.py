@@ -80,11 +80,13 @@ def cells(
 
     Raises:
         UsageError: a method is not trajectory matching or does not expose its gradients; or an override sets ``steps``
-            or ``student_lr``, which the comparison varies.
+            or ``student_lr``, which the comparison varies, or ``network.name``, which its rows do not tell.
     """
     for label in (o.label for o in overrides):
         if label in ("steps", "student_lr"):
             raise UsageError(f"{label} varies here: give --{label.replace('_', '-')} in place of --set {label}.")
+        if label == "network.name":
+            raise UsageError("gradients are compared on the ConvNet: leave network.name out.")
     names = tuple(dict.fromkeys((REFERENCE, *methods)))
     configs = resolve_all(names, (dataset,), (ipc,), (0,), preset=preset, overrides=overrides)
     found = {config.method: session.cell(config, from_scratch=True) for config in configs}

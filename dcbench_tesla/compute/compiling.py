@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from dcbench_tesla.compute.networks import ConvNet, FlatNetwork, cross_entropy
+from dcbench_tesla.compute.networks import FlatNetwork, Network, cross_entropy, has_batch_norm
 from dcbench_tesla.errors import is_out_of_memory
 
 CUDA_WARM_UP = 3
@@ -125,20 +125,28 @@ def training_is_compiled() -> bool:
     return _training_is_compiled and not any(functions.given_up for functions in _of_networks.values())
 
 
+def compiles_training(network: nn.Module) -> bool:
+    """Return whether training steps of ``network`` can be compiled.
+
+    It is a :class:`~dcbench_tesla.compute.networks.Network` without batch norm, whose running statistics are a state
+    besides its parameters that training changes.
+    """
+    return isinstance(network, Network) and not has_batch_norm(network)
+
+
 class TrainingStep:
     """Computes the mean cross-entropy of a network on a batch, and its gradient, which it leaves in ``p.grad``.
 
-    The step is compiled if :func:`compile_training` is on and the network is a
-    :class:`~dcbench_tesla.compute.networks.ConvNet`, which has no state besides its parameters that training would
-    change. Networks of one shape share the compiled code. Under a meter of live tensors the step runs eagerly, because
-    meters follow the eager program.
+    The step is compiled if :func:`compile_training` is on and the network allows it (:func:`compiles_training`).
+    Networks of one shape share the compiled code. Under a meter of live tensors the step runs eagerly, because meters
+    follow the eager program.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         self._parameters = list(network.parameters())
         self._functions: CompiledFunctions | None = None
-        if _training_is_compiled and isinstance(network, ConvNet):
+        if _training_is_compiled and compiles_training(network):
             self._functions = _of_networks.setdefault(repr(network), CompiledFunctions("the step of training"))
             flat = FlatNetwork(lambda: copy.deepcopy(network).to("meta"))
             self._loss: Function = lambda theta, images, labels: (flat.loss(theta, images, labels),)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla.cells.identity import describe_data, describe_network
-from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.config import ExpertSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
@@ -88,7 +87,7 @@ def import_experts(
         facts={"data": describe_data(dataset, data), "network": describe_network(dataset, network)},
         settings=ExpertSettings(),
         augmentation=Augmentation(),
-        build_network=lambda: ConvNet(dataset.channels, dataset.classes, dataset.side, network.width, network.depth),
+        build_network=lambda: network.build(dataset.channels, dataset.classes, dataset.side),
         imported=content_key(digests),
     )
     final = workspace.experts / recipe.key
@@ -129,8 +128,7 @@ def _settings(recipe: ExpertRecipe, data: DataSettings) -> tuple[str, ...]:
         f"data.zca={str(data.zca).lower()}",
         f"data.train_images={data.train_images}",
         f"data.validation={data.validation:g}",
-        f"network.width={network['width']}",
-        f"network.depth={network['depth']}",
+        *(f"network.{option}={value}" for option, value in network.items() if (option, value) != ("name", "convnet")),
     )
 
 

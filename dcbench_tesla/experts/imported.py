@@ -20,6 +20,8 @@ _HOW_TO_SAY = {
     ("data", "preprocessing"): "the preprocessing (data.zca)",
     ("data", "train_images"): "data.train_images",
     ("data", "validation"): "data.validation",
+    ("network", "name"): "network.name",
+    ("network", "norm"): "network.norm",
     ("network", "width"): "network.width",
     ("network", "depth"): "network.depth",
 }

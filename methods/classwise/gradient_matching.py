@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from dcbench_tesla.compute.networks import ConvNet, cross_entropy
+from dcbench_tesla.compute.networks import Network, cross_entropy
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import IterationRecord
 from dcbench_tesla.profilers import origin
@@ -91,7 +91,7 @@ class GradientMatching(ClassMatching):
                 self._train(network, iteration, round_, inner)
         return IterationRecord(loss=total / (outer * self.problem.task.classes))
 
-    def _match(self, network: ConvNet, *repetition: int) -> float:
+    def _match(self, network: Network, *repetition: int) -> float:
         with origin("inputs"):
             gradient, total = torch.zeros_like(self.images), 0.0
         for chunk in self.chunks(*repetition):
@@ -103,7 +103,7 @@ class GradientMatching(ClassMatching):
         self.step(gradient)
         return total
 
-    def _class_gradients(self, network: ConvNet, chunk: Chunk, images: Tensor) -> dict[str, Tensor]:
+    def _class_gradients(self, network: Network, chunk: Chunk, images: Tensor) -> dict[str, Tensor]:
         """Return the gradient of each class's mean loss by parameter, ``(K, ...)``, for images ``(K, n, C, H, W)``."""
         parameters = {name: p.detach() for name, p in network.named_parameters()}
 
@@ -114,7 +114,7 @@ class GradientMatching(ClassMatching):
         gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
         return gradients
 
-    def _train(self, network: ConvNet, iteration: int, round_: int, epochs: int) -> None:
+    def _train(self, network: Network, iteration: int, round_: int, epochs: int) -> None:
         """Train the network on the synthetic images by plain SGD, with the method's augmentation."""
         optimiser = torch.optim.SGD(network.parameters(), lr=self.settings.lr_network)
         labels = self.problem.hard_labels().to(self.images.device)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcbench_tesla.compute.networks import ConvNet, seeded
+from dcbench_tesla.compute.networks import Network, seeded
 from dcbench_tesla.data.augmentation import Augmentation, Draw, siamese
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings, Sizes
@@ -100,7 +100,7 @@ class ClassMatching(Condenser):
         self._real_count = min(self.settings.real_batch, smallest)  # equal for all classes, so that they can be stacked
         self._at_once = self._class_chunk(self.settings, problem.device, smallest)
 
-    def fresh_network(self, iteration: int) -> ConvNet:
+    def fresh_network(self, iteration: int) -> Network:
         """Return the iteration's freshly initialised network, on the device."""
         with seeded(self.problem.seed_for("network", iteration)), origin("parameters"):
             return self.problem.build_network().to(self.problem.device)

@@ -179,6 +179,13 @@ class TrajectoryMatching(Condenser):
         return replace(settings, micro_batch=fitting(batch, sizes) if device.type == "cpu" else batch)
 
     @classmethod
+    def refuses_batch_norm(cls, settings: Any) -> str:
+        """Return the reason where a teacher labels the images; students train on the statistics of their batches."""
+        if settings.labels in ("hard", "learned"):
+            return ""
+        return f"labels={settings.labels} asks a teacher, whose running statistics the experts' snapshots do not hold"
+
+    @classmethod
     def probe(cls, settings: Any) -> tuple[Any, float]:
         """Return settings with two of the T steps, and the factor T / 2: time is linear in steps and kept graphs.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dcbench_tesla.compute.networks import ConvNet, seeded
+from dcbench_tesla.compute.networks import Network, seeded
 from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.data.augmentation import Augmentation, Draw
 from dcbench_tesla.interface import Problem
@@ -170,7 +170,7 @@ def _class_batches(
         yield real, augmentation(images[c * ipc : (c + 1) * ipc], draw)
 
 
-def _fresh_network(problem: Problem) -> ConvNet:
+def _fresh_network(problem: Problem) -> Network:
     with seeded(problem.seed_for("network", 0)):
         return problem.build_network()
 

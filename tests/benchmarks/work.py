@@ -16,7 +16,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.cells.workload import Shape, _network, _Noise, _problem, workload
 from dcbench_tesla.compute.compiling import compile_training
 from dcbench_tesla.compute.networks import ConvNet, FlatNetwork, seeded
-from dcbench_tesla.config import ExpertSettings
+from dcbench_tesla.config import ExpertSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.experts.training import train_epoch
@@ -43,7 +43,9 @@ def _condenser(method: str, *, ipc: int, **settings: Any) -> Condenser:
     chosen = kind.Settings(**settings)
     train = _Noise(CIFAR, REAL, CPU)
     condenser = kind(chosen)
-    condenser.setup(_problem(kind, chosen, CIFAR, ipc, _network(CIFAR, WIDTH, 0), train, Augmentation(), False))
+    condenser.setup(
+        _problem(kind, chosen, CIFAR, ipc, _network(CIFAR, NetworkSettings(width=WIDTH)), train, Augmentation(), False)
+    )
     return condenser
 
 

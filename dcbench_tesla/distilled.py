@@ -1,6 +1,7 @@
 """The distilled set: complete, so that whoever has the file can train on it."""
 
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -211,7 +212,7 @@ def _embedded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _shared_folder(path: Path) -> Path:
-    for folder in Path(path).resolve().parents:
+    for folder in Path(os.path.realpath(path)).parents:  # Path.resolve would fail where links lead in a circle
         if (folder / _ZCA_FOLDER).is_dir():
             return folder / _ZCA_FOLDER
     raise FileNotFoundError(f"no folder {_ZCA_FOLDER!r} above {path}")
@@ -369,6 +370,9 @@ def _preprocessing_faults(
             yield f"preprocessing.{name}", "holds others", expected
 
 
+_OF_CELLS = ("method", "dataset", "dataset_fingerprint", "ipc", "seed", "protocol", "iteration", "redistributable")
+
+
 def _provenance_faults(facts: object) -> _Faults:
     if not isinstance(facts, Mapping):
         yield "provenance", _shown(facts), "an object"
@@ -379,6 +383,8 @@ def _provenance_faults(facts: object) -> _Faults:
         yield f"provenance.{name}", _shown(facts[name]), "a whole number of at least 0"
     if not isinstance(facts.get("redistributable"), (bool, type(None))):
         yield "provenance.redistributable", _shown(facts["redistributable"]), "true or false"
+    for name in (n for n in _OF_CELLS if facts.get("key") and n not in facts):
+        yield f"provenance.{name}", "is missing", "all that a cell writes beside its key"
 
 
 def is_key(value: object) -> bool:

@@ -138,6 +138,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"provenance__ipc": "x"}, r"provenance\.ipc is 'x'"),
     ({"provenance__ipc": -1}, r"provenance\.ipc is -1"),
     ({"provenance__seed": 1.5}, r"provenance\.seed"),
+    ({"provenance__key": "0123456789abcdef"}, r"provenance\.dataset_fingerprint is missing"),
     ({"provenance__iteration": []}, r"provenance\.iteration"),
     ({"provenance__redistributable": "yes"}, r"provenance\.redistributable"),
 ]

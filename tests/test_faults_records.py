@@ -540,3 +540,35 @@ def test_a_csv_cut_off_anywhere_is_read_or_named(cell: str, tmp_path: Path) -> N
     assert list(table["method"]) == ["tesla", "dm", "tesla"]
     assert list(table["note"])[1] == "=1+1"
     read_csv(path, ["method"])
+
+
+# --------------------------------------------------------------------------------------- found by the campaign, seed 10
+
+
+def test_accuracy_without_its_iteration_is_left_out(out: Path) -> None:
+    edit(row_of(out), lambda row: row["accuracy"]["last"].pop("iteration"))
+    assert stage_rows(Workspace(out), "evaluate") == []
+    (told,) = damaged_rows(Workspace(out))
+    assert str(row_of(out)) in told
+    assert "accuracy.last.iteration" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "said"),
+    [
+        ("memory", "matching_steps", "matching_steps is empty, and other rows of tesla have one"),
+        ("time", "compiled", "compiled is 'nan'"),
+    ],
+)
+def test_rows_of_comparisons_that_lack_what_others_have_are_left_out(
+    name: str, column: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"{name}.csv"
+    shipped = pd.read_csv(Path(__file__).parents[1] / "results/figures" / path.name).query(
+        "method == 'tesla' and matching_steps == 5"
+    )
+    table = pd.concat([shipped.iloc[:1]] * 3, ignore_index=True).astype(object)
+    table.loc[1, column] = None
+    table.to_csv(path, index=False)
+    assert len(read_csv(path, ["method"])) == 2
+    assert f"{path}: row 3 is left out, its {said}" in capsys.readouterr().err

@@ -41,6 +41,7 @@ _NUMBERS = {
     "student_lr|matching_loss": _Kind(-1e30, 1e30),
 }
 """What the columns of a comparison hold, by a pattern of their names; other columns hold text."""
+_OF_METHODS = ("matching_steps", "batch_size")  # a method has these settings in all of its rows, or in none
 _OF_THE_CODE = ("commit", "torch")  # these columns say which code measured a row, and are no part of its result
 
 
@@ -108,13 +109,18 @@ def _faults(table: pd.DataFrame) -> list[str]:
     for name in reversed([str(name) for name in table]):
         for i in (~_fits(name, table[name])).to_numpy().nonzero()[0]:
             found[i] = f"{name} is {str(table[name].iloc[i])[:60]!r}"
+    for name in _OF_METHODS:
+        if {name, "method"} <= set(table):
+            has = table.groupby("method", dropna=False)[name].transform(lambda own: own.notna().any())
+            for i in (has & table[name].isna()).to_numpy().nonzero()[0]:
+                found[i] = found[i] or f"{name} is empty, and other rows of {table['method'].iloc[i]} have one"
     return found
 
 
 def _fits(name: str, column: "pd.Series[Any]") -> "pd.Series[bool]":
-    """Return which cells of a column have its type and range; empty ones do."""
+    """Return which cells of a column have its type and range; empty ones do, if the column holds numbers."""
     if name in _WORDS:
-        return column.isna() | column.astype(str).isin(_WORDS[name])
+        return column.astype(str).isin(_WORDS[name])
     kind = next((bounds for pattern, bounds in _NUMBERS.items() if re.fullmatch(pattern, name)), None)
     if kind is None:
         return pd.Series(True, index=column.index)

@@ -103,7 +103,7 @@ def export_set(distilled: DistilledSet, layout: str, output: Path, *, force: boo
 def found_again(path: Path) -> bool:
     """Return whether there is a file or folder ``path``, once an export that a killed process moved aside is back."""
     for place in () if path.exists() else (path, path.parent):
-        bring_back(place.resolve())
+        bring_back(Path(os.path.realpath(place)))  # Path.resolve would fail where links lead in a circle
     return path.exists()
 
 

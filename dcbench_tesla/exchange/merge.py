@@ -7,6 +7,7 @@ the merge says so.
 """
 
 import math
+import os
 import shutil
 import statistics
 from collections import defaultdict
@@ -173,9 +174,9 @@ class _Merge:
 
     def _own(self, workspace: Workspace, paths: Iterable[Path], *, told: bool = True) -> Iterator[Path]:
         """Yield the paths that lie in a workspace; what a link leads to elsewhere is nobody's result."""
-        root = workspace.root.resolve()
+        root = os.path.realpath(workspace.root)
         for path in paths:
-            if path.resolve().is_relative_to(root):
+            if Path(os.path.realpath(path)).is_relative_to(root):
                 yield path
             elif told:
                 self.result.damaged.append(f"{path} is a link out of {workspace.root}")

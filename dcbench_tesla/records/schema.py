@@ -157,7 +157,7 @@ class Accuracy(Part):
     mean: Fraction
     std: Fraction
     values: Annotated[list[Fraction], Field(min_length=1)]
-    iteration: Count | None = None
+    iteration: Count | None
 
     @model_validator(mode="after")
     def _of_its_values(self) -> Self:

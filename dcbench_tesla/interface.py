@@ -221,14 +221,14 @@ class Sizes:
     Args:
         smallest_class: number of training images of the smallest class.
         images: number of synthetic images N.
-        side: height and width of the images in pixels.
-        width: filters of the network's convolutions.
+        activation: numbers in the network's largest activation for one image.
+        coupled: whether the network's output for an image depends on the others of its batch (batch norm).
     """
 
     smallest_class: int
     images: int
-    side: int
-    width: int
+    activation: int
+    coupled: bool = False
 
 
 class Condenser(ABC):

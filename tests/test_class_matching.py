@@ -105,7 +105,7 @@ def test_classes_of_one_operation_are_augmented_together_each_by_its_own_paramet
 def test_how_many_classes_go_through_the_network_at_once() -> None:
     settings = DM.Settings(real_batch=100)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    many, few = (Sizes(smallest_class=count, images=10, side=32, width=128) for count in (5000, 20))
+    many, few = (Sizes(smallest_class=count, images=10, activation=131072) for count in (5000, 20))
     assert DM.for_device(settings, cpu, many).class_chunk == 2
     assert DM.for_device(settings, cuda, many).class_chunk == 40
     assert DM.for_device(settings, cpu, few).class_chunk == 12  # no class has more: others may come along

@@ -4,6 +4,7 @@ References are written out here once more, in the simplest way: the loop as one 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn import functional as F
 
-from dcbench_tesla.compute.networks import ConvNet, FlatNetwork
+from dcbench_tesla.compute.networks import ConvNet, FlatNetwork, largest_activation
 from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.errors import UsageError
+from dcbench_tesla.interface import Sizes
 from dcbench_tesla.methods.inner import (
     SGD,
     Adam,
@@ -24,7 +26,7 @@ from dcbench_tesla.methods.inner import (
     micro_batch_error,
     stream_inner_gradient,
 )
-from dcbench_tesla.methods.inner.batches import check_independent
+from dcbench_tesla.methods.inner.batches import check_independent, fitting
 from dcbench_tesla.methods.inner.engine import Mode
 from dcbench_tesla.methods.inner.optimisers import InnerOptimiser
 from dcbench_tesla.methods.inner.students import Weights
@@ -364,3 +366,30 @@ def test_matching_takes_the_engines_options() -> None:
     )
     assert torch.equal(torch.stack(found.inputs), torch.stack(expected.inputs))
     assert not torch.stack(found.inputs)[:3].any()
+
+
+# ---- what the device chooses -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch", "activation", "chosen"),
+    [
+        (100, 128 * 32 * 32, 10),  # as many as the caches hold
+        (20, 128 * 32 * 32, 10),
+        (97, 128 * 32 * 32, 10),  # no divisor is near
+        (12, 128 * 32 * 32, 6),
+        (10, 32 * 8 * 8, 10),  # all of them fit
+        (100, 128 * 256 * 256, 1),
+    ],
+)
+def test_a_cpu_takes_what_its_caches_hold(batch: int, activation: int, chosen: int) -> None:
+    sizes = Sizes(smallest_class=10, images=batch, activation=activation)
+    assert fitting(batch, sizes, torch.device("cpu")) == chosen
+    assert fitting(batch, sizes, torch.device("cuda")) == batch
+    assert fitting(batch, replace(sizes, coupled=True), torch.device("cpu")) == batch
+
+
+def test_the_largest_activation_is_that_of_the_first_block() -> None:
+    with torch.device("meta"):
+        assert largest_activation(ConvNet(3, 10, 32, width=16), 3, 32) == 16 * 32 * 32
+        assert largest_activation(ConvNet(3, 10, 32, width=2), 3, 32) == 3 * 32 * 32

@@ -17,6 +17,7 @@ from dcbench_tesla.cells.execution import Begun, Execution
 from dcbench_tesla.cells.identity import CellIdentity, execution_settings
 from dcbench_tesla.cells.materials import Materials
 from dcbench_tesla.cells.place import Place, complete_exchange, staged
+from dcbench_tesla.compute.networks import has_batch_norm, largest_activation
 from dcbench_tesla.config import CellConfig
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.splits import Splits
@@ -87,12 +88,12 @@ class Cell:
 
     def _compute_with(self, execution: Execution) -> None:
         self.execution, self.device = execution, torch.device(execution.device)
-        given, dataset = self._given, self.dataset
+        given, dataset, skeleton = self._given, self.dataset, self.materials.network_skeleton
         sizes = Sizes(
             smallest_class=self.materials.smallest_class,
             images=given.ipc * dataset.classes,
-            side=dataset.side,
-            width=given.network.width,
+            activation=largest_activation(skeleton, dataset.channels, dataset.side),
+            coupled=has_batch_norm(skeleton),
         )
         settings = self.method.for_device(given.settings, self.device, sizes)
         self.config = dataclasses.replace(self._given, settings=dataclasses.replace(settings, **self._planned))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from dcbench_tesla import registry
-from dcbench_tesla.compute.networks import Network, flatten_parameters, seeded
+from dcbench_tesla.compute.networks import Network, flatten_parameters, has_batch_norm, largest_activation, seeded
 from dcbench_tesla.config import ExpertSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
@@ -106,12 +106,16 @@ def workload(
     if ipc < 1:
         raise UsageError(f"ipc must be at least 1, not {ipc}.")
     per_class = per_class or _real_per_class(chosen, ipc)
-    sizes = Sizes(smallest_class=per_class, images=ipc * shape.classes, side=shape.side, width=width)
+    build = _network(shape, network or NetworkSettings(width=width, depth=depth))
+    with torch.device("meta"):
+        skeleton = build()
+    activation = largest_activation(skeleton, shape.channels, shape.side)
+    coupled = has_batch_norm(skeleton)
+    sizes = Sizes(smallest_class=per_class, images=ipc * shape.classes, activation=activation, coupled=coupled)
     chosen = kind.for_device(chosen, chosen_for or torch.device(device), sizes)
     if shortened:
         chosen = kind.memory_probe(chosen, ipc)
     train = _Noise(shape, per_class, torch.device(device))
-    build = _network(shape, network or NetworkSettings(width=width, depth=depth))
     problem = _problem(kind, chosen, shape, ipc, build, train, augmentation, compile)
 
     def prepare() -> Callable[[], object]:

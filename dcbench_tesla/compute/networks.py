@@ -144,6 +144,27 @@ def has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
+def largest_activation(skeleton: nn.Module, channels: int, side: int) -> int:
+    """Return how many numbers the largest output of a layer holds for one image.
+
+    Args:
+        skeleton: a network on device ``meta``, which computes nothing.
+        channels: image channels C.
+        side: height and width of the images in pixels.
+    """
+    sizes = [2 * channels * side**2]
+    layers = [module for module in skeleton.modules() if not any(module.children())]
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _given, output: sizes.append(output.numel())) for layer in layers
+    ]
+    try:
+        skeleton(torch.empty(2, channels, side, side, device="meta"))  # batch norm takes no single image
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes) // 2
+
+
 def why_unfit(network: nn.Module) -> str:
     """Return why a network cannot be one of condensation, or an empty text if it can; see :class:`Network`."""
     if not isinstance(network, Network):

@@ -94,7 +94,12 @@ class ThroughTime(Condenser):
         if settings.micro_batch:
             return settings
         most = max(sizes.images, settings.real_batch)
-        return replace(settings, micro_batch=fitting(most, sizes) if device.type == "cpu" else most)
+        return replace(settings, micro_batch=fitting(most, sizes, device))
+
+    @classmethod
+    def refuses_batch_norm(cls, settings: Any) -> str:
+        """Return nothing: students train on the statistics of their batches, and so does the loss on real images."""
+        return ""
 
     @property
     def inner_optimiser(self) -> InnerOptimiser:

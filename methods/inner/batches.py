@@ -22,7 +22,7 @@ from dcbench_tesla.profilers import origin
 
 from .step import Back, Built, InnerStep, Loss
 
-_CACHED_BYTES = 5 * 2**20  # activations of the first convolution of a micro-batch on a CPU; ten images of 32 x 32
+_CACHED_BYTES = 5 * 2**20  # of a micro-batch's largest activation on a CPU: ten images of 32 x 32 at width 128
 
 
 class Steps(Protocol):
@@ -148,13 +148,14 @@ def _added(total: Tensor | None, share: float, part: Tensor) -> Tensor:
         return total.add_(part, alpha=share)
 
 
-def fitting(batch: int, sizes: Sizes) -> int:
-    """Return how many images of a batch go through a network at once on a CPU; a divisor of the batch if one is near.
+def fitting(batch: int, sizes: Sizes, device: torch.device) -> int:
+    """Return how many images of a batch go through a network at once if the user leaves it to the device.
 
-    A divisor leaves no shorter piece, for which another graph would be compiled.
+    On a CPU as many as its caches hold, a divisor of the batch if one is near: a divisor leaves no shorter piece, for
+    which another graph would be compiled. On a GPU, or if the network couples the images of a batch, all of them.
     """
-    most = max(1, _CACHED_BYTES // (4 * sizes.width * sizes.side**2))
-    if most >= batch:
+    most = max(1, _CACHED_BYTES // (4 * sizes.activation))
+    if device.type != "cpu" or sizes.coupled or most >= batch:
         return batch
     divisors = [size for size in range(1, most + 1) if batch % size == 0]
     return divisors[-1] if 2 * divisors[-1] >= most else most

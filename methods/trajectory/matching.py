@@ -176,7 +176,7 @@ class TrajectoryMatching(Condenser):
         if not isinstance(settings, TwoPassSettings) or settings.micro_batch:
             return settings
         batch = min(settings.batch_size or sizes.images, sizes.images)
-        return replace(settings, micro_batch=fitting(batch, sizes) if device.type == "cpu" else batch)
+        return replace(settings, micro_batch=fitting(batch, sizes, device))
 
     @classmethod
     def refuses_batch_norm(cls, settings: Any) -> str:

@@ -1,6 +1,7 @@
 """DM, DC and DSA against references written out here: distances, siamese draws, loops, chunks."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dcbench_tesla.compute.networks import flatten_parameters
 from dcbench_tesla.conformance import tiny_problem
 from dcbench_tesla.interface import Problem, Sizes
 from dcbench_tesla.methods.classwise.dc import DC
@@ -52,7 +54,8 @@ def test_class_gradients_are_those_of_each_class_alone() -> None:
     assert isinstance(method, GradientMatching)
     network = method.fresh_network(0)
     (chunk,) = method.chunks(0, 0)
-    stacked = method._class_gradients(network, chunk, chunk.real)
+    parameters = method.network.unflatten(flatten_parameters(network))
+    stacked = method._class_gradients(parameters, chunk.real, torch.arange(3))
     for c in range(3):
         loss = F.cross_entropy(network(chunk.real[c]), torch.full((4,), c))
         alone = torch.autograd.grad(loss, list(network.parameters()))
@@ -187,3 +190,18 @@ def test_other_seeds_make_other_sets() -> None:
     first.iterate(0)
     second.iterate(0)
     assert not torch.equal(first.images, second.images)
+
+
+@pytest.mark.parametrize("kind", [DM, DSA])
+def test_compiled_gives_the_eager_numbers(kind: type[ClassMatching]) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler")
+    states = []
+    for compile in (False, True):
+        method = started(kind, real_batch=4, lr_images=1.0)
+        again = type(method)(method.settings)
+        again.setup(replace(method.problem, compile=compile))
+        again.iterate(0)
+        assert again.compiled is compile
+        states.append(again.state_dict()["images"])
+    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)

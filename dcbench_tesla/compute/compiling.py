@@ -87,6 +87,45 @@ class CompiledFunctions:
         return found
 
 
+class LossAndGradient:
+    """A scalar loss that a method repeats, and its gradient in the first argument, compiled where that is asked for.
+
+    It runs eagerly if the compiler fails, which one warning tells, and under a meter of live tensors.
+
+    Args:
+        loss: ``loss(first, *others)``, a scalar, differentiable in the first tensor.
+        what: name of the loss in that warning.
+        compile: whether to compile; :attr:`dcbench_tesla.interface.Problem.compile` says so for a run.
+
+    Example:
+        >>> import torch
+        >>> square = LossAndGradient(lambda x, scale: scale * x.square().sum(), "the square", compile=False)
+        >>> square(torch.tensor([1.0, 2.0]), torch.tensor(3.0))
+        (tensor(15.), tensor([ 6., 12.]))
+    """
+
+    def __init__(self, loss: Callable[..., Tensor], what: str, *, compile: bool) -> None:
+        self._loss = loss
+        self._functions = CompiledFunctions(what) if compile else None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the loss is compiled; it is not if the compiler failed."""
+        return self._functions is not None and not self._functions.given_up
+
+    def __call__(self, first: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, a scalar, and its gradient in the shape of ``first``, both detached."""
+        leaf = first.detach().requires_grad_()
+        if self._functions is not None and not is_in_torch_dispatch_mode():
+            found = self._functions.run("loss", lambda *given: (self._loss(*given),), leaf, *others, backward=True)
+            if found is not None:
+                return found[1], found[0]
+        with torch.enable_grad():
+            value = self._loss(leaf, *others)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        return value.detach(), gradient
+
+
 def _with_own_code(function: Function) -> Function:
     """Return ``function`` under a new code object: dynamo counts compilations by code object and stops after eight."""
 

@@ -247,6 +247,13 @@ class FlatNetwork:
         logits: Tensor = torch.func.functional_call(self.skeleton, self.unflatten(theta), (images,))
         return logits
 
+    def features(self, theta: Tensor, images: Tensor) -> Tensor:
+        """Return the features before the classifier ``(N, F)`` of ``images`` ``(N, C, H, W)`` at ``theta`` ``(P,)``."""
+        prefix = "features."
+        own = {n.removeprefix(prefix): p for n, p in self.unflatten(theta).items() if n.startswith(prefix)}
+        found: Tensor = torch.func.functional_call(self.skeleton.get_submodule("features"), own, (images,))
+        return found.flatten(1)
+
     def loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy at ``theta``; this is the ``loss(theta, x, y)`` of the matching methods."""
         return cross_entropy(self(theta, images), labels)

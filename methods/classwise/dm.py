@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dcbench_tesla.compute.networks import flatten_parameters
 from dcbench_tesla.interface import IterationRecord
 from dcbench_tesla.profilers import origin
 
@@ -37,21 +38,21 @@ class DM(ClassMatching):
 
     def iterate(self, iteration: int) -> IterationRecord:
         """Match the mean features of every class under one freshly initialised network, and make one step."""
-        network = self.fresh_network(iteration)
+        theta = flatten_parameters(self.fresh_network(iteration))
         with origin("inputs"):
             gradient, total = torch.zeros_like(self.images), 0.0
         for chunk in self.chunks(iteration):
-            leaf, synthetic = self.synthetic(chunk)
-            with torch.no_grad():
-                real_features = _features(network.features, chunk.real)
-            loss = mean_distance(real_features, _features(network.features, synthetic))
-            (gradient[self.rows_of(chunk)],) = torch.autograd.grad(loss, leaf)
-            total += float(loss.detach())
+            total += self.match(chunk, gradient, theta)
         self.step(gradient)
         return IterationRecord(loss=total, metrics={"image_gradient_norm": float(gradient.norm())})
 
+    def distance(self, synthetic: Tensor, real: Tensor, theta: Tensor) -> Tensor:
+        """Return the distance of the mean features of images ``(K, n, C, H, W)`` at parameters ``(P,)``, a scalar."""
+        with torch.no_grad():
+            of_real = self._features(theta, real)
+        return mean_distance(of_real, self._features(theta, synthetic))
 
-def _features(features: torch.nn.Module, images: Tensor) -> Tensor:
-    """Return flattened features before the classifier, ``(K, n, F)``, of images ``(K, n, C, H, W)``, in one call."""
-    found: Tensor = features(images.flatten(0, 1)).flatten(1).unflatten(0, images.shape[:2])
-    return found
+    def _features(self, theta: Tensor, images: Tensor) -> Tensor:
+        """Return flattened features ``(K, n, F)`` of images ``(K, n, C, H, W)``, in one call."""
+        found: Tensor = self.network.features(theta, images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return found

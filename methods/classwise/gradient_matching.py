@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from dcbench_tesla.compute.networks import Network, cross_entropy
+from dcbench_tesla.compute.networks import Network, cross_entropy, flatten_parameters
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import IterationRecord
 from dcbench_tesla.profilers import origin
 
-from .matching import Chunk, ClassMatching, ClassMatchingSettings
+from .matching import ClassMatching, ClassMatchingSettings
 
 _EPS = 1e-6
 _PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -94,23 +94,25 @@ class GradientMatching(ClassMatching):
     def _match(self, network: Network, *repetition: int) -> float:
         with origin("inputs"):
             gradient, total = torch.zeros_like(self.images), 0.0
+        theta = flatten_parameters(network)
         for chunk in self.chunks(*repetition):
-            leaf, synthetic = self.synthetic(chunk)
-            real = {name: g.detach() for name, g in self._class_gradients(network, chunk, chunk.real).items()}
-            loss = gradient_distance(real, self._class_gradients(network, chunk, synthetic))
-            (gradient[self.rows_of(chunk)],) = torch.autograd.grad(loss, leaf)
-            total += float(loss.detach())
+            labels = torch.arange(chunk.first, chunk.first + chunk.count, device=self.images.device)
+            total += self.match(chunk, gradient, theta, labels)
         self.step(gradient)
         return total
 
-    def _class_gradients(self, network: Network, chunk: Chunk, images: Tensor) -> dict[str, Tensor]:
+    def distance(self, synthetic: Tensor, real: Tensor, theta: Tensor, labels: Tensor) -> Tensor:
+        """Return the distance of the gradients of classes ``labels`` ``(K,)`` at parameters ``(P,)``, a scalar."""
+        parameters = self.network.unflatten(theta)
+        of_real = {name: g.detach() for name, g in self._class_gradients(parameters, real, labels).items()}
+        return gradient_distance(of_real, self._class_gradients(parameters, synthetic, labels))
+
+    def _class_gradients(self, parameters: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the gradient of each class's mean loss by parameter, ``(K, ...)``, for images ``(K, n, C, H, W)``."""
-        parameters = {name: p.detach() for name, p in network.named_parameters()}
 
         def loss(values: dict[str, Tensor], x: Tensor, label: Tensor) -> Tensor:
-            return cross_entropy(functional_call(network, values, (x,)), label.expand(len(x)))
+            return cross_entropy(functional_call(self.network.skeleton, values, (x,)), label.expand(len(x)))
 
-        labels = torch.arange(chunk.first, chunk.first + chunk.count, device=images.device)
         gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
         return gradients
 

@@ -9,6 +9,7 @@ caches (``tests/benchmarks``).
 Shapes: N = K * IPC synthetic images, sorted by class; K classes, C channels, H = W = side, R real images of a class.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcbench_tesla.compute.networks import Network, seeded
+from dcbench_tesla.compute.compiling import LossAndGradient
+from dcbench_tesla.compute.networks import FlatNetwork, Network, seeded
 from dcbench_tesla.data.augmentation import Augmentation, Draw, siamese
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings, Sizes
@@ -71,6 +73,7 @@ class ClassMatching(Condenser):
 
     Settings = ClassMatchingSettings
     settings: ClassMatchingSettings
+    compiles = True
 
     @classmethod
     def for_device(cls, settings: Any, device: torch.device, sizes: Sizes) -> Any:
@@ -91,6 +94,8 @@ class ClassMatching(Condenser):
         """Start from real images or noise, with zero momentum."""
         self.problem = problem
         self._ipc, self._side = problem.ipc, problem.task.side
+        self.network = FlatNetwork(problem.build_network)
+        self._distance = LossAndGradient(self.distance, "the distance of a class", compile=problem.compile)
         images = problem.train.inputs(problem.draw_real("start images")).clone()
         if self.settings.start == "noise":
             images = torch.randn(images.shape, generator=problem.generator("start noise")).to(problem.device)
@@ -146,6 +151,22 @@ class ClassMatching(Condenser):
             return parts[0]
         order = torch.tensor([i for positions in by_operation.values() for i in positions])
         return torch.cat(parts)[order.argsort().to(images.device)]
+
+    @abstractmethod
+    def distance(self, synthetic: Tensor, real: Tensor, /, *others: Any) -> Tensor:
+        """Return how far a chunk's synthetic images are from its real ones, both ``(K, n, C, H, W)``; a scalar."""
+
+    def match(self, chunk: Chunk, gradient: Tensor, *others: Tensor) -> float:
+        """Return a chunk's distance, and write its gradient into the rows of ``gradient`` ``(N, C, H, W)``."""
+        leaf, synthetic = self.synthetic(chunk)
+        value, of_synthetic = self._distance(synthetic, chunk.real, *others)
+        (gradient[self.rows_of(chunk)],) = torch.autograd.grad(synthetic, leaf, of_synthetic)
+        return float(value)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether distances are compiled; they are not if the compiler failed."""
+        return self._distance.compiled
 
     def rows_of(self, chunk: Chunk) -> slice:
         """Return the positions of a chunk's synthetic images."""

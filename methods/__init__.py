@@ -4,7 +4,7 @@
 ``inner``       no method, but the gradient through the training of a network, which ``trajectory`` builds on
 ``trajectory``  ``mtt``, ``tesla`` and ``tesla-exact``; ``matching`` holds the condenser that all three share
 ``classwise``   ``dc``, ``dsa`` and ``dm``, with a common base in ``matching``, that of two in ``gradient_matching``
-``subset``      ``random``, ``whole``, ``herding`` and ``k-center``; ``selection`` and ``coreset`` hold what they share
+``subset``      ``random``, ``whole``, ``herding``, ``k-center``, ``class-means``; they share ``selection``, ``coreset``
 ==============  ======================================================================================================
 """
 

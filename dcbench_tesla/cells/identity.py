@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.evaluation import network_count
+from dcbench_tesla.cells.evaluation import authors_content, network_count
 from dcbench_tesla.compute.networks import convnet_depth
 from dcbench_tesla.config import CellConfig, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
@@ -109,6 +109,7 @@ class CellIdentity:
                 "version": kind.version,
                 "settings": hashed_settings(settings, inert),
                 "schedule": self.schedule(evaluator),
+                **authors_content(settings, self.method.evaluation_recipe),
             }
         )
 

@@ -218,9 +218,7 @@ def _card(distilled: DistilledSet) -> str:
         "images": f"{count} of {channels} x {height} x {width}, {classes} classes",
         "images per class (IPC)": p.get("ipc") or "not the same for all",
         "protocol": p.get("protocol", "unknown"),
-        "labels": label_kind(distilled),
-        "learning rate": "none learned" if distilled.lr is None else f"{distilled.lr!r}, learned",
-        **_facts_of_format_2(distilled),
+        **_training_facts(distilled),
         "preprocessing": json.dumps(distilled.preprocessing.describe()),
         "augmentation": distilled.augmentation,
     }
@@ -263,8 +261,10 @@ def label_kind(distilled: DistilledSet) -> str:
     return CENTRED if distilled.label_space == CENTRED else "soft" if distilled.labels.ndim == 2 else "hard"
 
 
-def _facts_of_format_2(distilled: DistilledSet) -> dict[str, str]:
-    facts = {}
+def _training_facts(distilled: DistilledSet) -> dict[str, str]:
+    """Return what the card says of labels, rates, stored form and recipe."""
+    lr = "none learned" if distilled.lr is None else f"{distilled.lr!r}, learned"
+    facts = {"labels": label_kind(distilled), "learning rate": lr}
     if distilled.steps is not None:
         facts["learned steps"] = f"{len(distilled.steps)}, a rate for each; the learning rate above is their mean"
     if distilled.decoder is not None:

@@ -26,6 +26,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.errors import CorruptFileError, UsageError, require, unknown_name
 from dcbench_tesla.presets import Rule, rules_of
+from dcbench_tesla.presets.recipes import AUTHORS
 from dcbench_tesla.presets.released import in_released_code
 from dcbench_tesla.records.regular import regular_file
 
@@ -374,6 +375,7 @@ def resolve(
     overrides: Iterable[Override] = (),
     leave_out: bool = False,
     learned_lr: bool | None = None,
+    evaluation_recipe: str | None = None,
 ) -> CellConfig:
     """Resolve one cell's configuration: overrides take precedence over the preset, and the preset over the defaults.
 
@@ -389,6 +391,8 @@ def resolve(
             ``changed`` of the result lists the overrides that were used.
         learned_lr: whether the distilled set to be evaluated carries a learned learning rate; by default the method
             says so.
+        evaluation_recipe: the recipe of its authors that the distilled set to be evaluated names; by default the
+            method's.
 
     Raises:
         UsageError: a name is unknown, a value has the wrong type or is out of range, or a setting has no effect.
@@ -402,6 +406,8 @@ def resolve(
     built = _build(kinds, rules, overrides, known)
     _check_snapshots(registry.load_method(method)(built["settings"]).iterations, built["evaluation"].every)
     inert = _without_effect(method, built, learned_lr)
+    if not (registry.load_method(method).evaluation_recipe if evaluation_recipe is None else evaluation_recipe):
+        inert |= _authors_without_recipe(built)
     idle = [o for o in overrides if o.label in inert]
     if idle and leave_out:
         overrides = tuple(o for o in overrides if o not in idle)
@@ -640,6 +646,12 @@ def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | No
     elif built["evaluation"].every == 0:
         inert["evaluation.networks_on_the_way"] = "evaluation.every is 0: nothing is evaluated on the way"
     return inert
+
+
+def _authors_without_recipe(built: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings ``recipe`` that ask for the recipe of authors who have none, with the reason."""
+    asking = (section for section, settings in built.items() if getattr(settings, "recipe", "") == AUTHORS)
+    return {f"{section}.recipe": "the set's authors have no recipe of their own" for section in asking}
 
 
 def _protocol(preset: str, method: str, rules: list[Rule], changed: tuple[str, ...]) -> str:

@@ -27,6 +27,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise
 from dcbench_tesla.interface import Condenser, DistilledSet, Evaluator, Problem, Settings, Task
+from dcbench_tesla.presets.recipes import authors_recipe
 from dcbench_tesla.profilers import LiveBytes
 
 _CLASSES, _PER_CLASS, _IPC, _ITERATIONS = 3, 12, 2, 3
@@ -135,6 +136,14 @@ class _Suite:
             _require(distilled.images.shape[1:] == (1, 8, 8), f"images of shape {tuple(distilled.images.shape)}")
             _require(distilled.class_names == ("a", "b", "c"), "the class names are not the problem's")
             _require(distilled.lr is None or 0 < distilled.lr < math.inf, f"its learning rate is {distilled.lr}")
+
+    def check_evaluation_recipe(self) -> None:
+        """the recipe of its authors, if it names one, is known, and estimates can follow it"""
+        name = self.method.evaluation_recipe
+        if name:
+            recipe, real = authors_recipe(name), replace(tiny_sets()["real images (uint8)"], evaluation_recipe=name)
+            stand_in = self.method.stand_in(self.settings, real)
+            _require(recipe.schedule != "learned" or stand_in.steps is not None, "its stand_in has no learned steps")
 
     def check_records(self) -> None:
         """every iteration reports a finite loss and plain numbers"""
@@ -401,8 +410,9 @@ def _require(condition: bool, problem: str) -> None:
 
 
 def _require_equal(a: DistilledSet, b: DistilledSet, problem: str) -> None:
-    same = torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and a.lr == b.lr
-    _require(same and a.class_names == b.class_names and a.augmentation == b.augmentation, problem)
+    (tensors, facts), (others, other_facts) = a.state(), b.state()
+    same = tensors.keys() == others.keys() and all(torch.equal(t, others[name]) for name, t in tensors.items())
+    _require(same and facts == other_facts, problem)
 
 
 def check_method(name: str) -> Iterator[Outcome]:

@@ -7,11 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dcbench_tesla.compute.state import plain_torch
 from dcbench_tesla.data.augmentation import Augmentation
@@ -23,6 +25,9 @@ from dcbench_tesla.records.store import load_tensors, save_tensors
 FORMAT = "dcbench distilled set"
 """What the file of one says it is."""
 
+VERSIONS = (1, 2)
+"""The versions of the format: 2 adds learned steps, the space of labels, the decoder and the evaluation recipe."""
+
 PREPROCESSING = "preprocessing."
 """What stands before the names of the preprocessing's tensors in the file of a distilled set."""
 
@@ -31,9 +36,81 @@ _SUM_TOLERANCE = 1e-3  # of a soft label, in half precision
 _LONGEST = 80  # characters of a value in a message
 _TEXTS = ("method", "dataset", "dataset_fingerprint", "protocol", "key")
 _NUMBERS = ("ipc", "seed", "iteration")
+_NEW_FACTS = ("label_space", "decoder", "evaluation_recipe")
+_NEW_TENSORS = ("steps.rates", "steps.batches")
 
 _Faults = Iterator[tuple[str, str, str]]  # field, what it is, what was expected
 _ZCA_FOLDER = "preprocessing"
+
+PROBABILITIES, CENTRED = "probabilities", "centred"
+"""The spaces of labels: classes or probabilities, or any numbers around one-hot minus 1/K (KIP, FrePo)."""
+
+TILES = "tiles"
+"""The decoder of IDC, see :class:`Decoder`."""
+
+_LARGEST_FACTOR = 16
+_RECIPE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_SAME_RATE = 1e-5  # relative: a mean in float32 and in float64
+_GREY = 0.5  # what IDC's images are padded with, as a pixel in [0, 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The training steps that were learned with the images: step t trains on ``batches[t]`` with rate ``rates[t]``.
+
+    Wang et al., "Dataset Distillation" (2018) learn one rate a step, for batches in a fixed order.
+
+    Attributes:
+        rates: learning rates, float32 ``(T,)``, positive.
+        batches: indices of the images of every step, int64 ``(T, B)``.
+    """
+
+    rates: Tensor
+    batches: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rates)
+
+    @property
+    def mean_rate(self) -> float:
+        """The mean of the rates: the one rate for a recipe that takes the batches in another order."""
+        return float(self.rates.double().mean())
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How stored images become training images: each holds ``factor`` x ``factor`` smaller ones.
+
+    An image is cut into f x f tiles, row by row, and each tile is resized bilinearly to the image's size. If f does not
+    divide the side, the image is first padded with grey (0.5) at the right and the bottom. Kim et al., "Dataset
+    Condensation via Efficient Synthetic-Data Parameterization" (IDC, ICML 2022).
+
+    Attributes:
+        factor: f, from 2 to 16.
+        name: the name of the decoder; ``tiles`` is the only one.
+    """
+
+    factor: int
+    name: str = TILES
+
+    @property
+    def images(self) -> int:
+        """Training images that one stored image holds."""
+        return self.factor**2
+
+    def __call__(self, stored: Tensor, grey: Tensor) -> Tensor:
+        """Return the training images ``(N f^2, C, H, H)`` of ``stored`` ``(N, C, H, H)``, tile by tile of each image.
+
+        Args:
+            stored: the stored images.
+            grey: what to pad with, one value a channel, ``(C,)``.
+        """
+        n, channels, side, _ = stored.shape
+        f, tile = self.factor, -(-side // self.factor)
+        padded = grey.to(stored).view(1, -1, 1, 1).repeat(n, 1, f * tile, f * tile)
+        padded[:, :, :side, :side] = stored
+        tiles = padded.view(n, channels, f, tile, f, tile).permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, tile, tile)
+        return F.interpolate(tiles, size=(side, side), mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +120,18 @@ class DistilledSet:
     Attributes:
         images: float32 ``(N, C, H, W)`` in network space, that is, preprocessed; or uint8 pixels in ``0..max_value``
             where real images were chosen. :meth:`inputs` returns network inputs for both.
-        labels: classes, int64 ``(N,)``, or probabilities, float32 ``(N, K)``.
+        labels: classes, int64 ``(N,)``, or float32 ``(N, K)`` in the space that ``label_space`` names.
         class_names: names of the K classes, in the order of the labels.
         preprocessing: the map from pixels in [0, 1] to network space, and back. Test images must go through it.
         augmentation: the DSA strategy to train with, or ``none``.
         max_value: the pixel value that stands for 1.
-        lr: the learning rate that was learned for training on the set; ``None`` where none was.
+        lr: the learning rate that was learned for training on the set; ``None`` where none was. Where a rate was
+            learned for every step, it is their mean, which may be left out.
         provenance: who made the set from what, as plain JSON.
+        steps: the training steps that were learned with the images, with a rate each; ``None`` where none were.
+        label_space: ``probabilities``, or ``centred`` for any numbers around one-hot minus 1/K.
+        decoder: how the stored images become the ones to train on; ``None`` where they are the same.
+        evaluation_recipe: the name of the recipe by which the method's authors train networks on its sets, or empty.
 
     Raises:
         UsageError: shapes or types do not fit together.
@@ -64,8 +146,14 @@ class DistilledSet:
     max_value: int = 255
     lr: float | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    steps: Steps | None = None
+    label_space: str = PROBABILITIES
+    decoder: Decoder | None = None
+    evaluation_recipe: str = ""
 
     def __post_init__(self) -> None:
+        if self.steps is not None and self.lr is None and len(self.steps):
+            object.__setattr__(self, "lr", self.steps.mean_rate)
         soft = self.labels.ndim == 2
         if self.images.ndim != 4 or len(self.images) != len(self.labels):
             shapes = f"{tuple(self.images.shape)} and {tuple(self.labels.shape)}"
@@ -83,9 +171,68 @@ class DistilledSet:
         whole_numbers = self.images.dtype == torch.uint8  # of a whole data set, possibly: not to be looked through
         if not whole_numbers and not bool(torch.isfinite(self.images).all() and torch.isfinite(self.labels).all()):
             raise DivergedError("the distilled set holds NaN or infinity: the condensation diverged; lower its rates.")
+        if self.steps is not None and not bool(torch.isfinite(self.steps.rates).all() and (self.steps.rates > 0).all()):
+            raise DivergedError("the learned rates must be positive and finite: lower their learning rate.")
+        further, facts = self._format_2()
+        tensors = {"images": self.images, "labels": self.labels, **further}
+        meta = {**facts, "lr": self.lr}
+        fault = next(chain(_new_fact_faults(tensors, meta), _new_part_faults(tensors, meta)), None)
+        if fault is not None:
+            raise UsageError(f"{fault[0]} {fault[1]}; a distilled set needs {fault[2]}.")
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def version(self) -> int:
+        """The version of the format that the set is written in: 1, or 2 where a field needs it."""
+        tensors, meta = self._format_2()
+        return 2 if tensors or meta else 1
+
+    def _format_2(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and facts that only format 2 has, without those that say what format 1 means."""
+        meta: dict[str, Any] = {}
+        if self.label_space != PROBABILITIES:
+            meta["label_space"] = self.label_space
+        if self.decoder is not None:
+            meta["decoder"] = {"name": self.decoder.name, "factor": self.decoder.factor}
+        if self.evaluation_recipe:
+            meta["evaluation_recipe"] = self.evaluation_recipe
+        steps = self.steps
+        return {} if steps is None else {"steps.rates": steps.rates, "steps.batches": steps.batches}, meta
+
+    @property
+    def training_images(self) -> int:
+        """Number of images that a network trains on: N, or more where stored images are decoded."""
+        return len(self) * (self.decoder.images if self.decoder else 1)
+
+    def decoded(self) -> "DistilledSet":
+        """Return the set of the images to train on, each with the label of its stored image."""
+        if self.decoder is None:
+            return self
+        grey = torch.full((1, *self.images.shape[1:]), _GREY)
+        images = self.decoder(self.images, self.preprocessing.forward(grey).mean((0, 2, 3)))
+        labels = self.labels.repeat_interleave(self.decoder.images, 0)
+        return replace(self, images=images, labels=labels, decoder=None)
+
+    def plain(self) -> "DistilledSet":
+        """Return the set as format 1 has it, which any recipe can train on; a set of that format itself.
+
+        Stored images are decoded, centred labels become the class of the largest value, and the learned rates of the
+        steps their mean.
+        """
+        if self.version == 1:
+            return self
+        labels = self.hard if self.label_space == CENTRED else self.labels
+        return replace(self, labels=labels, label_space=PROBABILITIES, steps=None, evaluation_recipe="").decoded()
+
+    def centred_labels(self) -> Tensor:
+        """Return the labels minus 1/K, float32 ``(N, K)``; labels in the centred space as they are."""
+        if self.label_space == CENTRED:
+            return self.labels
+        classes = len(self.class_names)
+        soft = self.labels if self.labels.ndim == 2 else F.one_hot(self.labels, classes).float()
+        return soft - 1 / classes
 
     @property
     def hard(self) -> Tensor:
@@ -117,8 +264,8 @@ class DistilledSet:
         return self.preprocessing.inverse(self.images).clamp(0, 1)
 
     def choose(self, indices: Tensor) -> "DistilledSet":
-        """Return the set that consists of the images at ``indices``, int64 ``(M,)``, in that order."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+        """Return the set of the images at ``indices``, int64 ``(M,)``, in that order, without learned steps."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices], steps=None)
 
     def with_provenance(self, **facts: Any) -> "DistilledSet":
         """Return the set with ``facts`` added to its provenance."""
@@ -141,13 +288,14 @@ class DistilledSet:
             shared = _shared_folder(path) / f"{self.preprocessing.key}.safetensors"
             if not shared.exists():
                 save_tensors(shared, _embedded(tensors), {"format": "dcbench preprocessing", **meta["preprocessing"]})
-            tensors = {"images": self.images, "labels": self.labels}
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREPROCESSING)}
             meta["preprocessing"] = {"shared": self.preprocessing.key}
-        save_tensors(path, tensors, {"format": FORMAT, "version": 1, **meta})
+        save_tensors(path, tensors, {"format": FORMAT, "version": self.version, **meta})
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return named tensors and JSON facts from which :meth:`from_state` makes the same set again."""
         tensors, facts = self.preprocessing.state()
+        further, facts_2 = self._format_2()
         meta = {
             "class_names": list(self.class_names),
             "augmentation": self.augmentation,
@@ -155,8 +303,9 @@ class DistilledSet:
             "lr": self.lr,
             "preprocessing": facts,
             "provenance": dict(self.provenance),
+            **facts_2,
         }
-        content = {"images": self.images, "labels": self.labels}
+        content = {"images": self.images, "labels": self.labels, **further}
         return content | {f"{PREPROCESSING}{name}": tensor for name, tensor in tensors.items()}, meta
 
     @classmethod
@@ -180,6 +329,10 @@ class DistilledSet:
             lr=meta["lr"],
             preprocessing=Preprocessing.from_state(_embedded(tensors), meta["preprocessing"]),
             provenance=meta["provenance"],
+            steps=Steps(tensors["steps.rates"], tensors["steps.batches"]) if "steps.rates" in tensors else None,
+            label_space=meta.get("label_space", PROBABILITIES),
+            decoder=Decoder(**meta["decoder"]) if "decoder" in meta else None,
+            evaluation_recipe=meta.get("evaluation_recipe", ""),
         )
 
     @classmethod
@@ -199,6 +352,11 @@ class DistilledSet:
             raise CorruptFileError(f"{path} is damaged, or is no distilled set of dcbench: it {reason}") from error
         if meta.get("format") != FORMAT:
             raise CorruptFileError(f"{path} is not a distilled set of dcbench.")
+        if meta.get("version", 1) not in VERSIONS:
+            told = f"{path} is a distilled set in version {_short(meta['version'])} of the format"
+            raise CorruptFileError(
+                f"{told}; this dcbench knows {' and '.join(map(str, VERSIONS))}. Install a newer one."
+            )
         facts = meta.get("preprocessing")
         if isinstance(facts, dict) and "shared" in facts:
             state, facts = _load_shared(path, facts["shared"])
@@ -289,7 +447,10 @@ def _set_faults(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> _Faul
     yield from _name_faults(meta["class_names"])
     yield from _fact_faults(meta)
     yield from _image_faults(tensors["images"], meta["max_value"])
-    yield from _label_faults(tensors["labels"], len(tensors["images"]), len(meta["class_names"]))
+    yield from _new_fact_faults(tensors, meta)
+    centred = meta.get("label_space") == CENTRED
+    yield from _label_faults(tensors["labels"], len(tensors["images"]), len(meta["class_names"]), centred=centred)
+    yield from _new_part_faults(tensors, meta)
     own = {name.removeprefix(PREPROCESSING): t for name, t in tensors.items() if name.startswith(PREPROCESSING)}
     yield from _preprocessing_faults(own, meta.get("preprocessing"), tensors["images"].shape[1:])
     yield from _provenance_faults(meta["provenance"])
@@ -328,7 +489,7 @@ def _image_faults(images: Tensor, max_value: int) -> _Faults:
         yield "images", "hold NaN or infinity", "finite numbers"
 
 
-def _label_faults(labels: Tensor, count: int, classes: int) -> _Faults:
+def _label_faults(labels: Tensor, count: int, classes: int, *, centred: bool) -> _Faults:
     shape = tuple(labels.shape)
     if (shape, labels.dtype) not in (((count,), torch.int64), ((count, classes), torch.float32)):
         expected = f"int64 ({count},) or float32 ({count}, {classes}) for {count} images of {classes} classes"
@@ -337,9 +498,64 @@ def _label_faults(labels: Tensor, count: int, classes: int) -> _Faults:
         least, most = int(labels.min()), int(labels.max())
         if least < 0 or most >= classes:
             yield "labels", f"lie in {least} .. {most}", f"classes 0 .. {classes - 1}"
-    elif not probabilities(labels).all():
+    elif centred and not torch.isfinite(labels).all():
+        yield "labels", "hold NaN or infinity", "finite numbers"
+    elif not centred and not probabilities(labels).all():
         row = int((~probabilities(labels)).nonzero()[0])
         yield "labels", f"of image {row} are no probabilities", "numbers from 0 that sum to 1"
+
+
+def _new_fact_faults(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> _Faults:
+    """Check the facts that only format 2 has; of format 1 nothing is looked at."""
+    added = [name for name in (*_NEW_FACTS, *_NEW_TENSORS) if name in meta or name in tensors]
+    if added and meta.get("version", 2) == 1:
+        yield added[0], "stands in a file of version 1", "version 2"
+    space, recipe = meta.get("label_space", PROBABILITIES), meta.get("evaluation_recipe", "none")
+    if space not in (PROBABILITIES, CENTRED):
+        yield "label_space", _shown(space), f"{PROBABILITIES} or {CENTRED}"
+    if space == CENTRED and tensors["labels"].ndim != 2:
+        yield "label_space", "is centred, but the labels are classes", "float32 labels (N, K)"
+    if not (_is_text(recipe) and _RECIPE_NAME.fullmatch(recipe)):
+        yield "evaluation_recipe", _shown(recipe), "a name of small letters, digits and hyphens"
+
+
+def _new_part_faults(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> _Faults:
+    if "decoder" in meta:
+        yield from _decoder_faults(meta["decoder"], tensors)
+    if any(name in tensors for name in _NEW_TENSORS):
+        yield from _step_faults(tensors, meta.get("lr"))
+
+
+def _decoder_faults(decoder: object, tensors: Mapping[str, Tensor]) -> _Faults:
+    named = isinstance(decoder, Mapping) and set(decoder) == {"name", "factor"} and decoder["name"] == TILES
+    factor: Any = decoder["factor"] if isinstance(decoder, Mapping) and named else None
+    images = tensors["images"]
+    if not _is_whole(factor) or not 2 <= factor <= _LARGEST_FACTOR:
+        yield "decoder", _shown(decoder), f"the name {TILES} with a factor from 2 to {_LARGEST_FACTOR}"
+    elif factor > images.shape[-1]:
+        yield "decoder", f"cuts images of {images.shape[-1]} pixels into {factor} x {factor}", "a pixel a tile"
+    if images.dtype != torch.float32:
+        yield "decoder", "stands beside pixels", "images in network space"
+    if "steps.rates" in tensors:
+        yield "decoder", "stands beside learned steps, whose batches are of stored images", "one of the two"
+
+
+def _step_faults(tensors: Mapping[str, Tensor], lr: Any) -> _Faults:
+    for name in (n for n in _NEW_TENSORS if n not in tensors):
+        yield name, "is missing", "rates with batches"
+    rates, batches, count = tensors["steps.rates"], tensors["steps.batches"], len(tensors["images"])
+    if rates.dtype != torch.float32 or rates.ndim != 1 or not len(rates):
+        yield "steps.rates", f"are {_type(rates)} of shape {tuple(rates.shape)}", "float32 (T,) with T of at least 1"
+    elif not (torch.isfinite(rates).all() and (rates > 0).all()):
+        yield "steps.rates", "hold others", "positive finite numbers"
+    if batches.dtype != torch.int64 or batches.ndim != 2 or len(batches) != len(rates) or not batches.numel():
+        expected = f"int64 ({len(rates)}, B), a batch for every rate"
+        yield "steps.batches", f"are {_type(batches)} of shape {tuple(batches.shape)}", expected
+    elif int(batches.min()) < 0 or int(batches.max()) >= count:
+        yield "steps.batches", f"lie in {int(batches.min())} .. {int(batches.max())}", f"images 0 .. {count - 1}"
+    mean = Steps(rates, batches).mean_rate
+    if not _is_number(lr) or not math.isclose(lr, mean, rel_tol=_SAME_RATE):
+        yield "lr", _shown(lr), f"the mean of steps.rates, {mean:g}"
 
 
 def probabilities(labels: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from dcbench_tesla.compute.seeds import generator, seed_for
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
-from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.distilled import PROBABILITIES, Decoder, DistilledSet, Steps
 
 __all__ = [
     "Condenser",
@@ -175,15 +175,27 @@ class Problem:
         """Return the hard labels of N images ordered by class, int64 ``(N,)``: IPC times 0, IPC times 1, ..."""
         return torch.arange(self.task.classes).repeat_interleave(self.ipc)
 
-    def distilled(self, images: Tensor, labels: Tensor, lr: float | None = None) -> DistilledSet:
+    def distilled(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        lr: float | None = None,
+        *,
+        steps: Steps | None = None,
+        label_space: str = PROBABILITIES,
+        decoder: Decoder | None = None,
+    ) -> DistilledSet:
         """Return ``images`` and ``labels`` as a distilled set, with what its users need to know of the task.
 
         The tensors are copied to the CPU, so that later iterations do not change the set.
 
         Args:
             images: float32 ``(N, C, H, W)`` in network space, or uint8 pixels of chosen real images.
-            labels: int64 ``(N,)``, or float32 probabilities ``(N, K)``.
+            labels: int64 ``(N,)``, or float32 ``(N, K)`` in ``label_space``.
             lr: the learning rate that was learned for training on the set, if any.
+            steps: the training steps, if a rate was learned for each of them; ``lr`` is then left out.
+            label_space: ``probabilities`` or ``centred``.
+            decoder: how ``images`` become the images to train on, if they are a stored form.
 
         Raises:
             UsageError: shapes or types do not fit together.
@@ -193,6 +205,9 @@ class Problem:
             images=images.detach().clone().cpu(),
             labels=labels.detach().clone().cpu(),
             lr=lr,
+            steps=None if steps is None else Steps(*(t.detach().clone().cpu() for t in (steps.rates, steps.batches))),
+            label_space=label_space,
+            decoder=decoder,
             class_names=self.task.class_names,
             preprocessing=self.task.preprocessing,
             augmentation=self.task.augmentation.strategy,
@@ -244,6 +259,9 @@ class Condenser(ABC):
         uses_network: whether the network of the run matters.
         learns_lr: whether its distilled sets carry a learned learning rate.
         compiles: whether it compiles what it repeats where ``Problem.compile`` asks for it.
+        evaluation_recipe: the name of the recipe by which its authors train networks on its sets, one of
+            :func:`dcbench_tesla.presets.recipes.names`; empty where they use none of their own. The core writes it into
+            every set.
         Settings: the class of its settings.
     """
 
@@ -251,6 +269,7 @@ class Condenser(ABC):
     uses_ipc: ClassVar[bool] = True
     uses_network: ClassVar[bool] = True
     learns_lr: ClassVar[bool] = False
+    evaluation_recipe: ClassVar[str] = ""
     compiles: ClassVar[bool] = False
     Settings: ClassVar[type[Settings]] = Settings
 
@@ -312,6 +331,18 @@ class Condenser(ABC):
             ipc: images per class.
         """
         return settings
+
+    @classmethod
+    def stand_in(cls, settings: Any, distilled: DistilledSet) -> DistilledSet:
+        """Return ``distilled``, a set of real images, with what else a set of the method has; estimates evaluate it.
+
+        A method overrides this if its sets have learned steps, a decoder or centred labels.
+
+        Args:
+            settings: the method's settings.
+            distilled: IPC real images a class, as uint8 pixels, with the method's evaluation recipe.
+        """
+        return distilled
 
     @abstractmethod
     def setup(self, problem: Problem) -> None:
@@ -390,16 +421,27 @@ class Evaluator(ABC):
         on_the_way: whether it tests the sets that ``evaluation.every`` keeps too, not only the last one.
         compiles: whether its training is compiled in a run that compiles
             (:class:`dcbench_tesla.compute.compiling.TrainingStep`).
+        whole_sets: whether it is given sets as they are. Otherwise the core hands over
+            :meth:`~dcbench_tesla.distilled.DistilledSet.plain` ones: decoded, without centred labels and learned steps.
         Settings: the class of its settings.
     """
 
     version: ClassVar[int] = 1
     on_the_way: ClassVar[bool] = True
     compiles: ClassVar[bool] = False
+    whole_sets: ClassVar[bool] = False
     Settings: ClassVar[type[Settings]] = Settings
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    def given(self, distilled: DistilledSet) -> DistilledSet:
+        """Return the set as :meth:`train` and :meth:`cost` take it, whole or plain."""
+        return distilled if self.whole_sets else distilled.plain()
+
+    def recipe_of(self, evaluation_recipe: str) -> str:
+        """Return the recipe's name in rows for sets whose authors evaluate by ``evaluation_recipe`` (may be empty)."""
+        return self.recipe
 
     @property
     @abstractmethod

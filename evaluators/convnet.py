@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import nn
+
 from dcbench_tesla.compute.networks import ConvNet
-from dcbench_tesla.errors import UsageError
+from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import DistilledSet, Settings
+from dcbench_tesla.presets.recipes import AUTHORS, PUBLISHED
 
 from .training import Recipe, TrainedNetwork
 
@@ -25,6 +28,9 @@ class ConvNetSettings(Settings):
         weight_decay: weight decay of SGD.
         width: filters of the ConvNet.
         depth: blocks of the ConvNet; 0: log2(side) - 2.
+        recipe: ``published``, or ``authors`` for the recipe that the distilled set names, which brings settings of its
+            own; of those above only ``width``, ``depth`` and, for recipes without a rate, ``lr`` count then.
+        most_steps: end a training by the authors' recipe after so many steps; 0: at its end.
     """
 
     epochs: int = 1000
@@ -35,8 +41,14 @@ class ConvNetSettings(Settings):
     weight_decay: float = 5e-4
     width: int = 128
     depth: int = 0
+    recipe: str = field(default=PUBLISHED, metadata={"later": True})
+    most_steps: int = field(default=0, metadata={"later": True})
 
     def __post_init__(self) -> None:
+        if self.recipe not in (PUBLISHED, AUTHORS):
+            raise unknown_name("recipe", self.recipe, (PUBLISHED, AUTHORS))
+        if self.most_steps < 0:
+            raise UsageError(f"convnet.most_steps must be 0 (all) or more, not {self.most_steps}.")
         if min(self.epochs, self.batch_size, self.width) < 1:
             raise UsageError("convnet.epochs, convnet.batch_size and convnet.width must be at least 1.")
         if not 0 < self.lr < math.inf:
@@ -54,20 +66,26 @@ class ConvNetEvaluator(TrainedNetwork):
 
     @classmethod
     def without_effect(cls, settings: ConvNetSettings, *, learned_lr: bool) -> Mapping[str, str]:
-        """Return ``lr`` if the learned learning rate is used, and ``learned_lr`` if sets have none, with the reason."""
+        """Return ``lr`` or ``learned_lr``, whichever the other takes the place of, and what another recipe uses."""
+        if settings.recipe == AUTHORS:
+            own = ("epochs", "learned_lr", "batch_size", "momentum", "weight_decay")
+            return dict.fromkeys(own, "recipe authors brings its own")
+        unused = {"most_steps": "it is for recipe authors"}
         if not learned_lr:
-            return {"learned_lr": "the method learns no learning rate"}
-        return {"lr": "the learned rate is used (convnet.learned_lr)"} if settings.learned_lr else {}
+            return {**unused, "learned_lr": "the method learns no learning rate"}
+        return {**unused, **({"lr": "the learned rate is used (convnet.learned_lr)"} if settings.learned_lr else {})}
 
     @property
     def recipe(self) -> str:
         """``published`` with its changed settings; the number of epochs is shown, but depends on the set."""
+        if self.settings.recipe == AUTHORS:
+            return AUTHORS
         published = ConvNetSettings(epochs=self.settings.epochs)
         changed = [n for n in vars(published) if getattr(published, n) != getattr(self.settings, n)]
         shown = "".join(f", {name} {getattr(self.settings, name)}" for name in changed)
         return f"published{shown}, {self.settings.epochs} epochs"
 
-    def recipe_for(self, distilled: DistilledSet) -> Recipe:
+    def own_recipe(self, distilled: DistilledSet) -> Recipe:
         """Return the published recipe, with the set's learned learning rate if there is one."""
         s = self.settings
         return Recipe(
@@ -81,3 +99,9 @@ class ConvNetEvaluator(TrainedNetwork):
     def build(self, channels: int, classes: int, side: int) -> ConvNet:
         """Return a freshly initialised ConvNet."""
         return ConvNet(channels, classes, side, self.settings.width, self.settings.depth)
+
+    def network_for(self, distilled: DistilledSet) -> nn.Module:
+        """Return a freshly initialised ConvNet, of the width that the authors' recipe asks for."""
+        authors, (_, channels, side, _) = self.authors(distilled), distilled.images.shape
+        width = (authors.width if authors else 0) or self.settings.width
+        return ConvNet(channels, len(distilled.class_names), side, width, self.settings.depth)

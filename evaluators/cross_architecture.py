@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import DistilledSet, Settings
+from dcbench_tesla.presets.recipes import AUTHORS
 
 from .training import Recipe, TrainedNetwork
 
-RECIPES = ("adam-cosine", "learned-lr")
+RECIPES = ("adam-cosine", "learned-lr", AUTHORS)
 _SMALLEST = 28
 _PUBLISHED = 32
 
@@ -23,13 +24,15 @@ class CrossSettings(Settings):
     """The recipe for a network other than the one used for condensation.
 
     Args:
-        recipe: ``adam-cosine`` (Adam with a cosine schedule, the same for every distilled set) or ``learned-lr`` (as
-            for the ConvNet: SGD with momentum 0.9 at the set's learned learning rate, or at ``lr`` if it has none).
+        recipe: ``adam-cosine`` (Adam with a cosine schedule, the same for every distilled set), ``learned-lr`` (as
+            for the ConvNet: SGD with momentum 0.9 at the set's learned learning rate, or at ``lr`` if it has none) or
+            ``authors`` (the recipe that the distilled set names, with this network).
         epochs: passes over the distilled set.
         lr: learning rate.
         batch_size: images per step.
         weight_decay: weight decay.
         networks: number of networks to train; 0: as ``evaluation.networks`` says.
+        most_steps: end a training by the authors' recipe after so many steps; 0: at its end.
     """
 
     recipe: str = "adam-cosine"
@@ -38,6 +41,7 @@ class CrossSettings(Settings):
     batch_size: int = 256
     weight_decay: float = 5e-4
     networks: int = field(default=0, metadata={"execution": True})  # part of the schedule, which the key contains
+    most_steps: int = field(default=0, metadata={"later": True})
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
@@ -46,6 +50,8 @@ class CrossSettings(Settings):
             raise UsageError("epochs and batch_size must be at least 1, lr positive, weight_decay not negative.")
         if self.networks < 0:
             raise UsageError(f"networks must be 0 (as evaluation.networks) or more, not {self.networks}.")
+        if self.most_steps < 0:
+            raise UsageError(f"most_steps must be 0 (all) or more, not {self.most_steps}.")
 
 
 def network_side(side: int) -> int:
@@ -97,21 +103,33 @@ class CrossArchitecture(TrainedNetwork):
     @property
     def recipe(self) -> str:
         """The recipe's name with epochs and learning rate."""
+        if self.settings.recipe == AUTHORS:
+            return AUTHORS
         return f"{self.settings.recipe}, {self.settings.epochs} epochs, lr {self.settings.lr:g}"
 
     @classmethod
     def without_effect(cls, settings: CrossSettings, *, learned_lr: bool) -> Mapping[str, str]:
-        """Return ``lr`` if the recipe uses a learned learning rate and the method learns one, with the reason."""
+        """Return ``lr`` if a learned learning rate takes its place, and what another recipe uses, with the reasons."""
+        if settings.recipe == AUTHORS:
+            return dict.fromkeys(("epochs", "batch_size", "weight_decay"), "recipe authors brings its own")
         taken = settings.recipe == "learned-lr" and learned_lr
-        return {"lr": "recipe learned-lr uses the learned rate"} if taken else {}
+        unused = {"most_steps": "it is for recipe authors"}
+        return {**unused, **({"lr": "recipe learned-lr uses the learned rate"} if taken else {})}
 
-    def recipe_for(self, distilled: DistilledSet) -> Recipe:
+    def own_recipe(self, distilled: DistilledSet) -> Recipe:
         """Return the recipe; only ``learned-lr`` depends on the distilled set."""
         s = self.settings
         if s.recipe == "learned-lr":
             lr = s.lr if distilled.lr is None else distilled.lr
             return Recipe(epochs=s.epochs, lr=lr, batch_size=s.batch_size, weight_decay=s.weight_decay)
-        return Recipe(epochs=s.epochs, lr=s.lr, batch_size=s.batch_size, weight_decay=s.weight_decay, optimiser="adam")
+        return Recipe(
+            epochs=s.epochs,
+            lr=s.lr,
+            batch_size=s.batch_size,
+            weight_decay=s.weight_decay,
+            optimiser="adam",
+            schedule="epoch-cosine",
+        )
 
     def build(self, channels: int, classes: int, side: int) -> nn.Module:
         """Return a freshly initialised network for images of any size from 8 pixels on."""

@@ -178,14 +178,9 @@ class TimmModel(CrossArchitecture):
         Raises:
             UsageError: the distilled set has only one image.
         """
-        if len(distilled) < _LEAST_BATCH:
+        if distilled.training_images < _LEAST_BATCH:
             raise UsageError(f"timm:{self.model} cannot train on one image: batch norm needs two.")
         return replace(super().recipe_for(distilled), least_batch=_LEAST_BATCH)
-
-    def cost(self, distilled: DistilledSet) -> int:
-        """Return the number of training steps of one network."""
-        whole, rest = divmod(len(distilled), self.settings.batch_size)
-        return self.settings.epochs * max(1, whole + (rest >= _LEAST_BATCH))
 
     def build_for(self, channels: int, classes: int, side: int) -> nn.Module:
         """Return a fresh network for images of ``side`` pixels, with timm's initialisation.

@@ -6,20 +6,33 @@ cross-entropy; after half of the epochs the learning rate is multiplied by 0.1 a
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import count, islice
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dcbench_tesla.compute.compiling import TrainingStep
-from dcbench_tesla.compute.networks import seeded
+from dcbench_tesla.compute.compiling import Loss, TrainingStep, squared_error
+from dcbench_tesla.compute.networks import cross_entropy, seeded
 from dcbench_tesla.compute.seeds import generator
-from dcbench_tesla.data.augmentation import Augmentation
-from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.errors import DivergedError
+from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
+from dcbench_tesla.distilled import DistilledSet, Steps
+from dcbench_tesla.errors import DivergedError, UsageError
 from dcbench_tesla.interface import Evaluator
+from dcbench_tesla.presets.recipes import AUTHORS, AuthorsRecipe, authors_recipe
+
+_LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "mse": squared_error}
+
+
+class Visit(NamedTuple):
+    """One training step: its epoch, whether it is the first of it, its images, and the epoch's generator."""
+
+    epoch: int
+    first: bool
+    indices: Tensor
+    rng: torch.Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +40,24 @@ class Recipe:
     """How one network is trained.
 
     Args:
-        epochs: passes over the distilled set.
+        epochs: passes over the distilled set, where ``steps`` is 0.
         lr: learning rate at the start.
         batch_size: images per step.
         weight_decay: weight decay.
         momentum: momentum of SGD.
-        optimiser: ``sgd`` (a tenth of ``lr`` in the second half) or ``adam`` (``lr`` falls towards zero along a cosine,
-            changed every epoch).
+        optimiser: ``sgd`` or ``adam``.
+        schedule: ``halves`` (a tenth of ``lr`` in the second half of the epochs, with a new optimiser),
+            ``epoch-cosine`` (``lr`` falls towards zero along a cosine, changed every epoch), ``cosine`` (a linear
+            warm-up, then a cosine to ``floor`` times ``lr``, changed every step) or ``learned`` (that of ``learned``).
         least_batch: if the last batch of an epoch has fewer images, it joins the batch before. Batch norm cannot train
             on one image.
+        loss: ``cross-entropy`` or ``mse``, which is of centred labels.
+        steps: optimiser steps in all; 0: as many as ``epochs`` take.
+        most_steps: training ends after so many steps, whatever its schedule; 0: at its end.
+        warm_up: steps of linear warm-up of ``cosine``.
+        floor: the last rate of ``cosine`` as a share of ``lr``.
+        augmentation: whether the set's DSA is used.
+        learned: the batches and rates to follow, in their order.
     """
 
     epochs: int
@@ -44,24 +66,39 @@ class Recipe:
     weight_decay: float
     momentum: float = 0.9
     optimiser: str = "sgd"
+    schedule: str = "halves"
     least_batch: int = 1
+    loss: str = "cross-entropy"
+    steps: int = 0
+    most_steps: int = 0
+    warm_up: int = 0
+    floor: float = 0.0
+    augmentation: bool = True
+    learned: Steps | None = None
 
     def start(self, network: nn.Module, epoch: int) -> torch.optim.Optimizer | None:
         """Return a new optimiser for the epochs from ``epoch`` on, or ``None`` to continue with the present one."""
-        if self.optimiser == "adam":
-            if epoch:
-                return None
-            return torch.optim.Adam(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        if epoch not in (0, self.epochs // 2):
+        if epoch not in ((0, self.epochs // 2) if self.schedule == "halves" else (0,)):
             return None
         lr = self.lr if epoch == 0 else 0.1 * self.lr
+        if self.optimiser == "adam":
+            return torch.optim.Adam(network.parameters(), lr=lr, weight_decay=self.weight_decay)
         return torch.optim.SGD(network.parameters(), lr=lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def adjust(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
-        """Set the learning rate of an epoch, if the schedule changes it every epoch."""
-        if self.optimiser == "adam":
-            for group in optimiser.param_groups:
-                group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+    def rate(self, epoch: int, step: int) -> float | None:
+        """Return the learning rate of a step, both counted from 0; ``None`` if it stays that of the optimiser."""
+        if self.schedule == "epoch-cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        if self.schedule == "cosine":
+            return self.lr * self._share(step)
+        return None if self.learned is None else float(self.learned.rates[step])
+
+    def _share(self, step: int) -> float:
+        """The share of the rate: (k+1)/W in the W steps of warm-up, then from 1 along a cosine to the floor."""
+        if step < self.warm_up:
+            return (step + 1) / self.warm_up
+        passed = (step - self.warm_up) / max(1, self.steps - self.warm_up)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * passed))
 
     def batches(self, order: Tensor) -> tuple[Tensor, ...]:
         """Split the image indices ``(N,)`` of an epoch into batches."""
@@ -70,15 +107,40 @@ class Recipe:
             return (*parts[:-2], torch.cat(parts[-2:]))
         return parts
 
+    def total(self, images: int) -> int:
+        """Return the number of optimiser steps on a set of ``images`` images to train on."""
+        whole, rest = divmod(images, self.batch_size)
+        an_epoch = max(1, whole + (rest >= self.least_batch))
+        all_steps = self.steps or (self.epochs * an_epoch if self.learned is None else len(self.learned))
+        return min(all_steps, self.most_steps or all_steps)
+
+    def visits(self, images: int, seed: int) -> Iterator[Visit]:
+        """Yield all training steps on a set of ``images`` images."""
+        return islice(self._visits(images, seed), self.total(images))
+
+    def _visits(self, images: int, seed: int) -> Iterator[Visit]:
+        for epoch in count():
+            rng = generator(seed, "evaluation epoch", epoch)
+            in_order = self.learned.batches.unbind() if self.learned is not None else None
+            batches = in_order or self.batches(torch.randperm(images, generator=rng))
+            for i, indices in enumerate(batches):
+                yield Visit(epoch, i == 0, indices, rng)
+
 
 class TrainingSet:
-    """A distilled set as augmented batches. Synthetic images are on the device; real pixels are made into inputs."""
+    """A distilled set as augmented batches. Synthetic images are on the device; real pixels are made into inputs.
 
-    def __init__(self, distilled: DistilledSet, device: torch.device) -> None:
+    Stored images are decoded. The labels are centred for the loss ``mse``, and classes or probabilities otherwise.
+    """
+
+    def __init__(
+        self, distilled: DistilledSet, device: torch.device, *, loss: str = "cross-entropy", augmentation: bool = True
+    ) -> None:
+        distilled = distilled.decoded() if loss == "mse" else distilled.plain()
         self._real = distilled.as_labelled(device) if distilled.images.dtype == torch.uint8 else None
         self._images = distilled.images.to(device) if self._real is None else distilled.images
-        self._labels = distilled.labels.to(device)
-        self._augmentation = Augmentation(distilled.augmentation)
+        self._labels = (distilled.centred_labels() if loss == "mse" else distilled.labels).to(device)
+        self._augmentation = Augmentation(distilled.augmentation if augmentation else NO_STRATEGY)
         self._side = distilled.images.shape[-1]
         self._device = device
 
@@ -102,15 +164,13 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> n
     network.train()
     optimiser = recipe.start(network, 0)
     assert optimiser is not None, "a recipe starts with an optimiser"
-    step, loss = TrainingStep(network), torch.zeros(())
-    for epoch in range(recipe.epochs):
-        optimiser = recipe.start(network, epoch) or optimiser
-        recipe.adjust(optimiser, epoch)
-        rng = generator(seed, "evaluation epoch", epoch)
-        for indices in recipe.batches(torch.randperm(len(data), generator=rng)):
-            images, labels = data.batch(indices, rng)
-            loss = step(images, labels)
-            optimiser.step()
+    step, loss = TrainingStep(network, _LOSSES[recipe.loss]), torch.zeros(())
+    for number, visit in enumerate(recipe.visits(len(data), seed)):
+        if visit.first:
+            optimiser = recipe.start(network, visit.epoch) or optimiser
+        _set_rate(optimiser, recipe.rate(visit.epoch, number))
+        loss = step(*data.batch(visit.indices, visit.rng))
+        optimiser.step()
     if not torch.isfinite(loss):
         raise DivergedError(
             f"a network trained on the distilled set diverged (loss {loss.item()}, lr {recipe.lr:g}): "
@@ -119,33 +179,107 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> n
     return network.eval()
 
 
+def _set_rate(optimiser: torch.optim.Optimizer, lr: float | None) -> None:
+    for group in optimiser.param_groups if lr is not None else ():
+        group["lr"] = lr
+
+
 class TrainedNetwork(Evaluator):
-    """An evaluator that trains one network per seed; subclasses build the network and choose the recipe."""
+    """An evaluator that trains one network per seed; subclasses build the network and choose the recipe.
+
+    With the setting ``recipe=authors`` the recipe is the one that the set names.
+    """
+
+    whole_sets: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, channels: int, classes: int, side: int) -> nn.Module:
         """Return a freshly initialised network for ``side`` x ``side`` images."""
 
-    @abstractmethod
+    def network_for(self, distilled: DistilledSet) -> nn.Module:
+        """Return a freshly initialised network to train on ``distilled``.
+
+        Raises:
+            UsageError: the authors' recipe asks for a width, which only a ConvNet has.
+        """
+        authors = self.authors(distilled)
+        if authors is not None and authors.width:
+            raise UsageError(
+                f"the recipe {authors.name} trains a ConvNet of width {authors.width}, and this evaluator another "
+                "network: use the evaluator convnet, or leave recipe=authors out."
+            )
+        _, channels, side, _ = distilled.images.shape
+        return self.build(channels, len(distilled.class_names), side)
+
+    def authors(self, distilled: DistilledSet) -> AuthorsRecipe | None:
+        """Return the recipe of the set's authors if the settings ask for it, else ``None``.
+
+        Raises:
+            UsageError: the set names no recipe, or one that is unknown or that no evaluator can follow.
+        """
+        if self.settings.recipe != AUTHORS:
+            return None
+        if not distilled.evaluation_recipe:
+            raise UsageError("the set names no recipe of its authors: leave recipe=authors out.")
+        found = authors_recipe(distilled.evaluation_recipe)
+        if found.lacking:
+            raise UsageError(f"recipe=authors cannot be followed for {found.name}: {found.lacking}. Leave it out.")
+        if found.schedule == "learned" and distilled.steps is None:
+            raise UsageError(f"the recipe {found.name} follows learned steps, and the set has none: leave it out.")
+        return found
+
     def recipe_for(self, distilled: DistilledSet) -> Recipe:
-        """Return the recipe to train on ``distilled``."""
+        """Return the recipe to train on ``distilled``: that of its authors, or that of this evaluator."""
+        authors = self.authors(distilled)
+        return self.own_recipe(distilled) if authors is None else self._of_authors(authors, distilled)
+
+    def _of_authors(self, authors: AuthorsRecipe, distilled: DistilledSet) -> Recipe:
+        learned = distilled.lr if authors.learned_lr else None
+        return Recipe(
+            epochs=authors.epochs,
+            lr=learned or authors.lr or self.settings.lr,
+            batch_size=min(authors.batch_size, distilled.training_images),
+            weight_decay=authors.weight_decay,
+            momentum=authors.momentum,
+            optimiser=authors.optimiser,
+            schedule=authors.schedule,
+            loss=authors.loss,
+            steps=authors.steps_for(distilled.training_images),
+            most_steps=self.settings.most_steps,
+            warm_up=authors.warm_up,
+            floor=authors.floor,
+            augmentation=authors.augmentation,
+            learned=distilled.steps if authors.schedule == "learned" else None,
+        )
+
+    @abstractmethod
+    def own_recipe(self, distilled: DistilledSet) -> Recipe:
+        """Return this evaluator's own recipe to train on ``distilled``."""
+
+    def recipe_of(self, evaluation_recipe: str) -> str:
+        """Return the recipe's name in rows, with the authors' recipe if it is followed."""
+        if self.settings.recipe != AUTHORS:
+            return self.recipe
+        cut = f", at most {self.settings.most_steps} steps" if self.settings.most_steps else ""
+        return f"authors, {authors_recipe(evaluation_recipe)}{cut}"
 
     def cost(self, distilled: DistilledSet) -> int:
         """Return the number of training steps of one network."""
-        return int(self.settings.epochs) * -(-len(distilled) // int(self.settings.batch_size))
+        return self.recipe_for(distilled).total(distilled.training_images)
 
     @classmethod
     def probe(cls, settings: Any) -> Any:
-        """Return the settings with at most two epochs."""
+        """Return the settings with at most two epochs, or two steps of the authors' recipe."""
+        if settings.recipe == AUTHORS:
+            return replace(settings, most_steps=min(2, settings.most_steps or 2))
         return replace(settings, epochs=min(2, settings.epochs))
 
     def train(self, distilled: DistilledSet, seeds: Sequence[int], device: torch.device) -> list[nn.Module]:
         """Train one network per seed; the seed determines initialisation, batches, augmentation and dropout."""
-        _, channels, side, _ = distilled.images.shape
-        data, recipe = TrainingSet(distilled, device), self.recipe_for(distilled)
+        recipe = self.recipe_for(distilled)
+        data = TrainingSet(distilled, device, loss=recipe.loss, augmentation=recipe.augmentation)
         networks = []
         for seed in seeds:
             with seeded(seed):
-                network = self.build(channels, len(distilled.class_names), side).to(device)
-                networks.append(train(network, data, recipe, seed))
+                networks.append(train(self.network_for(distilled).to(device), data, recipe, seed))
         return networks

@@ -5,7 +5,7 @@
 ``trajectory``  ``mtt``, ``tesla`` and ``tesla-exact``; ``matching`` holds the condenser that all three share
 ``bilevel``     ``dd`` and ``rat-bptt``; ``through_time`` holds the loop through fresh networks that both share
 ``classwise``   ``dc``, ``dsa`` and ``dm``, with a common base in ``matching``, that of two in ``gradient_matching``
-``subset``      ``random``, ``whole``, ``herding`` and ``k-center``; ``selection`` and ``coreset`` hold what they share
+``subset``      ``random``, ``whole``, ``herding``, ``k-center``, ``class-means``; they share ``selection``, ``coreset``
 ==============  ======================================================================================================
 """
 

@@ -252,14 +252,17 @@ class Cell:
                 f"{path} holds another set: iteration {told.get('iteration')} of {told.get('method')} (key "
                 f"{told.get('key')}). The same command with --force makes the right one again."
             )
-        return found
+        # a set that was made before its method named a recipe has none in its file
+        return dataclasses.replace(found, evaluation_recipe=self.method.evaluation_recipe)
 
     def stand_in_set(self) -> DistilledSet:
         """Return a set of real images of the size that the distilled set has or will have, for measurements."""
         problem = self.problem(None)
         train = problem.train
         indices = problem.draw_real("stand-in") if self.method.uses_ipc else torch.arange(len(train))
-        return problem.distilled(train.pixels[indices], train.labels[indices])
+        real = problem.distilled(train.pixels[indices], train.labels[indices])
+        named = dataclasses.replace(real, evaluation_recipe=self.method.evaluation_recipe)
+        return self.method.stand_in(self.config.settings, named)
 
     # ---- what is to be done ----------------------------------------------------------------------------------------
 

@@ -123,7 +123,9 @@ def _steps(cell: Cell, stage: str, expert_epochs: int) -> int:
         return left * int(getattr(cell.config.settings, "steps", 1))
     name = stage.removeprefix(EVALUATE)
     evaluator = registry.load_evaluator(name)(cell.config.evaluators[name])
-    return evaluator.cost(cell.stand_in_set()) * sum(networks for _, networks in cell.identity.schedule(name))
+    return evaluator.cost(evaluator.given(cell.stand_in_set())) * sum(
+        networks for _, networks in cell.identity.schedule(name)
+    )
 
 
 def _all_epochs(cell: Cell) -> int:
@@ -177,8 +179,8 @@ def _iteration(cell: Cell) -> float:
 def _evaluation(cell: Cell, name: str) -> float:
     kind = registry.load_evaluator(name)
     settings = cell.config.evaluators[name]
-    whole = cell.stand_in_set()
-    batch = _first_images(whole, 256)
+    whole = kind(settings).given(cell.stand_in_set())
+    batch = whole if whole.steps else _first_images(whole, 256)
     probe = kind(kind.probe(settings))
     trained: list[nn.Module] = []
     spent = _timed(cell, lambda: trained.extend(probe.train(batch, [0], cell.device)))

@@ -25,6 +25,7 @@ from dcbench_tesla.config import EvaluationSettings
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import CorruptFileError, DivergedError
 from dcbench_tesla.interface import DistilledSet, Evaluator, Settings
+from dcbench_tesla.presets.recipes import AUTHORS, authors_recipe
 from dcbench_tesla.records.progress import Bar
 from dcbench_tesla.records.store import content_key, read_json, write_json
 
@@ -97,7 +98,7 @@ def train_and_test(
     Divergence is a property of the distilled set and does not end the run; the network gets the accuracy of chance.
     """
     try:
-        (network,) = evaluator.train(distilled, [seed], test.device)
+        (network,) = evaluator.train(evaluator.given(distilled), [seed], test.device)
     except DivergedError as error:
         chance = 1 / test.classes
         return chance, chance if validation else None, str(error)
@@ -125,6 +126,20 @@ def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:
 def network_count(settings: Settings, evaluation: EvaluationSettings) -> int:
     """Return how many networks test the final set: the evaluator's own setting, else that of the evaluation."""
     return int(getattr(settings, "networks", 0)) or evaluation.networks
+
+
+def settings_on_record(settings: Settings) -> dict[str, Any]:
+    """Return all settings by name, without those marked ``later`` that have their default: earlier rows lack them."""
+    fields = dataclasses.fields(settings)
+    later = {f.name for f in fields if f.metadata.get("later") and getattr(settings, f.name) == f.default}
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in later}
+
+
+def authors_content(settings: Settings, evaluation_recipe: str) -> dict[str, Any]:
+    """Return what of the authors' recipe defines an evaluation that follows it; empty for one that does not."""
+    if getattr(settings, "recipe", "") != AUTHORS or not evaluation_recipe:
+        return {}
+    return {"authors": authors_recipe(evaluation_recipe).content}
 
 
 def records_name(evaluator: str, key: str) -> str:
@@ -169,6 +184,7 @@ class Evaluation:
         records: a folder with one file per distilled set. It is written after every network, so a killed process loses
             one network at most.
         tell: called with messages for the user.
+        evaluation_recipe: the recipe of the authors that the sets name, or empty.
     """
 
     name: str
@@ -178,6 +194,7 @@ class Evaluation:
     validation: LabelledImages | None
     records: Path
     tell: Callable[[str], None]
+    evaluation_recipe: str = ""
 
     def run(self, sets: Sequence[tuple[int, int, Callable[[], DistilledSet]]], shown: Bar) -> dict[str, Any]:
         """Train and test the networks that ``records`` lacks; return the columns of the evaluation's row.
@@ -196,8 +213,8 @@ class Evaluation:
         return {
             "evaluator": self.name,
             "evaluator_version": evaluator.version,
-            "recipe": evaluator.recipe,
-            "settings": dataclasses.asdict(self.settings),
+            "recipe": evaluator.recipe_of(self.evaluation_recipe),
+            "settings": settings_on_record(self.settings),
             "networks": sets[-1][1],
             "validation_images": len(self.validation) if self.validation else 0,
             "test_images": len(self.test),

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.evaluation import network_count
+from dcbench_tesla.cells.evaluation import authors_content, network_count
 from dcbench_tesla.config import CellConfig, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.settings import DataSettings
@@ -108,6 +108,7 @@ class CellIdentity:
                 "version": kind.version,
                 "settings": hashed_settings(settings, inert),
                 "schedule": self.schedule(evaluator),
+                **authors_content(settings, self.method.evaluation_recipe),
             }
         )
 

@@ -17,7 +17,13 @@ import torch
 
 from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import Cell
-from dcbench_tesla.cells.evaluation import Evaluation, network_count, records_name
+from dcbench_tesla.cells.evaluation import (
+    Evaluation,
+    authors_content,
+    network_count,
+    records_name,
+    settings_on_record,
+)
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import run_cell
 from dcbench_tesla.compute.state import plain_torch
@@ -34,7 +40,7 @@ from dcbench_tesla.config import (
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.datasets import PREFIXES
-from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.distilled import PROBABILITIES, DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, DcbenchError, UsageError
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.progress import bar, say
@@ -245,6 +251,7 @@ class _SavedSet:
             evaluators=evaluators,
             overrides=overrides,
             learned_lr=self.distilled.lr is not None,
+            evaluation_recipe=self.distilled.evaluation_recipe,
         )
         self.method = method or "unknown"
         self._named, self._has_ipc = dataset, not known or registry.load_method(method).uses_ipc
@@ -260,9 +267,10 @@ class _SavedSet:
             "test": self.dataset.fingerprint,
             "evaluator": name,
             "version": registry.load_evaluator(name).version,
-            "settings": dataclasses.asdict(settings),
+            "settings": settings_on_record(settings),
             "networks": networks,
             "seed": self.config.seed,
+            **authors_content(settings, self.distilled.evaluation_recipe),
         }
         key = content_key(identity)
         records = workspace.root / "evaluations" / records_name(name, key)
@@ -279,6 +287,7 @@ class _SavedSet:
             validation=None,
             records=records,
             tell=say,
+            evaluation_recipe=self.distilled.evaluation_recipe,
         )
         with bar(f"evaluate by {name}", networks, unit="network", quiet=self.session.quiet) as shown:
             columns = evaluation.run([(int(self.facts.get("iteration") or 0), networks, lambda: self.distilled)], shown)
@@ -290,12 +299,15 @@ class _SavedSet:
 
     @cached_property
     def _digest(self) -> str:
-        """Key of the set's content: images, labels, learning rate, preprocessing and augmentation; no provenance."""
+        """Key of what networks are trained on: images, labels, rates, preprocessing, augmentation; no provenance."""
         d, digest = self.distilled, hashlib.sha256()
-        for tensor in (d.images, d.labels):
+        for tensor in (d.images, d.labels, *((d.steps.rates, d.steps.batches) if d.steps else ())):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
-        return content_key([digest.hexdigest(), d.lr, d.preprocessing.key, d.augmentation, d.max_value])
+        facts: list[Any] = [digest.hexdigest(), d.lr, d.preprocessing.key, d.augmentation, d.max_value]
+        facts += [d.label_space] if d.label_space != PROBABILITIES else []
+        facts += [dataclasses.asdict(d.decoder)] if d.decoder else []
+        return content_key(facts)
 
     def _columns(self, name: str) -> dict[str, Any]:
         execution, c = self.session.execution, self.config

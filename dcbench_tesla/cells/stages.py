@@ -294,7 +294,8 @@ def _open_log(cell: Cell, name: str, *, start: int) -> MetricLog:
 
 def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
     """Write and return the distilled set after ``iteration`` iterations, with its provenance."""
-    distilled = condenser.distilled().with_provenance(
+    made = dataclasses.replace(condenser.distilled(), evaluation_recipe=cell.method.evaluation_recipe)
+    distilled = made.with_provenance(
         method=cell.config.method,
         dataset=cell.dataset.name,
         dataset_fingerprint=cell.dataset.fingerprint,
@@ -318,6 +319,7 @@ def _evaluate(cell: Cell, name: str) -> None:
         validation=cell.splits.validation,
         records=cell.place.records(name),
         tell=lambda text: cell.say(f"{cell.config.method}, {text}"),
+        evaluation_recipe=cell.method.evaluation_recipe,
     )
     schedule = cell.identity.schedule(name)
     total = sum(networks for _, networks in schedule)

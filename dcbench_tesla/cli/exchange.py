@@ -70,6 +70,7 @@ def set_(
     """  # noqa: E501
     _check_file(output, force=force)
     from dcbench_tesla.exchange import Given, import_set
+    from dcbench_tesla.exchange.folders import label_kind
     from dcbench_tesla.records.progress import say
 
     given = Given(
@@ -89,7 +90,7 @@ def set_(
     distilled.save(output)
     for note in notes:
         say(f"note: {note}")
-    kind, rate = "soft" if distilled.labels.ndim == 2 else "hard", "none" if distilled.lr is None else distilled.lr
+    kind, rate = label_kind(distilled), "none" if distilled.lr is None else distilled.lr
     click.echo(
         f"{len(distilled)} images of {len(distilled.class_names)} classes, {kind} labels, learned rate {rate}, "
         f"{distilled.preprocessing.kind}: {output}"

@@ -412,7 +412,7 @@ def _result_rows(result: "CellResult", baseline: "Cell | None") -> list[dict[str
             "data set": result.cell.dataset.name,
             "IPC": str(c.ipc) if result.cell.method.uses_ipc else "all",
             "seed": str(c.seed),
-            "evaluator": name,
+            "evaluator": _with_recipe(result, name),
             "protocol": c.protocol_with_values,
             "last": str(result.accuracy(name) or ""),
             "best on validation": str(result.accuracy(name, "best_on_validation") or ""),
@@ -443,11 +443,19 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
+def _with_recipe(result: "CellResult", evaluator: str) -> str:
+    """Return an evaluator's name, with the authors' recipe if its networks were trained by one."""
+    recipe: str = result.rows[evaluator]["recipe"] if evaluator in result.rows else ""
+    return f"{evaluator} by {recipe.partition(':')[0]}" if recipe.startswith("authors") else evaluator
+
+
 def _lead(result: "CellResult", baseline: "Cell | None", evaluator: str) -> str:
     """Return a cell's accuracy minus its baseline's in points, or an empty text if the baseline is not finished."""
     other = type(result)(baseline) if baseline else None
     if other is None or evaluator not in other.rows:
         return ""
+    if _with_recipe(result, evaluator) != _with_recipe(other, evaluator):
+        return ""  # trained by other recipes: nothing to compare
     own, beside = result.accuracy(evaluator), other.accuracy(evaluator)
     return f"{100 * (own.mean - beside.mean):+.1f}" if own and beside else ""
 

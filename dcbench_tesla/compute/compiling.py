@@ -22,6 +22,8 @@ CUDA_WARM_UP = 3
 """Number of calls until a CUDA graph is replayed: the first call compiles it, the second one records it."""
 
 Function = Callable[..., tuple[Tensor, ...]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""The mean loss of logits ``(N, K)`` and labels over images."""
 
 
 class CompiledFunctions:
@@ -173,25 +175,35 @@ def compiles_training(network: nn.Module) -> bool:
     return isinstance(network, Network) and not has_batch_norm(network)
 
 
+def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return half the squared distance of logits and labels, both ``(N, K)``, mean over images."""
+    return 0.5 * (logits - labels).square().sum(1).mean()
+
+
 class TrainingStep:
-    """Computes the mean cross-entropy of a network on a batch, and its gradient, which it leaves in ``p.grad``.
+    """Computes the mean loss of a network on a batch, and its gradient, which it leaves in ``p.grad``.
 
     The step is compiled if :func:`compile_training` is on and the network allows it (:func:`compiles_training`).
     Networks of one shape share the compiled code. Under a meter of live tensors the step runs eagerly, because meters
     follow the eager program.
+
+    Args:
+        network: the network.
+        loss: the loss of logits and labels.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    def __init__(self, network: nn.Module, loss: Loss = cross_entropy) -> None:
+        self._network, self._mean_loss = network, loss
         self._parameters = list(network.parameters())
         self._functions: CompiledFunctions | None = None
         if _training_is_compiled and compiles_training(network):
-            self._functions = _of_networks.setdefault(repr(network), CompiledFunctions("the step of training"))
+            name = f"{loss.__name__} of {network!r}"
+            self._functions = _of_networks.setdefault(name, CompiledFunctions("the step of training"))
             flat = FlatNetwork(lambda: copy.deepcopy(network).to("meta"))
-            self._loss: Function = lambda theta, images, labels: (flat.loss(theta, images, labels),)
+            self._loss: Function = lambda theta, images, labels: (loss(flat(theta, images), labels),)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of ``images`` ``(N, C, H, W)`` with their labels, detached."""
+        """Return the mean loss of ``images`` ``(N, C, H, W)`` with their labels, detached."""
         if self._functions is not None and not is_in_torch_dispatch_mode():
             theta = torch.cat([p.detach().reshape(-1) for p in self._parameters]).requires_grad_()
             found = self._functions.run("training", self._loss, theta, images, labels, backward=True)
@@ -199,7 +211,7 @@ class TrainingStep:
                 return self._take(*found)
         for p in self._parameters:
             p.grad = None
-        loss = cross_entropy(self._network(images), labels)
+        loss = self._mean_loss(self._network(images), labels)
         loss.backward()
         return loss.detach()
 

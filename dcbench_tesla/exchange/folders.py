@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.distilled import CENTRED, DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, UsageError, unknown_name
 from dcbench_tesla.exchange.files import load_torch, plain_tensor, tensor_digest
 from dcbench_tesla.records.leftovers import bring_back, exchange, sweep, temporary_path
@@ -133,15 +133,19 @@ def _write_tensors(distilled: DistilledSet, folder: Path) -> None:
 
 
 def _write_authors(distilled: DistilledSet, folder: Path) -> None:
-    written = {IMAGES: distilled.inputs().contiguous(), LABELS: distilled.labels.contiguous()}
+    plain = distilled.plain()  # what their code trains on: decoded, and with classes or probabilities
+    written = {IMAGES: plain.inputs().contiguous(), LABELS: plain.labels.contiguous()}
     for name, tensor in written.items():
         _torch_save(tensor.clone(), folder / name)  # of a view, torch.save would write the whole storage
     tensors, meta = distilled.state()
-    del tensors["labels"]
-    if distilled.images.dtype == torch.float32:
+    if plain.labels is distilled.labels:
+        del tensors["labels"]
+    if plain.images is distilled.images and distilled.images.dtype == torch.float32:
         del tensors["images"]
     digests = {name: tensor_digest(tensor) for name, tensor in written.items()}
-    save_tensors(folder / SIDE, tensors, {"format": _SIDE_FORMAT, "version": 1, "files": digests, **meta})
+    save_tensors(
+        folder / SIDE, tensors, {"format": _SIDE_FORMAT, "version": distilled.version, "files": digests, **meta}
+    )
 
 
 def _torch_save(tensor: Tensor, path: Path) -> None:
@@ -188,11 +192,13 @@ def eight_bit(distilled: DistilledSet) -> "list[np.ndarray[Any, np.dtype[np.uint
 
 
 def _table(distilled: DistilledSet, names: list[str]) -> str:
-    """Return ``labels.csv``: the most likely class of every file, and its probabilities if labels are soft."""
-    soft = distilled.labels.ndim == 2
+    """Return ``labels.csv``: the class of every file, and its probabilities (p) or centred values (y), if any."""
+    soft, letter = distilled.labels.ndim == 2, "y" if distilled.label_space == CENTRED else "p"
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
-    table.writerow(["file", "class", "class_name", *(f"p{c}" for c in range(len(distilled.class_names)) if soft)])
+    table.writerow(
+        ["file", "class", "class_name", *(f"{letter}{c}" for c in range(len(distilled.class_names)) if soft)]
+    )
     for i, (name, label) in enumerate(zip(names, distilled.hard.tolist(), strict=True)):
         probabilities = [f"{p:.9g}" for p in distilled.labels[i].tolist()] if soft else []  # 9 digits: exact
         table.writerow([name, label, distilled.class_names[label], *probabilities])
@@ -212,8 +218,7 @@ def _card(distilled: DistilledSet) -> str:
         "images": f"{count} of {channels} x {height} x {width}, {classes} classes",
         "images per class (IPC)": p.get("ipc") or "not the same for all",
         "protocol": p.get("protocol", "unknown"),
-        "labels": "soft" if distilled.labels.ndim == 2 else "hard",
-        "learning rate": "none learned" if distilled.lr is None else f"{distilled.lr!r}, learned",
+        **_training_facts(distilled),
         "preprocessing": json.dumps(distilled.preprocessing.describe()),
         "augmentation": distilled.augmentation,
     }
@@ -249,6 +254,25 @@ def _card(distilled: DistilledSet) -> str:
         "",
     ]
     return "\n".join(head + body)
+
+
+def label_kind(distilled: DistilledSet) -> str:
+    """Return what kind of labels a set has: ``hard``, ``soft`` or ``centred``."""
+    return CENTRED if distilled.label_space == CENTRED else "soft" if distilled.labels.ndim == 2 else "hard"
+
+
+def _training_facts(distilled: DistilledSet) -> dict[str, str]:
+    """Return what the card says of labels, rates, stored form and recipe."""
+    lr = "none learned" if distilled.lr is None else f"{distilled.lr!r}, learned"
+    facts = {"labels": label_kind(distilled), "learning rate": lr}
+    if distilled.steps is not None:
+        facts["learned steps"] = f"{len(distilled.steps)}, a rate for each; the learning rate above is their mean"
+    if distilled.decoder is not None:
+        f = distilled.decoder.factor
+        facts["stored form"] = f"each image holds {f} x {f} smaller ones, resized to its size for training"
+    if distilled.evaluation_recipe:
+        facts["its authors' evaluation"] = distilled.evaluation_recipe
+    return facts
 
 
 def _cell(value: object) -> str:

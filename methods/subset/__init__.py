@@ -1,1 +1,1 @@
-"""Selecting real images: `random`, `whole`, `herding` and `k-center`."""
+"""Real images selected (`random`, `whole`, `herding`, `k-center`) or averaged (`class-means`): nothing is learned."""

@@ -1,0 +1,104 @@
+"""The recipes by which methods' authors evaluate, as data: ``recipes.toml``, one section a recipe."""
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from dcbench_tesla.errors import unknown_name
+
+AUTHORS = "authors"
+"""The value of an evaluator's setting ``recipe`` that takes the recipe which the set names."""
+
+PUBLISHED = "published"
+"""The value that takes the recipe that all sets have in common."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorsRecipe:
+    """How a method's authors train a network on its sets.
+
+    Attributes:
+        name: the recipe's name.
+        source: where it is published.
+        loss: ``cross-entropy``, or ``mse`` (half the squared distance to the centred labels, mean over images).
+        optimiser: ``sgd`` or ``adam``.
+        lr: learning rate; 0: the evaluator's setting ``lr``.
+        learned_lr: whether the set's learned rate takes the place of ``lr``, if there is one.
+        momentum: momentum of SGD.
+        weight_decay: weight decay.
+        batch_size: images per step, at most all.
+        epochs: passes over the set, where ``steps`` is empty.
+        steps: optimiser steps by number of training images.
+        schedule: ``halves``, ``cosine`` or ``learned``, as ``recipes.toml`` explains.
+        warm_up: steps of linear warm-up of ``cosine``.
+        floor: the last rate of ``cosine`` as a share of ``lr``.
+        augmentation: whether the set's DSA strategy is used.
+        width: width of the ConvNet; 0: the evaluator's own.
+        not_theirs: in which the evaluators differ from the authors, as text.
+        lacking: why no evaluator can follow the recipe; empty if they can.
+    """
+
+    name: str
+    source: str
+    loss: Literal["cross-entropy", "mse"] = "cross-entropy"
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.0
+    learned_lr: bool = False
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 256
+    epochs: int = 0
+    steps: Mapping[str, int] = field(default_factory=dict)
+    schedule: Literal["halves", "cosine", "learned"] = "halves"
+    warm_up: int = 0
+    floor: float = 0.0
+    augmentation: bool = True
+    width: int = 0
+    not_theirs: str = ""
+    lacking: str = ""
+
+    def steps_for(self, images: int) -> int:
+        """Return the steps for ``images`` training images: those of the nearest listed number, by ratio; 0: epochs."""
+        if not self.steps:
+            return 0
+        return self.steps[min(self.steps, key=lambda listed: abs(math.log(int(listed) / images)))]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What defines a network that is trained by it; part of the key of such an evaluation."""
+        texts = {"source", "not_theirs", "lacking"}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in texts}
+
+    def __str__(self) -> str:
+        """Return the recipe in one line, for rows and tables."""
+        length = "steps by size" if self.steps else f"{self.epochs} epochs"
+        how = "the learned steps" if self.schedule == "learned" else f"batch {self.batch_size}, {length}"
+        theirs = f"; not theirs: {self.not_theirs}" if self.not_theirs else ""
+        return f"{self.name}: {self.loss}, {self.optimiser}, {how}{theirs}"
+
+
+@cache
+def _all() -> dict[str, AuthorsRecipe]:
+    text = resources.files("dcbench_tesla.presets").joinpath("recipes.toml").read_text(encoding="utf-8")
+    return {name: AuthorsRecipe(name=name, **values) for name, values in tomllib.loads(text).items()}
+
+
+def names() -> list[str]:
+    """Return the names of all recipes, sorted."""
+    return sorted(_all())
+
+
+def authors_recipe(name: str) -> AuthorsRecipe:
+    """Return the recipe called ``name``.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    if name not in _all():
+        raise unknown_name("evaluation recipe", name, names())
+    return _all()[name]

@@ -119,7 +119,11 @@ def test_dd_shows_its_batches_in_order_and_starts_at_its_rate() -> None:
     batches = method.inner_loop(0, 0).batches
     assert [batches.indices(k).tolist() for k in range(4)] == [[0, 2, 4], [1, 3, 5], [0, 2, 4], [1, 3, 5]]
     torch.testing.assert_close(method.rates, torch.full((6,), 0.03, dtype=torch.float64))
-    assert started(DD, dtype=torch.float32).distilled().augmentation == "none"
+    found = started(DD, dtype=torch.float32, epochs=2, student_lr=0.03).distilled()
+    assert found.augmentation == "none"
+    assert found.steps is not None
+    assert found.steps.batches.tolist() == [[0, 2, 4], [1, 3, 5]] * 2
+    torch.testing.assert_close(found.steps.rates, torch.full((4,), 0.03))
 
 
 def test_dds_learning_rate_decays() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from dcbench_tesla.compute.networks import flatten_parameters, seeded
 from dcbench_tesla.data.augmentation import NO_STRATEGY
+from dcbench_tesla.distilled import Steps
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import DistilledSet
 
@@ -64,6 +66,7 @@ class DD(ThroughTime):
     settings: DDSettings
     adam = Adam(beta1=0.5)
     learns_lr = True
+    evaluation_recipe = "dd"
 
     def start(self) -> dict[str, Tensor]:
         """Return images of normal noise, and raw rates r ``(T,)`` with ``softplus(r) = student_lr``."""
@@ -107,14 +110,32 @@ class DD(ThroughTime):
         times = iteration // self.settings.decay_every if self.settings.decay_every else 0
         return self.settings.lr_images * self.settings.decay**times
 
+    @classmethod
+    def stand_in(cls, settings: Any, distilled: DistilledSet) -> DistilledSet:
+        """Return ``distilled`` with T steps at the start's rate."""
+        classes = len(distilled.class_names)
+        ipc = len(distilled.images) // classes
+        return replace(
+            distilled, lr=None, steps=_steps(torch.full((settings.epochs * ipc,), settings.student_lr), ipc, classes)
+        )
+
     def distilled(self) -> DistilledSet:
-        """Return the images with their hard labels, for training without augmentation."""
-        found = self.problem.distilled(self.images, self.labels(), lr=float(self.rates.mean()))
-        return replace(found, augmentation=NO_STRATEGY)
+        """Return the images with their hard labels, the learned rates, and the batches that these are for."""
+        steps = _steps(self.rates, self.problem.ipc, self.problem.task.classes)
+        return replace(self.problem.distilled(self.images, self.labels(), steps=steps), augmentation=NO_STRATEGY)
+
+
+def _shown(k: int, ipc: int, count: int) -> Tensor:
+    """Return which of ``count`` images, ordered by class, step k shows: those number ``k mod IPC`` of every class."""
+    return torch.arange(k % ipc, count, ipc)
+
+
+def _steps(rates: Tensor, ipc: int, classes: int) -> Steps:
+    return Steps(rates, torch.stack([_shown(k, ipc, ipc * classes) for k in range(len(rates))]))
 
 
 class InOrder(SyntheticBatches):
-    """Batches of one image a class: step k shows the images number ``k mod IPC``; images are ordered by class."""
+    """Batches of one image a class in a fixed order."""
 
     def __init__(self, images: Tensor, labels: Tensor, steps: int, ipc: int) -> None:
         super().__init__(images, labels, steps)
@@ -122,4 +143,4 @@ class InOrder(SyntheticBatches):
 
     def indices(self, k: int) -> Tensor:
         """See :meth:`SyntheticBatches.indices`."""
-        return torch.arange(k % self._ipc, len(self.images), self._ipc)
+        return _shown(k, self._ipc, len(self.images))

@@ -374,7 +374,7 @@ def test_two_micro_batches_have_the_peak_of_all(
     assert (short.batch_size < (batch or 60)) == (2 * micro_batch < (batch or 60))
     # not to the byte: a step's indices are as many as its images
     assert peak(shortened=True) == pytest.approx(peak(shortened=False), abs=16 * 60)
-    kept = kind.Settings(**settings, keep_graphs=1)
+    kept = kind.Settings(**{**settings, "keep_graphs": 1})
     assert kind.memory_probe(kept, 6) is kept
 
 

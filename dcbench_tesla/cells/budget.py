@@ -262,13 +262,14 @@ def _smaller(cell: Cell, budget: int, meter: MemoryMeter) -> Mapping[str, Any]:
 
     They are empty if it fits as it is. If nothing fits they are those of the smallest peak.
     """
-    peak = cache(lambda changes: predicted_peak(cell, meter, **dict(changes)))
-    tried: list[tuple[tuple[str, Any], ...]] = []
+    least: tuple[int, dict[str, Any]] | None = None
     for changes in _thrifty(cell, cell.config.settings, _left_open(cell)):
-        tried.append(tuple(changes.items()))
-        if peak(tried[-1]) <= budget:
+        peak = predicted_peak(cell, meter, **changes)
+        if peak <= budget:
             return changes
-    return dict(min(tried, key=peak))
+        least = (peak, changes) if least is None or peak < least[0] else least
+    assert least is not None, "one of them is the cell as it is"
+    return least[1]
 
 
 def _thrifty(cell: Cell, settings: Any, open_: Collection[str]) -> Iterator[dict[str, Any]]:

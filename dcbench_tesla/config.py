@@ -316,6 +316,15 @@ def _coerce(override: Override, kind: type, known: Iterable[str]) -> Any:
     raise UsageError(f"{override.label} takes a value of type {name}, not {reprlib.repr(value)}.")
 
 
+def value_in(kind: type, override: Override) -> Any:
+    """Return an override's value in the type of its field of the dataclass ``kind``.
+
+    Raises:
+        UsageError: there is no such field, or the value is of another type.
+    """
+    return _coerce(override, kind, get_type_hints(kind))
+
+
 def _unknown_setting(label: str, known: Iterable[str]) -> UsageError:
     names = list(known)
     return in_released_code(label, names) or unknown_name("setting", label, names)

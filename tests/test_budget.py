@@ -44,6 +44,10 @@ Settings = Mapping[str, Any]
 NONE: Settings = MappingProxyType({})
 QUICK: Settings = {"iterations": 1, "evaluation.every": 0, "convnet.epochs": 1, "evaluation.networks": 1}
 T = 6
+WHOLE: Mapping[str, Settings] = {  # what a budget would choose, chosen: the whole batch at once, weights on the device
+    "tesla": {"micro_batch": 1000},
+    "tesla-exact": {"micro_batch": 1000, "weights": "device"},
+}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -239,7 +243,7 @@ def test_the_largest_that_fits_is_found_in_few_predictions(name: str) -> None:
 
 @pytest.mark.parametrize("method", ["tesla", "tesla-exact"])
 def test_as_many_graphs_are_kept_as_fit(method: str, make: Make, meter: PredictedMeter) -> None:
-    cell = make(method, {"steps": T})
+    cell = make(method, {"steps": T, **WHOLE[method]})
     peaks = [predicted_peak(cell, meter, keep_graphs=k) for k in range(T + 1)]
     assert peaks[0] < peaks[2] < peaks[T]
     for budget in {peak + change for peak, change in product(peaks, (-1, 0, 1))}:
@@ -297,6 +301,82 @@ def test_kept_graphs_change_rounding_only(tmp_path: Path) -> None:
     assert float((other - moved).norm() / moved.norm()) < 1e-2
 
 
+# ---- what makes it fit -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["tesla", "tesla-exact"])
+def test_micro_batches_come_first_and_graphs_take_what_is_left(method: str, make: Make, meter: PredictedMeter) -> None:
+    cell = make(method, {"steps": T})
+    assert cell.config.settings.micro_batch == 20  # small images: a CPU's caches hold the whole batch
+    whole = predicted_peak(cell, meter)
+    for pieces in (10, 5, 3):
+        budget = predicted_peak(cell, meter, micro_batch=pieces)
+        assert budget < whole
+        found = fit(cell, budget, meter, ["condense"])
+        assert found.fits
+        assert found.chosen == {"micro_batch": pieces}
+        assert found.kept is not None
+        assert found.kept.peak_bytes <= budget
+        assert f"with micro_batch={pieces} to fit; keeps the graphs of" in str(found)
+    roomy = fit(cell, budget + whole, meter, ["condense"])
+    assert roomy.chosen == {}
+    assert roomy.kept is not None
+    assert roomy.kept.graphs >= 1
+
+
+@pytest.mark.parametrize(("device", "place"), [("cpu", "restep"), ("cuda", "host")])
+def test_then_the_weights_go_where_they_take_no_room(
+    device: str, place: str, make: Make, meter: PredictedMeter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = make("tesla-exact", {"steps": 16})
+    monkeypatch.setattr(cell, "device", torch.device(device))
+    smallest = predicted_peak(cell, meter, micro_batch=1)
+    found = fit(cell, smallest - 1, meter, ["condense"])
+    assert found.fits
+    assert found.chosen["weights"] == place
+    assert found.condensation_bytes is not None
+    assert found.condensation_bytes < smallest
+    least = min(predicted_peak(cell, meter, micro_batch=n, weights=place) for n in (1, 2, 3, 5, 10, 20))
+    assert not fit(cell, least - 1, meter, ["condense"]).fits
+    assert fit(cell, least, meter, ["condense"]).fits
+
+
+def test_what_the_user_set_is_not_made_smaller(make: Make, meter: PredictedMeter) -> None:
+    for chosen in ({"micro_batch": 20}, {"weights": "device"}):
+        cell = make("tesla-exact", {"steps": 4, **chosen})
+        least = predicted_peak(cell, meter, **{"micro_batch": 1, "weights": "restep", **chosen})
+        found = fit(cell, least, meter, ["condense"])
+        assert found.fits
+        assert not set(found.chosen) & set(chosen)
+
+
+def test_the_planned_cell_computes_in_micro_batches(make: Make, meter: PredictedMeter) -> None:
+    cell = make("tesla-exact", {"steps": T})
+    planned = fitted(cell, predicted_peak(cell, meter, micro_batch=5), meter, ["condense"])
+    assert planned.config.settings.micro_batch == 5
+    assert (planned.key, planned.config.changed) == (cell.key, cell.config.changed)
+
+
+@pytest.mark.parametrize("method", ["tesla", "tesla-exact"])
+@pytest.mark.parametrize(("batch", "micro_batch"), [(30, 4), (0, 7), (30, 20), (10, 5)])
+def test_two_micro_batches_have_the_peak_of_all(
+    method: str, batch: int, micro_batch: int, exact: PredictedMeter
+) -> None:
+    settings = {"steps": 3, "batch_size": batch, "micro_batch": micro_batch}
+
+    def peak(shortened: bool) -> int:
+        made = workload(method, SMALL, ipc=6, width=8, device=exact.device, settings=settings, shortened=shortened)
+        return exact.measure(made).peak_bytes
+
+    kind = registry.load_method(method)
+    short = kind.memory_probe(kind.Settings(**settings), 6)
+    assert (short.batch_size < (batch or 60)) == (2 * micro_batch < (batch or 60))
+    # not to the byte: a step's indices are as many as its images
+    assert peak(shortened=True) == pytest.approx(peak(shortened=False), abs=16 * 60)
+    kept = kind.Settings(**{**settings, "keep_graphs": 1})
+    assert kind.memory_probe(kept, 6) is kept
+
+
 # ---- what would fit --------------------------------------------------------------------------------------------------
 
 
@@ -340,7 +420,7 @@ def test_what_would_fit_in_place_of_mtt_does(make: Make, meter: PredictedMeter) 
 
 def test_the_batch_is_the_largest_even_one(make: Make, meter: PredictedMeter) -> None:
     """60 images: of the sizes that leave no odd rest, the largest for which the peak fits."""
-    cell = make("tesla", {"steps": 2, "batch_size": 60}, ipc=6)
+    cell = make("tesla", {"steps": 2, "batch_size": 60, **WHOLE["tesla"]}, ipc=6)
     even = sorted({-(-60 // n) for n in range(1, 61)})
     peaks = {size: predicted_peak(cell, meter, batch_size=size) for size in even}
     for fitting in (7, 15, 30):
@@ -350,7 +430,7 @@ def test_the_batch_is_the_largest_even_one(make: Make, meter: PredictedMeter) ->
 
 
 def test_fewer_graphs_and_fewer_classes_at_once(make: Make, meter: PredictedMeter) -> None:
-    cell = make("tesla-exact", {"steps": T, "keep_graphs": 5})
+    cell = make("tesla-exact", {"steps": T, "keep_graphs": 5, **WHOLE["tesla-exact"]})
     budget = predicted_peak(cell, meter, keep_graphs=2)
     (need,) = fit(cell, budget, meter, ["condense"]).needs
     assert Remedy("--set keep_graphs=2", budget) in need.remedies

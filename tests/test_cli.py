@@ -82,12 +82,12 @@ COMMAND_LINE = {
         "--shipped",
     ],
     "compare memory": [
-        *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--ipc", "--against", "--meter"),
-        *("--device", "--out"),
+        *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--set", "--ipc", "--against"),
+        *("--meter", "--device", "--out"),
     ],
     "compare time": [
-        *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--ipc", "--against", "--compile"),
-        *("--repetitions", "--device", "--out"),
+        *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--set", "--ipc", "--against"),
+        *("--compile", "--repetitions", "--device", "--out"),
     ],
     "compare gradient": [
         *("--method", "--dataset", "--ipc", "--steps", "--student-lr", "--repetitions", "--preset", "--set"),

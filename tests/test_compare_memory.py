@@ -9,12 +9,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from dcbench_tesla.cells.workload import Shape, workload
 from dcbench_tesla.cli import main
-from dcbench_tesla.compare.files import merge_csv
+from dcbench_tesla.compare.files import merge_csv, read_csv
 from dcbench_tesla.compare.memory import KEY, measure, measure_here, pivot
-from dcbench_tesla.compare.points import Point, points
-from dcbench_tesla.errors import CorruptFileError
-from dcbench_tesla.profilers.memory import memory_meter
+from dcbench_tesla.compare.points import Point, labelled, points
+from dcbench_tesla.config import parse_set
+from dcbench_tesla.errors import CorruptFileError, UsageError
+from dcbench_tesla.profilers.memory import PredictedMeter, memory_meter
 
 SMALL: dict[str, Any] = {"batch_size": 10, "width": 8}
 
@@ -111,6 +113,76 @@ def test_the_table_shows_flat_methods_in_every_line_and_where_memory_ran_out() -
         ["1", "1.0 MiB", "2.0 MiB"],
         ["5", "out of memory (at 3.00 GiB)", "2.0 MiB"],
     ]
+
+
+def test_the_table_shows_settings_and_how_many_times_as_much_mtt_needs() -> None:
+    rows = [
+        {"method": "mtt", "settings": "", "matching_steps": 5, "peak_bytes": 40 * 2**20, "status": "ok"},
+        {"method": "tesla", "settings": "", "matching_steps": 5, "peak_bytes": 2**20, "status": "ok"},
+        {"method": "tesla", "settings": "micro_batch=2", "matching_steps": 5, "peak_bytes": 2**19, "status": "ok"},
+    ]
+    assert pivot(pd.DataFrame(rows), "matching_steps") == [
+        ["matching steps", "mtt", "tesla", "tesla, micro_batch=2"],
+        ["5", "40.0 MiB", "1.0 MiB (40x)", "0.5 MiB (80x)"],
+    ]
+    other = pd.DataFrame(rows).assign(meter=["cuda", "predicted", "cuda"], hardware="a GPU")
+    assert pivot(other, "matching_steps")[1][2:] == ["1.0 MiB", "0.5 MiB (80x)"]  # two meters make no ratio
+
+
+def test_settings_go_to_the_methods_that_have_them() -> None:
+    overrides = [parse_set("weights=host"), parse_set("micro_batch=010")]
+    found = points(["mtt", "tesla", "tesla-exact"], ["digits"], steps=(2,), overrides=overrides)
+    assert [p.settings for p in found] == ["", "micro_batch=10", "micro_batch=10 weights=host"]
+    assert list(labelled(pd.DataFrame(map(vars, found)))["method"]) == [
+        "mtt",
+        "tesla, micro_batch=10",
+        "tesla-exact, micro_batch=10 weights=host",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("micro_batches=3", "unknown setting of mtt, tesla 'micro_batches'"),
+        ("weights=host", "unknown setting of mtt, tesla 'weights'"),
+        ("convnet.epochs=3", "unknown setting of mtt, tesla 'convnet.epochs'"),
+        ("steps=3", "give --steps in place of --set steps"),
+        ("network.width=3", "give --width in place of --set network.width"),
+        ("micro_batch=few", "micro_batch takes a value of type int, not 'few'"),
+    ],
+)
+def test_settings_that_no_method_has_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        points(["mtt", "tesla"], ["digits"], steps=(2,), overrides=[parse_set(text)])
+
+
+def test_rows_with_settings_stand_beside_those_without_and_old_files_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "memory.csv"
+    plain = Point(method="tesla", dataset="digits", matching_steps=1, ipc=1, batch_size=100)
+    row = {**vars(plain), "meter": "predicted", "hardware": "none: predicted", "peak_bytes": 9, "status": "ok"}
+    old = pd.DataFrame([row]).drop(columns="settings")
+    path.write_text(old.to_csv(index=False), encoding="utf-8")
+    assert list(read_csv(path, KEY)["settings"]) == [""]
+    for peak in (5, 6):
+        merge_csv(path, pd.DataFrame([{**row, "settings": "micro_batch=10", "peak_bytes": peak}]), KEY)
+    merge_csv(path, pd.DataFrame([{**row, "peak_bytes": 8}]), KEY)
+    found = read_csv(path, KEY)
+    assert dict(zip(found["settings"], found["peak_bytes"], strict=True)) == {"": 8, "micro_batch=10": 6}
+
+
+def test_micro_batches_make_memory_flat_in_the_batch() -> None:
+    """Besides the images, their gradient and their momentum; every micro-batch is walked through."""
+    meter, shape = PredictedMeter(round_to=1), Shape("small", 3, 16, 10)
+
+    def besides_images(ipc: int, **settings: Any) -> int:
+        images = ipc * shape.classes
+        settings |= {"steps": 3, "batch_size": images, "weights": "host"}
+        made = workload("tesla-exact", shape, ipc=ipc, width=64, device=meter.device, settings=settings)
+        return meter.measure(made).peak_bytes - 3 * 4 * images * shape.channels * shape.side**2
+
+    few, many = (besides_images(ipc, micro_batch=10) for ipc in (10, 100))  # 100 and 1,000 images in a step
+    assert many == pytest.approx(few, rel=0.02)
+    assert besides_images(100) > 50 * many
 
 
 def test_the_command_writes_rows_and_plots(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from dcbench_tesla.compare.files import merge_csv
 from dcbench_tesla.compare.plots import time_figure
 from dcbench_tesla.compare.points import Point, points
 from dcbench_tesla.compare.timing import KEY, markdown, measure, passes_table, seconds_table
+from dcbench_tesla.config import parse_set
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.profilers import free, phase
 from dcbench_tesla.profilers.free import free_bytes
@@ -93,6 +94,18 @@ def test_methods_on_the_same_shapes_take_turns(monkeypatch: pytest.MonkeyPatch) 
     long = [Ran("mtt", 5), Ran("tesla", 5)]
     assert played.ran == [*short * 3, *long * 3, *[Ran("dm", None)] * 3]
     assert len(calls) == len(wanted) * 3
+
+
+def test_a_method_with_settings_takes_turns_with_the_others_and_has_its_own_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    played = Played(monkeypatch, lambda method, turn: (1, 1))
+    wanted = points(["mtt", "tesla"], ["digits"], steps=(1,), overrides=[parse_set("micro_batch=2")], **SMALL)
+    table = measure(wanted, CPU, repetitions=1)
+    assert played.ran == [Ran("mtt", 1), Ran("tesla", 1)] * 2
+    assert list(table["settings"]) == ["", "micro_batch=2"]
+    assert list(timing.named(table)["method"]) == ["mtt", "tesla, micro_batch=2"]
+    assert "tesla, micro_batch=2" in markdown(table)
 
 
 def test_what_cannot_be_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ NOTHING = pd.DataFrame(columns=[*KEY, "iteration_seconds", "status"])
 def test_the_panels_are_the_papers() -> None:
     a, b = figure1.panel_a().points, figure1.panel_b().points
     assert {(p.dataset, p.batch_size) for p in a} == {("cifar100", 100)}
+    assert {(p.method, p.settings) for p in a if p.settings} == {("tesla-exact", "micro_batch=10 weights=host")}
     assert {(p.dataset, p.batch_size, p.matching_steps) for p in b} == {
         ("cifar100", 100, 50),
         ("imagenet1k-64", 100, 50),
@@ -168,6 +169,28 @@ def test_the_command_takes_what_a_gpu_measured(tmp_path: Path, monkeypatch: pyte
     assert set(pd.read_csv(path)["meter"]) == {"cuda", "predicted"}
     told = result.stderr.splitlines()[-1]
     assert all(name in told for name in ("memory.csv", "growth.csv", "figure1b.csv", "figure1.md"))
+
+
+def test_the_second_panel_is_memory_against_the_batch() -> None:
+    points = figure1.panel_batch().points
+    assert {p.batch_size for p in points} == {10, 100, 300, 1000}
+    assert min(p.ipc * 100 for p in points) >= 1000  # a batch has no more images than there are
+    where = {"meter": "predicted", "hardware": "none: predicted", "status": "ok"}
+    peaks = [2**20 if p.settings else 2**20 * (p.batch_size or 0) for p in points]
+    rows = pd.DataFrame([{**vars(p), **where, "peak_bytes": peak} for p, peak in zip(points, peaks, strict=True)])
+    lines = figure1.markdown_batch(rows).splitlines()
+    (widest,) = (line for line in lines if line.startswith("| 1000 "))
+    assert [cell.strip() for cell in widest.split("|")][-2] == "1.0 MiB (1,000x)"
+    left, right = figure1.draw_a(rows).axes
+    assert not left.get_lines()
+    assert [line.get_label() for line in right.get_lines() if len(np.asarray(line.get_xdata())) == 4] == [
+        "mtt",
+        "tesla",
+        "tesla-exact",
+        "tesla-exact, micro_batch=10 weights=host",
+    ]
+    assert (right.get_xscale(), right.get_yscale()) == ("log", "log")
+    assert "nothing on record" in figure1.markdown_a(rows)
 
 
 def test_predicted_points_among_measured_ones_are_told_and_drawn_open() -> None:

@@ -16,8 +16,9 @@ from dcbench_tesla.cli import main
 from dcbench_tesla.compare import memory
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
 from dcbench_tesla.compare.files import read_csv
+from dcbench_tesla.records.progress import size
 from dcbench_tesla.records.workspace import Workspace
-from dcbench_tesla.reports import figure2, growth
+from dcbench_tesla.reports import figure1, figure2, growth
 from dcbench_tesla.reports.declarations import declarations
 from dcbench_tesla.reports.files import report
 from dcbench_tesla.reports.tables import runs
@@ -104,6 +105,43 @@ def test_the_page_shows_the_whole_training_set_and_the_shares_of_it() -> None:
     assert f"The whole training set gives {100 * whole['mean']:.1f} ± {100 * whole['std']:.1f} %." in text
     one, ten = (round(100 * best["tesla", ipc] / whole["mean"]) for ipc in (1, 10))
     assert f"With one image a class `tesla` reaches {one} % of that, with ten {ten} %" in text
+
+
+def test_the_page_of_figure_1_shows_the_peaks_of_the_rows() -> None:
+    text = page("figure1.md").splitlines()
+    kept = read_csv(ROOT / "results" / "figures" / "memory.csv", memory.KEY)
+    kept = kept[(kept["meter"] == "predicted") & (kept["status"] == "ok")]
+    for point in figure1.panel_b().points:
+        (row,) = figure1.of_points(kept, [point]).to_dict("records")
+        ratio = peak_of_mtt(kept, row) / row["peak_bytes"]
+        start = f"| {point.dataset} | `{point.method}` | {size(row['peak_bytes'])} | {ratio:.1f} |"
+        assert any(line.startswith(start) for line in text), start
+    shown = [line for line in text if "micro_batch=10 weights=host` |" in line]
+    found = []
+    for line in shown:
+        dataset, steps, batch, ipc, settings, peak, ratio = (cell.strip(" `") for cell in line.split("|")[1:-1])
+        here = kept[(kept["method"] == "tesla-exact") & (kept["dataset"] == dataset) & (kept["settings"] == settings)]
+        here = here[
+            (here["matching_steps"] == int(steps)) & (here["batch_size"] == int(batch)) & (here["ipc"] == int(ipc))
+        ]
+        (row,) = here.to_dict("records")
+        assert peak == size(row["peak_bytes"])
+        assert ratio == (f"{peak_of_mtt(kept, row) / row['peak_bytes']:.0f}" if ratio else "")
+        found.append((row["dataset"], row["matching_steps"], ratio, row["peak_bytes"]))
+    (small, _, least, _), (large, _, next_least, _), (_, longest, _, datm) = found
+    assert (small, large, longest) == ("cifar100", "imagenet1k-64", 80)
+    assert int(least) >= 180
+    assert int(next_least) >= 120
+    assert datm < 2**30
+
+
+def peak_of_mtt(table: pd.DataFrame, row: dict[Any, Any]) -> float:
+    """Return the peak of `mtt` at the shapes of a row."""
+    same = table[(table["method"] == "mtt") & (table["settings"] == "")]
+    for name in ("dataset", "matching_steps", "batch_size", "ipc", "width", "depth"):
+        same = same[same[name] == row[name]]
+    (peak,) = same["peak_bytes"]
+    return float(peak)
 
 
 def test_the_page_shows_the_label_strategies_of_the_rows() -> None:

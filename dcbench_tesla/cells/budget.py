@@ -1,4 +1,7 @@
-"""Memory budgets: predicts whether a cell fits before it runs, what would fit, and how to use memory that is left.
+"""Memory budgets: predicts whether a cell fits before it runs, makes it fit, and uses memory that is left.
+
+A condensation over the budget is made smaller where that changes its result by rounding only: first by micro-batches,
+then by where it keeps the students' weights. What the user set himself stays. Memory that is left then holds graphs.
 
 A predicted peak covers the tensors of a stage, and the preprocessed training images if they are kept on the run's
 device. It comes from the meter ``predicted``, which computes nothing. Memory that CUDA and its libraries take is not
@@ -9,8 +12,8 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
 from typing import Any
@@ -19,6 +22,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.identity import hashed_settings
 from dcbench_tesla.cells.workload import Shape, expert_workload, workload
+from dcbench_tesla.compute.networks import has_batch_norm
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.profilers.memory import MemoryMeter
 from dcbench_tesla.records.progress import size
@@ -82,10 +86,13 @@ class Fit:
     Args:
         budget_bytes: the budget.
         images_bytes: bytes of the training images, which are part of every peak.
-        needs: one entry per predicted stage; empty if there is nothing to predict.
+        needs: one entry per predicted stage; empty if there is nothing to predict. The peak of a condensation is that
+            with the settings ``chosen``.
         kept: the graphs to keep. ``None`` if the cell does not fit, the method cannot keep graphs, or the user chose
             their number.
         narrower: the setting that makes the network narrower; empty if the network has none.
+        chosen: the execution settings of the method that make the condensation smaller, by name; empty if it fits
+            without, or if nothing makes it fit.
     """
 
     budget_bytes: int
@@ -93,11 +100,17 @@ class Fit:
     needs: tuple[Need, ...] = ()
     kept: Kept | None = None
     narrower: str = "network.width"
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
         """Whether every stage fits the budget."""
         return not self._too_large
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The execution settings of the method to run with, by name."""
+        return {**self.chosen, **({"keep_graphs": self.kept.graphs} if self.kept else {})}
 
     @property
     def condensation_bytes(self) -> int | None:
@@ -110,13 +123,15 @@ class Fit:
         return [need for need in self.needs if need.peak_bytes > self.budget_bytes]
 
     def __str__(self) -> str:
-        """Return one line: the largest peak and the graphs kept; or why the cell does not fit, and what would."""
+        """Return one line: the largest peak and what was chosen; or why the cell does not fit, and what would."""
         if not self.fits:
             return " And ".join(map(self._refusal, self._too_large))
         if not self.needs:
             return "nothing to predict"
         most = max(self.needs, key=lambda need: need.peak_bytes)
         text = f"{size(most.peak_bytes)} of {size(self.budget_bytes)} (predicted, {most.stage})"
+        if self.chosen:
+            text += f", with {_told(self.chosen)} to fit"
         if self.kept is None:
             return text
         kept = self.kept
@@ -130,6 +145,10 @@ class Fit:
             lower = " or ".join(filter(None, [self.narrower, "data.train_images" if images else ""]))
             return f"{text} Neither fewer steps nor smaller batches suffice{lower and f': lower {lower}'}."
         return f"{text} What fits: {', '.join(f'{r.option} ({size(r.peak_bytes)})' for r in need.remedies)}."
+
+
+def _told(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def predicted_peak(cell: Cell, meter: MemoryMeter, **changes: Any) -> int:
@@ -178,7 +197,7 @@ def _shape(cell: Cell) -> Shape:
 
 
 def fit(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[str] | None = None) -> Fit:
-    """Predict whether a cell fits a budget. If not, find what would; if so, find how many graphs it can keep.
+    """Predict whether a cell fits a budget, if need be made smaller; find how many graphs it can keep, or what fits.
 
     Every number in the result is predicted, none is interpolated.
 
@@ -192,6 +211,8 @@ def fit(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[st
         UsageError: the method's memory depends on values in a way that cannot be predicted.
     """
     stages = cell.pending() if stages is None else stages
+    smaller = _smaller(cell, budget_bytes, meter) if _condenses(cell, stages) else {}
+    cell = cell.planned(smaller, cell.memory_facts)
     found = Fit(
         budget_bytes,
         cell.materials.prepared_bytes,
@@ -200,7 +221,8 @@ def fit(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[st
     )
     if not found.fits or found.condensation_bytes is None:
         return found
-    return dataclasses.replace(found, kept=_kept(cell, found.condensation_bytes, budget_bytes, meter))
+    kept = _kept(cell, found.condensation_bytes, budget_bytes, meter)
+    return dataclasses.replace(found, kept=kept, chosen=smaller)
 
 
 def largest_peak(cell: Cell, meter: MemoryMeter, stages: Collection[str]) -> int | None:
@@ -213,7 +235,7 @@ def largest_peak(cell: Cell, meter: MemoryMeter, stages: Collection[str]) -> int
 
 
 def fitted(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection[str] | None = None) -> Cell:
-    """Return the cell with the settings for a budget: it keeps as many graphs as fit. Its key does not change.
+    """Return the cell with the settings for a budget: micro-batches, weights and kept graphs. Its key does not change.
 
     Raises:
         UsageError: the cell does not fit; the message says what would.
@@ -229,7 +251,58 @@ def fitted(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection
     if found.condensation_bytes is None:
         return cell
     facts = {"memory_budget_bytes": budget_bytes, "predicted_peak_bytes": found.condensation_bytes}
-    return cell.planned({"keep_graphs": found.kept.graphs} if found.kept else {}, facts)
+    return cell.planned(found.settings, facts)
+
+
+# ---- what makes a condensation smaller -------------------------------------------------------------------------------
+
+
+def _smaller(cell: Cell, budget: int, meter: MemoryMeter) -> Mapping[str, Any]:
+    """Return the first settings with which the condensation fits, in the order of what they cost.
+
+    They are empty if it fits as it is. If nothing fits they are those of the smallest peak.
+    """
+    least: tuple[int, dict[str, Any]] | None = None
+    for changes in _thrifty(cell, cell.config.settings, _left_open(cell)):
+        peak = predicted_peak(cell, meter, **changes)
+        if peak <= budget:
+            return changes
+        least = (peak, changes) if least is None or peak < least[0] else least
+    assert least is not None, "one of them is the cell as it is"
+    return least[1]
+
+
+def _thrifty(cell: Cell, settings: Any, open_: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield changes of a method's settings that the user left open: nothing, smaller micro-batches, other weights.
+
+    On a GPU the students' weights go to main memory. On a CPU they lie there already, and are computed again.
+    """
+    yield {}
+    divisible = "micro_batch" in open_ and not has_batch_norm(cell.materials.network_skeleton)
+    pieces = list(_halved(settings.micro_batch or _batch(cell, settings))) if divisible else []
+    yield from ({"micro_batch": piece} for piece in pieces)
+    place = "restep" if cell.device.type == "cpu" else "host"
+    if "weights" in open_ and settings.weights in ("auto", "device"):
+        yield {"weights": place}
+        yield from ({"micro_batch": piece, "weights": place} for piece in pieces)
+
+
+def _left_open(cell: Cell) -> set[str]:
+    """Return the settings of the method that neither the user nor the run that is continued has chosen."""
+    return set(vars(cell.config.settings)) - set(cell.config.changed) - set(cell.taken_up)
+
+
+def _batch(cell: Cell, settings: Any) -> int:
+    images = cell.config.ipc * cell.dataset.classes
+    return min(getattr(settings, "batch_size", 0) or images, images)
+
+
+def _halved(whole: int) -> Iterator[int]:
+    """Yield the largest of 2, 4, 8, ... nearly equal pieces, down to 1."""
+    parts = 2
+    while parts < 2 * whole:
+        yield math.ceil(whole / parts)
+        parts *= 2
 
 
 # ---- what a stage needs, and what would fit --------------------------------------------------------------------------
@@ -238,8 +311,12 @@ def fitted(cell: Cell, budget_bytes: int, meter: MemoryMeter, stages: Collection
 def _needs(cell: Cell, budget: int, meter: MemoryMeter, stages: Collection[str]) -> Iterator[Need]:
     if "experts" in stages:
         yield _experts_need(cell, budget, meter)
-    if "condense" in stages and cell.identity.iterations:
+    if _condenses(cell, stages):
         yield _condensation_need(cell, budget, meter)
+
+
+def _condenses(cell: Cell, stages: Collection[str]) -> bool:
+    return "condense" in stages and bool(cell.identity.iterations)
 
 
 def _experts_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:
@@ -288,7 +365,11 @@ def _other_methods(cell: Cell, budget: int, meter: MemoryMeter) -> Iterator[Reme
             if own.keys() != hashed_settings(kind.Settings(), ()).keys():
                 continue
             settings = kind.Settings(**own)
-            if kind.expert_request(settings) and (peak := _peak(cell, meter, name, settings)) <= budget:
+            if not kind.expert_request(settings):
+                continue
+            ways = _thrifty(cell, settings, vars(settings))
+            peaks = (_peak(cell, meter, name, dataclasses.replace(settings, **changes)) for changes in ways)
+            if peak := next((peak for peak in peaks if peak <= budget), None):
                 yield Remedy(f"--method {name}", peak)
         except (DcbenchError, UsageError):  # a plugin that is broken or refuses these values is no remedy
             continue
@@ -297,9 +378,7 @@ def _other_methods(cell: Cell, budget: int, meter: MemoryMeter) -> Iterator[Reme
 def _kept(cell: Cell, needed: int, budget: int, meter: MemoryMeter) -> Kept | None:
     """Return the largest number of graphs that fit, or ``None`` if the method or the user leaves no choice."""
     settings = cell.config.settings
-    if not hasattr(settings, "keep_graphs") or not hasattr(settings, "steps"):
-        return None
-    if "keep_graphs" in cell.config.changed or "keep_graphs" in cell.taken_up:
+    if not hasattr(settings, "steps") or "keep_graphs" not in _left_open(cell):
         return None
     steps, now = settings.steps, settings.keep_graphs
     peak = cache(lambda graphs: needed if graphs == now else predicted_peak(cell, meter, keep_graphs=graphs))

@@ -107,6 +107,13 @@ def _point_options(methods: str, steps: str, batch_size: Callable[[Any], Any]) -
         click.option(
             "--depth", type=int, default=0, show_default=True, help="Blocks of the ConvNet (0: by image size)."
         ),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a setting of the methods that have it: micro_batch=10, weights=host.",
+        ),
     )
 
 
@@ -118,6 +125,7 @@ def _points(
     batch_sizes: tuple[int, ...],
     width: int,
     depth: int,
+    assignments: tuple[str, ...],
 ) -> "list[Point]":
     """Return the points that the options define.
 
@@ -126,13 +134,23 @@ def _points(
     """
     from dcbench_tesla import registry
     from dcbench_tesla.compare.points import points
+    from dcbench_tesla.config import parse_set
 
     registry.check_names("methods", methods)
     registry.check_names("datasets", datasets)
     for name, values in (("steps", steps), ("ipc", ipcs), ("batch-size", batch_sizes), ("width", (width,))):
         if min(values) < 1:
             raise UsageError(f"--{name} must be at least 1, not {min(values)}.")
-    return points(methods, datasets, steps=steps, ipcs=ipcs, batch_sizes=batch_sizes, width=width, depth=depth)
+    return points(
+        methods,
+        datasets,
+        steps=steps,
+        ipcs=ipcs,
+        batch_sizes=batch_sizes,
+        width=width,
+        depth=depth,
+        overrides=[parse_set(text) for text in assignments],
+    )
 
 
 def _only_what_varies(against: str, **given: tuple[int, ...]) -> None:
@@ -185,6 +203,7 @@ def memory(
     batch_size: int,
     width: int,
     depth: int,
+    assignments: tuple[str, ...],
     ipcs: tuple[int, ...],
     against: str,
     meter: str,
@@ -203,6 +222,7 @@ def memory(
       dcbench compare memory --dataset imagenet1k-64 --steps 50
       dcbench compare memory --method mtt --method tesla --steps 5 --steps 10 --meter allocated --width 32
       dcbench compare memory --against ipc --dataset cifar10
+      dcbench compare memory --steps 50 --method mtt --method tesla-exact --set micro_batch=10 --set weights=host
     """
     from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import memory as compared
@@ -222,6 +242,7 @@ def memory(
         (batch_size,),
         width,
         depth,
+        assignments,
     )
     Workspace(out).check_writable()
     figures = Workspace(out).figures
@@ -234,7 +255,8 @@ def memory(
         table = compared.measure(wanted, meter, on, done=shown.advance, keep=keep)
     column = "ipc" if by_ipc else "matching_steps"
     for dataset, rows in table.groupby("dataset", sort=False):
-        click.echo(f"### Peak memory of one iteration, {dataset}, meter {rows['meter'].iloc[0]}\n")
+        told = f"; {compared.RATIO_TOLD}" if rows["method"].eq(compared.BASE).any() else ""
+        click.echo(f"### Peak memory of one iteration, {dataset}, meter {rows['meter'].iloc[0]}{told}\n")
         head, *body = compared.pivot(rows, column)
         click.echo("\n".join(aligned(head, body)) + "\n")
         measured = "" if (by := rows["meter"].iloc[0]) == "predicted" else f"-{by}"
@@ -279,6 +301,7 @@ def time_(
     compile: str,
     width: int,
     depth: int,
+    assignments: tuple[str, ...],
     ipc: int,
     repetitions: int | None,
     device: str,
@@ -317,6 +340,7 @@ def time_(
         batch_sizes or (timing.BATCH_SIZES if by_batch else (100,)),
         width,
         depth,
+        assignments,
     )
     compiled = {"off": [False], "on": [True], "both": [False, True]}[compile]
     Workspace(out).check_writable()

@@ -141,11 +141,11 @@ def figure1(
 ) -> None:
     """Figure 1: memory against matching steps, and runtime.
 
-    Shows memory against the matching steps, memory and runtime at 50 steps, and the table of Section 3.3. Memory is
-    measured by CUDA's allocator on a GPU, and otherwise predicted, which computes nothing. For every point of
-    OUT/figures/memory.csv a measured row is preferred to a predicted one. Runtimes come from OUT/figures/time.csv;
-    points that were not timed are empty. Writes OUT/figures/memory.csv, figure1a and figure1b (PNG, SVG, and
-    figure1b.csv) and OUT/tables/figure1.md and growth.csv.
+    Shows memory against the matching steps and against the batch, memory and runtime at 50 steps, and the table of
+    Section 3.3. Memory is measured by CUDA's allocator on a GPU, and otherwise predicted, which computes nothing. For
+    every point of OUT/figures/memory.csv a measured row is preferred to a predicted one. Runtimes come from
+    OUT/figures/time.csv; points that were not timed are empty. Writes OUT/figures/memory.csv, figure1a and figure1b
+    (PNG, SVG, and figure1b.csv) and OUT/tables/figure1.md and growth.csv.
 
     \b
     Examples:
@@ -157,7 +157,6 @@ def figure1(
     from dcbench_tesla.compare import memory as memories
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import add_shipped, csv_text, merge_csv, read_csv
-    from dcbench_tesla.compare.plots import memory_figure
     from dcbench_tesla.records.progress import bar, say
     from dcbench_tesla.reports import figure1 as declared
     from dcbench_tesla.reports import growth
@@ -165,8 +164,7 @@ def figure1(
     from dcbench_tesla.reports.files import Report
 
     check_part(Part(datasets=datasets, methods=methods))
-    a, b = declared.panel_a().points, declared.panel_b().points
-    wanted = list(dict.fromkeys([*a, *b]))
+    wanted = declared.all_points()
     if not any((not datasets or p.dataset in datasets) and (not methods or p.method in methods) for p in wanted):
         known = [*dict.fromkeys(p.dataset for p in wanted), *dict.fromkeys(p.method for p in wanted)]
         raise NotInTableError(
@@ -185,13 +183,14 @@ def figure1(
     memory = declared.best(add_shipped(memory, workspace, "memory.csv", memories.KEY))
     time = add_shipped(read_csv(figures / "time.csv", timing.KEY), workspace, "time.csv", timing.KEY)
     table = declared.figure_b(memory, time)
-    text = "\n".join([declared.markdown_a(memory), declared.markdown_b(table), growth.markdown(grown)])
+    panels = [declared.markdown_a(memory), declared.markdown_batch(memory), declared.markdown_b(table)]
+    text = "\n".join([*panels, growth.markdown(grown)])
     made = Report(
         text=text,
         rows={figures / "figure1b.csv": table},
         texts={tables / "figure1.md": text, tables / "growth.csv": csv_text(grown)},
         figures={
-            figures / "figure1a": memory_figure(declared.of_points(memory, a), "matching_steps"),
+            figures / "figure1a": declared.draw_a(memory),
             figures / "figure1b": declared.draw_b(table),
         },
         column="paper_time_ratio",

@@ -55,6 +55,7 @@ def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame
         CorruptFileError: the file is not a CSV file, or is another table.
         DcbenchError: the file cannot be written.
     """
+    new = _with_settings(new, key)
     if path.exists():
         old = read_csv(path, key)
         if "status" in old and "status" in new:
@@ -144,9 +145,18 @@ def read_csv(path: Path, key: Sequence[str]) -> pd.DataFrame:
         raise CorruptFileError(f"{path} is not a CSV file ({error}). Move it away.") from error
     if "compiled" in key and "compiled" not in table:  # the file is older than compilation
         table["compiled"] = False
+    table = _with_settings(table, key)
     if lacking := sorted(set(key) - set(table.columns)):
         raise CorruptFileError(f"{path} is another table: it has no column {lacking[0]}. Move it away.")
     return table
+
+
+def _with_settings(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """Return ``table`` with a text in every cell of ``settings``, if the key has it: empty in older files and rows."""
+    if "settings" not in key:
+        return table
+    given = table["settings"] if "settings" in table else pd.Series("", table.index)
+    return table.assign(settings=given.astype("string").fillna(""))
 
 
 def _without_odd_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:

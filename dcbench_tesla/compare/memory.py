@@ -17,6 +17,7 @@ import pandas as pd
 
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.compare import points
+from dcbench_tesla.compare.files import keys
 from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.profilers.memory import MemoryMeter, memory_meter
@@ -103,14 +104,36 @@ def _measure_one(task: dict[str, Any]) -> dict[str, Any]:
     return measure_here(Point(**task["point"]), memory_meter(task["meter"], task["device"]))
 
 
+BASE = "mtt"
+RATIO_TOLD = f"in brackets: how many times as much {BASE} needs"
+
+
 def pivot(table: pd.DataFrame, against: str) -> list[list[str]]:
-    """Return the lines of a table of peaks; see :func:`dcbench_tesla.compare.points.pivot`."""
-    return points.pivot(table, against, _shown)
+    """Return the lines of a table of peaks; see :func:`dcbench_tesla.compare.points.pivot`.
+
+    Behind a peak stands how many times as much :data:`BASE` needs, by the same meter on the same hardware.
+    """
+    where = [against, "meter", "hardware"] if {"meter", "hardware"} <= set(table) else [against]
+    base = table[(table["method"] == BASE) & (table["status"] == "ok")].dropna(subset=[against])
+    peaks = dict(zip(keys(base, where), base["peak_bytes"], strict=True))
+    ratios = [
+        None if method == BASE or pd.isna(value) or key not in peaks else float(peaks[key]) / float(peak)
+        for key, method, peak, value in zip(
+            keys(table, where), table["method"], table["peak_bytes"], table[against], strict=True
+        )
+    ]
+    return points.pivot(table.assign(ratio=pd.Series(ratios, table.index, dtype=object)), against, _shown)
 
 
 def _shown(row: Mapping[Any, Any]) -> str:
     reached = size(row["peak_bytes"])
-    return reached if row["status"] == "ok" else f"{row['status']} (at {reached})"
+    if row["status"] != "ok":
+        return f"{row['status']} (at {reached})"
+    return reached if row["ratio"] is None or pd.isna(row["ratio"]) else f"{reached} ({_times(row['ratio'])})"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
 
 
 if __name__ == "__main__":

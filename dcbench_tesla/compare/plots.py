@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from dcbench_tesla.compare.points import labelled
 from dcbench_tesla.compare.timing import COMPILED
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ _COLOURS = {
     "dc": "#56B4E9",
 }
 _OTHERS = ("#000000", "#A0692F", "#999999")
-_LABELS = {"matching_steps": "matching steps T", "ipc": "images per class", "batch_size": "synthetic images in a step"}
+LABELS = {"matching_steps": "matching steps T", "ipc": "images per class", "batch_size": "synthetic images in a step"}
+"""What a comparison can be drawn against, in words."""
 
 
 def colour(method: str, others: list[str]) -> str:
@@ -39,24 +41,34 @@ def colours(methods: Iterable[str]) -> dict[str, str]:
 
 
 def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
-    """Draw peak memory in GiB against ``matching_steps`` or ``ipc``, with a line per method.
+    """Draw peak memory in GiB against one of :data:`LABELS`, with a line per method and its settings.
 
-    A method that does not depend on ``against`` is a flat dashed line. Points where memory ran out are crosses, at the
-    bytes reached. If points of several meters are drawn, predicted points are open.
+    A method that does not depend on ``against`` is a flat dashed line. Lines of a method with settings are dotted.
+    Points where memory ran out are crosses, at the bytes reached. If points of several meters are drawn, predicted
+    points are open.
     """
     first, meters = table.iloc[0], sorted(set(table["meter"]))
     title = f"{first['dataset']}, ConvNet width {first['width']}, meter {', '.join(meters)}"
     several = len(meters) > 1
     title += " (open)" if several and meters[-1] == "predicted" else ""
     figure, axes = _figure(against, "peak memory of one iteration, GiB", title)
-    for method, drawn in colours(dict.fromkeys(table["method"])).items():
-        rows = table[table["method"] == method].sort_values(against)
+    draw_memory(axes, table, against)
+    return figure
+
+
+def draw_memory(axes: "Axes", table: pd.DataFrame, against: str) -> None:
+    """Draw the lines of :func:`memory_figure` and their legend."""
+    several = table["meter"].nunique() > 1
+    drawn_as = colours(dict.fromkeys(table["method"]))
+    for label, own in table.groupby(labelled(table)["method"], sort=False):
+        rows, drawn = own.sort_values(against), drawn_as[own["method"].iloc[0]]
+        style = "-" if label in drawn_as else ":"
         peak = rows["peak_bytes"].astype(float) / 2**30
         if rows[against].isna().all():
-            axes.axhline(peak.iloc[0], color=drawn, linestyle="--", label=method)
+            axes.axhline(peak.iloc[0], color=drawn, linestyle="--", label=label)
             continue
         x = rows[against].astype(float)
-        axes.plot(x, peak, marker="o", markersize=4, color=drawn, label=method)
+        axes.plot(x, peak, marker="o", markersize=4, color=drawn, label=label, linestyle=style)
         failed = rows["status"] != "ok"
         axes.plot(x[failed], peak[failed], marker="x", markersize=10, linestyle="", color=drawn)
         if several:
@@ -64,7 +76,6 @@ def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
             axes.plot(x[predicted], peak[predicted], "o", markersize=4, color=drawn, markerfacecolor="white")
     axes.set_ylim(bottom=0)
     axes.legend()
-    return figure
 
 
 def time_figure(table: pd.DataFrame, against: str = "matching_steps") -> "Figure":
@@ -78,8 +89,9 @@ def time_figure(table: pd.DataFrame, against: str = "matching_steps") -> "Figure
     title = f"{first['dataset']}, ConvNet width {first['width']}\n{where}"
     figure, axes = _figure(against, "one iteration, seconds", title)
     drawn = colours(dict.fromkeys(ran["method"]))
-    for (method, compiled), own in ran.groupby(["method", "compiled"], sort=False):
-        rows, of_method, label = own.sort_values(against), drawn[str(method)], f"{method}{COMPILED if compiled else ''}"
+    for (name, compiled), own in ran.groupby([labelled(ran)["method"], "compiled"], sort=False):
+        rows, of_method, label = own.sort_values(against), drawn[own["method"].iloc[0]], str(name)
+        label += COMPILED if compiled else ""
         if rows[against].isna().all():
             axes.axhline(rows["iteration_seconds"].iloc[0], color=of_method, linestyle="--", label=label)
             continue
@@ -99,7 +111,7 @@ def _figure(against: str, measured: str, title: str) -> "tuple[Figure, Axes]":
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.set_xlabel(_LABELS[against])
+    axes.set_xlabel(LABELS[against])
     axes.set_ylabel(measured)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
@@ -133,7 +145,7 @@ def gradient_figure(table: pd.DataFrame, reference: str) -> "Figure":
         ticks = sorted(rows["matching_steps"].unique())
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()
-        axes.set_xlabel(_LABELS["matching_steps"])
+        axes.set_xlabel(LABELS["matching_steps"])
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
         if value == "relative_error":

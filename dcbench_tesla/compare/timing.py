@@ -16,7 +16,7 @@ import torch
 
 from dcbench_tesla import registry
 from dcbench_tesla.cells.execution import Execution
-from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing, pivot
+from dcbench_tesla.compare.points import COLUMN_TYPES, COLUMNS, Keep, Point, keep_nothing, labelled, pivot
 from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.compute.compiling import CUDA_WARM_UP
 from dcbench_tesla.errors import UsageError
@@ -110,10 +110,10 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _groups(wanted: Iterable[Point]) -> list[list[Point]]:
-    """Return the points in groups that differ in their method only."""
+    """Return the points in groups that differ in their method and its settings only."""
     groups: dict[Point, list[Point]] = {}
     for point in wanted:
-        groups.setdefault(replace(point, method=""), []).append(point)
+        groups.setdefault(replace(point, method="", settings=""), []).append(point)
     return list(groups.values())
 
 
@@ -193,7 +193,8 @@ def _median(laps: list[PhaseClock], name: Phase) -> float | None:
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """Return ``table`` with ``, compiled`` added to the ``method`` of compiled rows: ``tesla, compiled``."""
+    """Return ``table`` with its settings and ``compiled`` added to the ``method`` of a row: ``tesla, compiled``."""
+    table = labelled(table).drop(columns="settings", errors="ignore")
     names = table["method"].where(~table["compiled"].astype(bool), table["method"] + COMPILED)
     return table.assign(method=names)
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dcbench_tesla.compare.files import keys
-from dcbench_tesla.compare.memory import pivot
-from dcbench_tesla.compare.plots import colour
-from dcbench_tesla.compare.points import COLUMNS, Point, points
+from dcbench_tesla.compare.memory import RATIO_TOLD, pivot
+from dcbench_tesla.compare.plots import LABELS, colour, draw_memory
+from dcbench_tesla.compare.points import COLUMNS, Point, labelled, points
 from dcbench_tesla.compare.table import aligned
+from dcbench_tesla.config import overrides_from
 from dcbench_tesla.records.progress import size
 from dcbench_tesla.records.workspace import MARK
 
@@ -41,9 +42,30 @@ def _declared() -> dict[str, Any]:
 
 
 def panel_a() -> Panel:
-    """Return Figure 1a: the shapes of CIFAR-100, batch size 100, by T."""
-    d = _declared()
-    return Panel(d["a"]["title"], _points([d["a"]["dataset"]], d["a"]["steps"]))
+    """Return Figure 1a: the shapes of CIFAR-100, batch size 100, by T; and the exact gradient in micro-batches."""
+    a = _declared()["a"]
+    return Panel(a["title"], [*_points([a["dataset"]], a["steps"]), *_in_micro_batches(steps=a["steps"])])
+
+
+def panel_batch() -> Panel:
+    """Return the second panel of Figure 1a: memory against the batch, with and without micro-batches."""
+    d, m = _declared(), _declared()["micro_batches"]
+    sizes = {"steps": [m["steps"]], "ipcs": [m["ipc"]], "batch_sizes": m["batch_sizes"]}
+    whole = points(d["methods"], [d["a"]["dataset"]], width=d["width"], **sizes)
+    title = f"Memory against the batch, T = {m['steps']}"
+    return Panel(title, [*whole, *_in_micro_batches(**sizes)])
+
+
+def _in_micro_batches(**varied: Any) -> list[Point]:
+    d, m = _declared(), _declared()["micro_batches"]
+    varied = {"batch_sizes": [d["batch_size"]], **varied}
+    overrides = overrides_from(m["settings"])
+    return points([m["method"]], [d["a"]["dataset"]], width=d["width"], overrides=overrides, **varied)
+
+
+def all_points() -> list[Point]:
+    """Return the points of all panels, each once."""
+    return list(dict.fromkeys(p for panel in (panel_a(), panel_batch(), panel_b()) for p in panel.points))
 
 
 def panel_b() -> Panel:
@@ -63,6 +85,7 @@ def of_points(table: pd.DataFrame, wanted: list[Point]) -> pd.DataFrame:
         return table
     names = COLUMNS
     keys = {tuple(getattr(p, name) for name in names) for p in wanted}
+    table = table if "settings" in table else table.assign(settings="")
     found = [tuple(None if pd.isna(v) else v for v in row) in keys for row in table[names].itertuples(index=False)]
     return table[found]
 
@@ -82,7 +105,7 @@ def best(memory: pd.DataFrame) -> pd.DataFrame:
     A measurement by a GPU's allocator is preferred to a prediction, unless the GPU ran out of memory. Of several GPUs
     the one that measured most points is preferred.
     """
-    known = of_points(memory, [*panel_a().points, *panel_b().points])
+    known = of_points(memory, all_points())
     known = known[known["meter"].isin(_METERS)].reset_index(drop=True)
     ran = known["status"] == "ok"
     rank = pd.DataFrame(
@@ -215,13 +238,25 @@ def _ratio(over: float | None, under: float | None) -> float | None:
 
 def markdown_a(memory: pd.DataFrame) -> str:
     """Return Figure 1a as Markdown: peak memory, with a line per number of matching steps and a column per method."""
-    rows = of_points(memory, panel_a().points)
-    head, *body = pivot(rows, "matching_steps")
+    return _markdown(memory, panel_a(), "matching_steps")
+
+
+def markdown_batch(memory: pd.DataFrame) -> str:
+    """Return the second panel of Figure 1a as Markdown, with a line per size of the batch."""
+    return _markdown(memory, panel_batch(), "batch_size")
+
+
+def _markdown(memory: pd.DataFrame, panel: Panel, against: str) -> str:
+    rows = of_points(memory, panel.points)
+    if rows.empty:
+        return f"### {panel.title}: nothing on record\n"
+    head, *body = pivot(rows, against)
     first = rows.iloc[0]
-    where = f"{first['dataset']}, batch {first['batch_size']}, ConvNet width {first['width']}"
-    title = f"### {panel_a().title}, {where}, {meters(rows)}"
+    batch = f"batch {first['batch_size']}, " if against != "batch_size" else ""
+    where = f"{first['dataset']}, {batch}ConvNet width {first['width']}"
+    title = f"### {panel.title}, {where}, {meters(rows)}; {RATIO_TOLD}"
     predicted = rows[rows["meter"] == _PREDICTED]
-    told = ["", f"- predicted: {_points_told(predicted)}"] if 0 < len(predicted) < len(rows) else []
+    told = ["", f"- predicted: {_points_told(predicted, against)}"] if 0 < len(predicted) < len(rows) else []
     return "\n".join([title, "", *aligned(head, body), *told]) + "\n"
 
 
@@ -232,9 +267,9 @@ def meters(memory: pd.DataFrame) -> str:
     return "meter " + ", ".join(f"{meter} ({where})" for meter, where in found)
 
 
-def _points_told(rows: pd.DataFrame) -> str:
-    by_method = rows.groupby("method", sort=False)["matching_steps"]
-    return "; ".join(f"`{method}` at {', '.join(map(str, steps))}" for method, steps in by_method)
+def _points_told(rows: pd.DataFrame, against: str) -> str:
+    by_method = rows.groupby(labelled(rows)["method"], sort=False)[against]
+    return "; ".join(f"`{method}` at {', '.join(map(str, values))}" for method, values in by_method)
 
 
 def markdown_b(table: pd.DataFrame) -> str:
@@ -277,6 +312,33 @@ def _machine_told(machine: Mapping[str, Any]) -> str:
 
 def _shown(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
+
+
+def draw_a(memory: pd.DataFrame) -> "Figure":
+    """Draw Figure 1a: peak memory against T on the left; on the right against the batch, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_panel(left, of_points(memory, panel_a().points), "matching_steps", "batch_size")
+    _draw_panel(right, of_points(memory, panel_batch().points), "batch_size", "matching_steps")
+    right.set_xscale("log")
+    right.set_yscale("log")
+    right.autoscale(axis="y")
+    return figure
+
+
+def _draw_panel(axes: "Axes", rows: pd.DataFrame, against: str, fixed: str) -> None:
+    """Draw ``rows`` against one column; the title has the value of the other one, which is ``fixed``."""
+    axes.set_xlabel(LABELS[against])
+    axes.set_ylabel("peak memory of one iteration, GiB")
+    axes.grid(alpha=0.3)
+    if rows.empty:
+        return
+    first, meter = rows.iloc[0], ", ".join(sorted(set(rows["meter"])))
+    where = f"{first['dataset']}, width {first['width']}, {LABELS[fixed]}: {first[fixed]}"
+    axes.set_title(f"{where}, meter {meter}", fontsize=9)
+    draw_memory(axes, rows, against)
 
 
 def draw_b(table: pd.DataFrame) -> "Figure":

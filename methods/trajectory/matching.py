@@ -198,6 +198,17 @@ class TrajectoryMatching(Condenser):
             few = replace(few, keep_graphs=round(steps * share))
         return few, settings.steps / steps
 
+    @classmethod
+    def memory_probe(cls, settings: Any, ipc: int) -> Any:
+        """Return settings with batches of two micro-batches: a third one finds the same memory as the second.
+
+        Kept graphs are those of all micro-batches, so that with them nothing is left out.
+        """
+        if not isinstance(settings, TwoPassSettings) or not settings.micro_batch or settings.keep_graphs:
+            return settings
+        two = 2 * settings.micro_batch
+        return replace(settings, batch_size=min(settings.batch_size or two, two))
+
     def setup(self, problem: Problem) -> None:
         """Start from real images, with b and labels as the settings say, and zero momentum.
 

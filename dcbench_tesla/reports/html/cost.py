@@ -8,6 +8,7 @@ import pandas as pd
 
 from dcbench_tesla.compare import memory, timing
 from dcbench_tesla.compare.files import add_shipped, read_csv
+from dcbench_tesla.compare.points import labelled
 from dcbench_tesla.compare.timing import COMPILED, named
 from dcbench_tesla.records.progress import size
 from dcbench_tesla.records.workspace import MARK, Workspace
@@ -154,7 +155,7 @@ def _figures(cost: _Cost, workspace: Workspace, name: str, key: Sequence[str]) -
     table = add_shipped(own, workspace, name, key)
     if table.empty:
         return []
-    table["line"] = named(table)["method"] if "compiled" in table else table["method"]
+    table["line"] = named(table)["method"] if "compiled" in table else labelled(table)["method"]
     return [*_against(cost, table, "matching_steps"), *_against(cost, table, "ipc")]
 
 

@@ -265,7 +265,7 @@ class TrajectoryMatching(Condenser):
         return expert, self.settings.last_epoch if last else epoch + self.settings.expert_epochs
 
     def _assign(self, iteration: int, images: Tensor) -> Tensor:
-        """Return soft labels of ``images``: the teacher's softmax (temperature 1) on images without augmentation (TESLA eq. 9)."""
+        """Return soft labels of ``images``: the teacher's softmax (temperature 1), not augmented (TESLA eq. 9)."""
         theta = self._experts.snapshot(*self._teacher(iteration))
         with torch.no_grad():
             return torch.cat([self._network(theta, chunk).softmax(1) for chunk in images.split(_TEACHER_CHUNK)])

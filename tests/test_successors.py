@@ -556,3 +556,32 @@ def test_published_cells_of_datm(dataset: str, ipc: int) -> None:
 def test_cells_that_nobody_published_have_flat_experts_too(method: str) -> None:
     config = resolve(method, "fashion-mnist", 1)
     assert (config.protocol, config.experts.gsam_rho) == ("defaults", 0.01)
+
+
+def documented(name: str) -> dict[tuple[str, int], list[str]]:
+    """The rows of a method's table in docs/protocols.md, by data set and IPC."""
+    lines = (Path(__file__).parent.parent / "docs" / "protocols.md").read_text(encoding="utf-8").splitlines()
+    (head,) = (i for i, line in enumerate(lines) if line.startswith(f"| `{name}` on |"))
+    found = {}
+    for line in lines[head + 2 :]:
+        if not line.startswith("|"):
+            break
+        dataset, ipc, *values = (cell.strip() for cell in line.strip("|").split("|"))
+        found[dataset, int(ipc)] = values
+    return found
+
+
+def test_documented_cells_are_the_published_ones() -> None:
+    def number(text: str) -> float:
+        return ALL if text == "all" else float(text)
+
+    assert {cell: tuple(map(number, values)) for cell, values in documented("ftd").items()} == {
+        cell: values[:-1] for cell, values in FTD_CELLS.items()
+    }
+    for cell, (*values, start) in documented("datm").items():
+        steps, epochs, batch, least, most, growing, *rates = values
+        grows = tuple(map(number, growing.split(","))) if growing else (0, 0)
+        before = tuple(map(number, (steps, epochs, batch, least, most)))
+        assert (*before, *grows, *map(number, rates)) == DATM_CELLS[cell]
+        assert start == resolve("datm", *cell).settings.start
+    assert set(documented("datm")) == set(DATM_CELLS)

@@ -77,7 +77,7 @@ class DATM(SuccessorMatching):
     Matching", ICLR 2024. The start epoch of iteration i is drawn from min .. U - 1, where the bound grows by
     ``U = min(max, current + floor((max - current) i / end))``. Images start as real ones that an expert classifies
     rightly, and label logits as the mean of what the experts say that do. Labels are learned with the images. The
-    method is meant for experts of 100 epochs with GSAM (``experts.gsam_rho``), as in all presets.
+    method is meant for experts of 100 epochs with GSAM (``experts.gsam_rho``, which all presets set).
     """
 
     Settings = DATMSettings

@@ -105,7 +105,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertSettings:
-    """The expert trajectories: networks trained by plain SGD on the real images.
+    """The expert trajectories: networks trained by SGD on the real images, plain or with GSAM (flat experts).
 
     As in the published recipe there is no momentum, weight decay or learning-rate schedule. An expert can therefore be
     trained further from its last snapshot.
@@ -114,6 +114,9 @@ class ExpertSettings:
         count: number of experts. With ``imported`` the default is all that were imported.
         lr: learning rate.
         batch_size: images per step.
+        gsam_rho: radius of the adaptive GSAM steps that make flat experts, as FTD and DATM use them; 0: plain SGD. A
+            step then takes two gradients, and twice the time.
+        gsam_alpha: weight of GSAM's second term, the part of the gradient that is orthogonal to the perturbed one.
         imported: use the experts that ``dcbench import experts`` imported under this key, beginning of a key or name,
             and train none.
     """
@@ -121,9 +124,14 @@ class ExpertSettings:
     count: int = 100
     lr: float = 0.01
     batch_size: int = 256
+    gsam_rho: float = 0.0
+    gsam_alpha: float = 0.0
     imported: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("gsam_rho", "gsam_alpha"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"experts.{name} must be finite and not negative, not {value}.")
         require(self.count >= 1, f"experts.count must be at least 1, not {self.count}.")
         require(0 < self.lr < math.inf, f"experts.lr must be positive and finite, not {self.lr}.")
         require(self.batch_size >= 1, f"experts.batch_size must be at least 1, not {self.batch_size}.")
@@ -643,7 +651,10 @@ def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | No
     if request and request.count:
         inert["experts.count"] = f"method {method} always reads {request.count}"
     if request and built["experts"].imported:
-        inert |= {f"experts.{name}": "imported experts are not trained here" for name in ("lr", "batch_size")}
+        trained = ("lr", "batch_size", "gsam_rho", "gsam_alpha")
+        inert |= {f"experts.{name}": "imported experts are not trained here" for name in trained}
+    elif not built["experts"].gsam_rho:
+        inert.setdefault("experts.gsam_alpha", "experts.gsam_rho is 0: experts are trained by plain SGD")
     for section in built.keys() - SECTIONS.keys() - {"settings"}:
         evaluator = registry.load_evaluator(section)
         learns = condenser.learns_lr if learned_lr is None else learned_lr

@@ -2,7 +2,8 @@
 
 ==============  ======================================================================================================
 ``inner``       no method, but the gradient through a network's training, which ``trajectory`` and ``bilevel`` build on
-``trajectory``  ``mtt``, ``tesla`` and ``tesla-exact``; ``matching`` holds the condenser that all three share
+``trajectory``  ``mtt``, ``tesla`` and ``tesla-exact``; ``matching`` holds the condenser that all three share.
+                ``ftd`` and ``datm``, whose common base in ``successors`` is built on it
 ``bilevel``     ``dd`` and ``rat-bptt``; ``through_time`` holds the loop through fresh networks that both share
 ``classwise``   ``dc``, ``dsa`` and ``dm``, with a common base in ``matching``, that of two in ``gradient_matching``
 ``subset``      ``random``, ``whole``, ``herding``, ``k-center``, ``class-means``; they share ``selection``, ``coreset``

@@ -117,7 +117,9 @@ def _compiles(cell: Cell, stage: str) -> bool:
 def _steps(cell: Cell, stage: str, expert_epochs: int) -> int:
     """Return the number of SGD steps or matching steps of a stage."""
     if stage == "experts":
-        return expert_epochs * -(-cell.materials.train_images // cell.config.experts.batch_size)
+        experts = cell.config.experts
+        gradients = 2 if experts.gsam_rho else 1  # each as long as a plain step
+        return expert_epochs * gradients * -(-cell.materials.train_images // experts.batch_size)
     if stage == "condense":
         left = cell.identity.iterations - CondenseLoop.iterations_done(cell.place.folder)
         return left * int(getattr(cell.config.settings, "steps", 1))

@@ -39,7 +39,9 @@ class ExpertRecipe:
         """Everything that defines an expert, except its number."""
         if self.imported:  # nobody knows how they were trained; the digest of their files stands for it
             return {"version": _VERSION, "imported": self.imported, **self.facts}
-        recipe = {"lr": self.settings.lr, "batch_size": self.settings.batch_size}
+        recipe: dict[str, Any] = {"lr": self.settings.lr, "batch_size": self.settings.batch_size}
+        if self.settings.gsam_rho:  # plain experts keep the key that they had before there was a choice
+            recipe |= {"gsam_rho": self.settings.gsam_rho, "gsam_alpha": self.settings.gsam_alpha}
         return {
             "version": _VERSION,
             "recipe": recipe,

@@ -1,4 +1,4 @@
-"""Trajectory matching: `mtt`, `tesla` and `tesla-exact`, one condenser with three gradients.
+"""Trajectory matching: `mtt`, `tesla` and `tesla-exact`, one condenser with three gradients; `ftd` and `datm` on it.
 
 The gradients can be used alone, in a program of one's own: :func:`matching_gradient` takes the batches of all steps at
 once, :func:`stream_matching_gradient` asks for them step by step.

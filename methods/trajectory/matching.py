@@ -1,5 +1,7 @@
 """Trajectory matching: the condenser that ``mtt``, ``tesla`` and ``tesla-exact`` share; they differ in its gradient.
 
+``ftd`` and ``datm`` build on it (:mod:`~dcbench_tesla.methods.trajectory.successors`).
+
 One iteration (MTT Algorithm 1, TESLA Algorithm 1, with the corrections of ``docs/gradients.md``) draws an expert and a
 start epoch t. A student starts at theta*_t and takes T SGD steps on the synthetic images. The distance of its final
 weights to theta*_{t+M} is differentiated with respect to the images, the student's learning rate b and, if they are
@@ -33,7 +35,7 @@ from dcbench_tesla.interface import (
 from dcbench_tesla.profilers import origin
 
 from ..inner.batches import check_independent, fitting
-from ..inner.engine import Mode
+from ..inner.engine import Mode, StreamedGradient
 from ..inner.matching import stream_matching_gradient
 from ..inner.step import CompiledStep, InnerStep
 from ..inner.students import Weights
@@ -222,7 +224,7 @@ class TrajectoryMatching(Condenser):
         loss = lowered(self._network.loss, s.precision, problem.device)
         self._step = (CompiledStep if problem.compile and self.compiles else InnerStep)(loss)
         self._hard = problem.hard_labels().to(problem.device)
-        images = problem.train.inputs(problem.draw_real("start images")).clone()
+        images = problem.train.inputs(self._start_indices()).clone()
         batch, micro_batch = min(s.batch_size or len(images), len(images)), getattr(s, "micro_batch", 0)
         self._micro_batch = micro_batch if micro_batch < batch else 0
         check_independent(self._network.skeleton, self._micro_batch)
@@ -245,6 +247,10 @@ class TrajectoryMatching(Condenser):
         assert experts is not None, "the core provides the experts a method requests"
         return experts
 
+    def _start_indices(self) -> Tensor:
+        """Return the training images ``(N,)`` to start from, ordered by class."""
+        return self.problem.draw_real("start images")
+
     def _start_labels(self) -> Tensor:
         one_hot = F.one_hot(self._hard, self.problem.task.classes).float()
         if self.settings.label_space == "probabilities":
@@ -256,7 +262,12 @@ class TrajectoryMatching(Condenser):
         """Draw the expert and the start epoch of an iteration."""
         rng = self.problem.generator("expert segment", iteration)
         expert = int(torch.randint(len(self._experts), (), generator=rng))
-        return expert, int(torch.randint(self.settings.max_start_epoch, (), generator=rng))
+        first, bound = self.start_epochs(iteration)
+        return expert, first + int(torch.randint(bound - first, (), generator=rng))
+
+    def start_epochs(self, iteration: int) -> tuple[int, int]:
+        """Return the window that an iteration draws its start epoch from: the first epoch, and the bound after it."""
+        return 0, self.settings.max_start_epoch
 
     def _teacher(self, iteration: int) -> tuple[int, int]:
         """Return the expert that labels the images in an iteration, and its epoch."""
@@ -264,34 +275,42 @@ class TrajectoryMatching(Condenser):
         last = self.settings.labels == "last"
         return expert, self.settings.last_epoch if last else epoch + self.settings.expert_epochs
 
-    def _assign(self, iteration: int) -> Tensor:
-        """Return soft labels: the teacher's softmax (temperature 1) on images without augmentation (TESLA eq. 9)."""
+    def _assign(self, iteration: int, images: Tensor) -> Tensor:
+        """Return soft labels of ``images``: the teacher's softmax (temperature 1), not augmented (TESLA eq. 9)."""
         theta = self._experts.snapshot(*self._teacher(iteration))
         with torch.no_grad():
-            chunks = self._values["images"].split(_TEACHER_CHUNK)
-            return torch.cat([self._network(theta, chunk).softmax(1) for chunk in chunks])
+            return torch.cat([self._network(theta, chunk).softmax(1) for chunk in images.split(_TEACHER_CHUNK)])
 
-    def labels(self, iteration: int) -> Tensor:
-        """Return the labels of the images in an iteration: ``(N,)`` int64 or ``(N, K)`` probabilities."""
+    def labels(self, iteration: int, images: Tensor | None = None) -> Tensor:
+        """Return the labels in an iteration: ``(N,)`` int64 or ``(N, K)`` probabilities.
+
+        Args:
+            iteration: its number, which decides on the teacher.
+            images: what a teacher labels; ``None``: the images as they are.
+        """
         if self.settings.labels == "hard":
             return self._hard
         if self.settings.labels != "learned":
-            return self._assign(iteration)
+            return self._assign(iteration, self._values["images"] if images is None else images)
         values = self._values["labels"]
         return values.softmax(1) if self.settings.label_space == "logits" else values
 
     def iterate(self, iteration: int) -> IterationRecord:
         """Match one segment of one expert trajectory; update images, b and learned labels."""
-        s = self.settings
         record, gradients = self.gradients(iteration)
+        self._apply(record.loss, gradients)
+        self._done = iteration + 1
+        reached = {"student_lr": float(self._values["student_lr"]), "student_lr_clamps": self._clamps}
+        return replace(record, metrics={**reached, **record.metrics})
+
+    def _apply(self, loss: float, gradients: Mapping[str, Tensor]) -> None:
+        """Make the updates of one iteration, whose matching loss was ``loss``."""
+        s = self.settings
         self._update("images", gradients["images"], s.lr_images)
         self._update("student_lr", gradients["student_lr"], s.lr_student_lr)
         if s.labels == "learned":
             self._update_labels(gradients["labels"])
         self._clamp_student_lr()
-        self._done = iteration + 1
-        reached = {"student_lr": float(self._values["student_lr"]), "student_lr_clamps": self._clamps}
-        return replace(record, metrics={**reached, **record.metrics})
 
     def gradients(self, iteration: int) -> tuple[IterationRecord, dict[str, Tensor]]:
         """Return the record of an iteration, and the gradients of its loss at the present values.
@@ -302,17 +321,8 @@ class TrajectoryMatching(Condenser):
         expert, epoch = self._draw_segment(iteration)
         batches = InnerBatches(self.problem, self._values["images"], self.labels(iteration), s, iteration)
         with tf32_within(s.precision):
-            result = stream_matching_gradient(
-                self._step,
-                self._experts.snapshot(expert, epoch),
-                self._experts.snapshot(expert, epoch + s.expert_epochs),
-                batches,
-                self._values["student_lr"],
-                self.mode,
-                weights=getattr(s, "weights", "auto"),
-                keep=getattr(s, "keep_graphs", 0),
-                micro_batch=self._micro_batch,
-            )
+            start, target = (self._experts.snapshot(expert, e) for e in (epoch, epoch + s.expert_epochs))
+            result = self._matched(start, target, batches)
         found = {"images": batches.image_gradient, "student_lr": result.lr}
         if s.labels == "learned":
             found["labels"] = batches.label_gradient
@@ -320,11 +330,32 @@ class TrajectoryMatching(Condenser):
         metrics = {"image_gradient_norm": norm, "expert": expert, "start_epoch": epoch}
         return IterationRecord(loss=float(result.loss), metrics=metrics), found
 
+    def _matched(self, start: Tensor, target: Tensor, batches: "InnerBatches") -> StreamedGradient:
+        """Match one segment of a trajectory, from ``start`` to ``target`` ``(P,)``."""
+        return stream_matching_gradient(
+            self._step,
+            start,
+            target,
+            batches,
+            self._values["student_lr"],
+            self._mode,
+            weights=getattr(self.settings, "weights", "auto"),
+            keep=getattr(self.settings, "keep_graphs", 0),
+            micro_batch=self._micro_batch,
+        )
+
+    @property
+    def _mode(self) -> Mode:
+        return self.mode
+
     def _update(self, name: str, gradient: Tensor, lr: float) -> None:
         """Make one step of SGD with momentum: v <- momentum v + gradient, value <- value - lr v."""
-        velocity = self._momentum[name].mul_(self.settings.momentum).add_(gradient)
+        velocity = self._momentum[name].mul_(self._momentum_of(name)).add_(gradient)
         with origin("optimiser"):
             self._values[name].sub_(lr * velocity)
+
+    def _momentum_of(self, name: str) -> float:
+        return self.settings.momentum
 
     def _update_labels(self, gradient: Tensor) -> None:
         """Update learned labels by the gradient of the probabilities; keep ``probabilities`` on the simplex."""
@@ -372,11 +403,16 @@ class TrajectoryMatching(Condenser):
         often = f"in {self._clamps} of {self._done} iterations"
         return [f"student_lr had to be clamped at {self.settings.min_student_lr:g} {often}: lower lr_student_lr"]
 
+    def _distilled_images(self) -> Tensor:
+        """Return the images ``(N, C, H, W)`` to hand over."""
+        return self._values["images"]
+
     def distilled(self) -> DistilledSet:
         """Return images, labels and b; a teacher's labels are those of the last iteration's teacher on these images."""
         last = max(self._done - 1, 0)
         student_lr = float(self._values["student_lr"])
-        distilled = self.problem.distilled(self._values["images"], self.labels(last), lr=student_lr)
+        images = self._distilled_images()
+        distilled = self.problem.distilled(images, self.labels(last, images), lr=student_lr)
         if self.settings.labels in ("target", "last"):
             expert, epoch = self._teacher(last)
             distilled = distilled.with_provenance(label_teacher={"expert": expert, "epoch": epoch})

@@ -72,7 +72,7 @@ def check(found: Mapping[str, Tensor], leaves: Mapping[str, Tensor], value: Tens
 @pytest.mark.parametrize("micro_batch", [0, 2])
 @pytest.mark.parametrize("init", ["xavier", "default"])
 def test_dd_is_the_gradient_of_one_plain_graph(init: str, micro_batch: int) -> None:
-    method = started(DD, networks=2, epochs=2, init=init, micro_batch=micro_batch)
+    method = started(DD, networks=2, epochs=2, network_init=init, micro_batch=micro_batch)
     record, found = method.gradients(3)
     leaves = {name: state[0].clone().requires_grad_() for name, state in method.values.items()}
     images, rates = leaves["images"], F.softplus(leaves["raw_rates"])
@@ -197,7 +197,7 @@ def test_a_resumed_run_goes_on_with_the_same_numbers(kind: type[ThroughTime]) ->
     ("kind", "settings", "message"),
     [
         (DD, {"epochs": 0}, "epochs must be at least 1"),
-        (DD, {"init": "xaver"}, "unknown initialisation 'xaver'. Did you mean 'xavier'"),
+        (DD, {"network_init": "xaver"}, "unknown initialisation 'xaver'. Did you mean 'xavier'"),
         (DD, {"student_lr": 0.0}, "student_lr must be finite and positive"),
         (DD, {"networks": 0}, "networks must be at least 1"),
         (RaTBPTT, {"window": 300}, r"window must lie in 1 .. steps = 200, but is 300"),

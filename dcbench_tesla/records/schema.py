@@ -330,7 +330,7 @@ class Finished(Part):
 class Fit(Part):
     """``fit-*.json``: which whitening a data set has."""
 
-    preprocessing: Name
+    preprocessing: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 _KINDS: Mapping[str, tuple[type[Part], str]] = {

@@ -27,7 +27,7 @@ class DDSettings(ThroughTimeSettings):
 
     Args:
         epochs: E, how often the IPC batches of one image a class are gone through: T = E IPC.
-        init: how networks are initialised: ``xavier`` or PyTorch's ``default``.
+        network_init: how networks are initialised: ``xavier`` or PyTorch's ``default``.
         decay: factor of the learning rate after every ``decay_every`` iterations.
         decay_every: see ``decay``; 0: never.
     """
@@ -37,7 +37,7 @@ class DDSettings(ThroughTimeSettings):
     student_lr: float = 0.02
     networks: int = 4
     epochs: int = 3
-    init: str = "xavier"
+    network_init: str = "xavier"
     decay: float = 0.5
     decay_every: int = 400
 
@@ -45,8 +45,8 @@ class DDSettings(ThroughTimeSettings):
         super().__post_init__()
         if self.epochs < 1 or self.decay_every < 0 or not 0 < self.decay <= 1:
             raise UsageError("epochs must be at least 1, decay_every not negative, and decay in (0, 1].")
-        if self.init not in _INITS:
-            raise unknown_name("initialisation", self.init, _INITS)
+        if self.network_init not in _INITS:
+            raise unknown_name("initialisation", self.network_init, _INITS)
 
     def inert(self) -> Mapping[str, str]:
         """Return the settings without effect."""
@@ -78,7 +78,7 @@ class DD(ThroughTime):
     def initial(self, iteration: int, number: int) -> Tensor:
         """Return the weights ``(P,)`` of a fresh network: Xavier-normal, biases zero, or PyTorch's default."""
         seed = self.problem.seed_for("network", iteration, number)
-        if self.settings.init == "default":
+        if self.settings.network_init == "default":
             return self.network.initial(seed)
         with seeded(seed):
             network = self.problem.build_network()

@@ -81,6 +81,7 @@ class DATM(SuccessorMatching):
     """
 
     Settings = DATMSettings
+    evaluation_recipe = "datm"
 
     @classmethod
     def expert_request(cls, settings: Any) -> ExpertRequest:

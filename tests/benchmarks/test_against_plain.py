@@ -36,6 +36,19 @@ def test_compiled_against_eager(compare: Compare, method: str) -> None:
     assert found.peak_share(method) <= 1
 
 
+@pytest.mark.parametrize("how", ["", ", compiled"])
+def test_micro_batches_cost_no_time(compare: Compare, how: str) -> None:
+    found = compare(f"tesla-exact{how}", f"tesla-exact, whole batches{how}")
+    assert found.speed(f"tesla-exact, whole batches{how}") >= 0.97
+
+
+@pytest.mark.parametrize("method", ["dm", "dsa"])
+def test_compiled_class_matching_against_plain(compare: Compare, method: str) -> None:
+    found = compare(f"{method}, compiled", method, f"{method}, plain")
+    assert found.speed(method) >= 1.05
+    assert found.speed(f"{method}, plain") >= 1.5
+
+
 @pytest.mark.parametrize("work", ["pass 1", "pass 2", "pass 2, exact"])
 def test_a_pass_of_one_step_against_the_machine(compare: Compare, work: str) -> None:
     found = compare(f"{work}, compiled", work, rounds=7)

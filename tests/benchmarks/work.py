@@ -38,21 +38,20 @@ STILL = {"lr_images": 0.0, "lr_student_lr": 0.0}  # every repetition has the sam
 Run = Callable[[], object]
 
 
-def _condenser(method: str, *, ipc: int, **settings: Any) -> Condenser:
+def _condenser(method: str, *, ipc: int, compile: bool = False, **settings: Any) -> Condenser:
     kind = registry.load_method(method)
     chosen = kind.Settings(**settings)
     train = _Noise(CIFAR, REAL, CPU)
     condenser = kind(chosen)
-    condenser.setup(
-        _problem(kind, chosen, CIFAR, ipc, _network(CIFAR, NetworkSettings(width=WIDTH)), train, Augmentation(), False)
-    )
+    build = _network(CIFAR, NetworkSettings(width=WIDTH))
+    condenser.setup(_problem(kind, chosen, CIFAR, ipc, build, train, Augmentation(), compile))
     return condenser
 
 
-def matching(method: str, *, compile: bool = False) -> Run:
+def matching(method: str, *, compile: bool = False, **settings: Any) -> Run:
     """One iteration of trajectory matching, as ``dcbench compare time`` runs it."""
     sizes = {"ipc": BATCH // CIFAR.classes, "batch_size": BATCH, "width": WIDTH, "steps": STEPS}
-    return workload(method, CIFAR, **sizes, device=CPU, settings=STILL, compile=compile)()  # type: ignore[arg-type]
+    return workload(method, CIFAR, **sizes, device=CPU, settings=STILL | settings, compile=compile)()  # type: ignore[arg-type]
 
 
 def one_pass(number: int, *, compile: bool = False, exact: bool = False) -> Run:
@@ -134,10 +133,10 @@ def plain_evaluation() -> Run:
     return run
 
 
-def class_matching(method: str) -> Run:
+def class_matching(method: str, *, compile: bool = False) -> Run:
     """One iteration of DM, or of DSA, at IPC 1 with 256 real images a class."""
     loops: dict[str, Any] = {"outer": 1, "inner": 1} if method == "dsa" else {}
-    condenser = _condenser(method, ipc=1, lr_images=0.0, real_batch=REAL, **loops)
+    condenser = _condenser(method, ipc=1, compile=compile, lr_images=0.0, real_batch=REAL, **loops)
     return lambda: condenser.iterate(0)
 
 
@@ -165,6 +164,8 @@ WORK: dict[str, Callable[[], Run]] = {
     "tesla, plain": lambda: plain_matching("tesla"),
     "tesla-exact": lambda: matching("tesla-exact"),
     "tesla-exact, compiled": lambda: matching("tesla-exact", compile=True),
+    "tesla-exact, whole batches": lambda: matching("tesla-exact", micro_batch=BATCH),
+    "tesla-exact, whole batches, compiled": lambda: matching("tesla-exact", compile=True, micro_batch=BATCH),
     "expert epoch": expert_epoch,
     "expert epoch, compiled": lambda: expert_epoch(compile=True),
     "expert epoch, plain": plain_expert_epoch,
@@ -172,7 +173,9 @@ WORK: dict[str, Callable[[], Run]] = {
     "evaluation, compiled": lambda: evaluation(compile=True),
     "evaluation, plain": plain_evaluation,
     "dm": lambda: class_matching("dm"),
+    "dm, compiled": lambda: class_matching("dm", compile=True),
     "dm, plain": lambda: plain_class_matching("dm"),
     "dsa": lambda: class_matching("dsa"),
+    "dsa, compiled": lambda: class_matching("dsa", compile=True),
     "dsa, plain": lambda: plain_class_matching("dsa"),
 }

@@ -328,7 +328,7 @@ def test_micro_batches_come_first_and_graphs_take_what_is_left(method: str, make
 def test_then_the_weights_go_where_they_take_no_room(
     device: str, place: str, make: Make, meter: PredictedMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = make("tesla-exact", {"steps": 16})
+    cell = make("tesla-exact", {"steps": 9})
     monkeypatch.setattr(cell, "device", torch.device(device))
     smallest = predicted_peak(cell, meter, micro_batch=1)
     found = fit(cell, smallest - 1, meter, ["condense"])
@@ -336,7 +336,7 @@ def test_then_the_weights_go_where_they_take_no_room(
     assert found.chosen["weights"] == place
     assert found.condensation_bytes is not None
     assert found.condensation_bytes < smallest
-    least = min(predicted_peak(cell, meter, micro_batch=n, weights=place) for n in (1, 2, 3, 5, 10, 20))
+    least = predicted_peak(cell, meter, micro_batch=1, weights=place)
     assert not fit(cell, least - 1, meter, ["condense"]).fits
     assert fit(cell, least, meter, ["condense"]).fits
 

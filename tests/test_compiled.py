@@ -186,7 +186,7 @@ def test_auto_compiles_where_it_pays(
         assert decided("tesla", tmp_path, stage) == expected
     assert decided("mtt", tmp_path, "condense") == "off"  # one graph of all T
     assert decided("mtt", tmp_path, "condense", "experts") == expected
-    assert decided("dm", tmp_path, "condense") == "off"
+    assert decided("dm", tmp_path, "condense") == expected
 
 
 def test_auto_measures_nothing_of_what_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

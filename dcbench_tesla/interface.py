@@ -231,7 +231,7 @@ class IterationRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What decides how much a chunk of images takes, for settings that depend on the device.
+    """The sizes from which a method chooses the settings that depend on the device.
 
     Args:
         smallest_class: number of training images of the smallest class.

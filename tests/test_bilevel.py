@@ -1,6 +1,7 @@
 """`dd` and `rat-bptt` against plain loops kept as one graph, and what is particular to each."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from dcbench_tesla.compute.networks import ConvNet, FlatNetwork
 from dcbench_tesla.compute.seeds import generator
-from dcbench_tesla.data.augmentation import STRATEGY, STRATEGY_NO_FLIP, Augmentation
+from dcbench_tesla.data.augmentation import STRATEGY, STRATEGY_NO_FLIP, Augmentation, apply
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import UsageError
@@ -19,6 +20,7 @@ from dcbench_tesla.interface import Condenser, Problem, Task
 from dcbench_tesla.methods.bilevel.dd import DD
 from dcbench_tesla.methods.bilevel.rat_bptt import RaTBPTT
 from dcbench_tesla.methods.bilevel.through_time import ThroughTime
+from dcbench_tesla.profilers import LiveBytes
 
 CLASSES, SIDE, IPC, REAL = 3, 8, 2, 9
 CPU = torch.device("cpu")
@@ -52,13 +54,19 @@ def started(
     return method
 
 
-def real_batch(method: Any, iteration: int, augmentation: Augmentation | None = None) -> tuple[Tensor, Tensor]:
+def turned(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Mirror and then rotate a batch."""
+    for name in ("flip", "rotate"):
+        images = apply(images, Augmentation(name).draw(len(images), SIDE, rng))
+    return images
+
+
+def real_batch(method: Any, iteration: int, *, augmented: bool = False) -> tuple[Tensor, Tensor]:
     rng, train = method.problem.generator("real images", iteration), method.problem.train
     chosen = torch.randperm(len(train), generator=rng)[:REAL]
     images = train.inputs(chosen).double()
-    if augmentation:
-        draw = augmentation.draw(REAL, SIDE, method.problem.generator("real augmentation", iteration))
-        images = augmentation(images, draw)
+    if augmented:
+        images = turned(images, method.problem.generator("real augmentation", iteration))
     return images, train.labels[chosen]
 
 
@@ -97,7 +105,7 @@ def test_rat_bptt_is_the_gradient_of_one_plain_graph(optimiser: str, labels: str
     assert before == int(torch.randint(4, (), generator=method.problem.generator("window", 1, 0)))
     leaves = {name: state[0].clone().requires_grad_() for name, state in method.values.items()}
     shown = leaves.get("labels", torch.arange(CLASSES).repeat_interleave(IPC))
-    net, augmentation = FlatNetwork(method.problem.build_network), Augmentation("flip_rotate")
+    net = FlatNetwork(method.problem.build_network)
     w = method.initial(1, 0).double().requires_grad_()
     v = m = s = torch.zeros_like(w)
     for k in range(before + 3):
@@ -106,12 +114,12 @@ def test_rat_bptt_is_the_gradient_of_one_plain_graph(optimiser: str, labels: str
         order = torch.randperm(6, generator=method.problem.generator("inner batches", 1, 0, k // 2))
         chosen = order.split(4)[k % 2]
         rng = method.problem.generator("inner augmentation", 1, 0, k)
-        x = augmentation(leaves["images"][chosen], augmentation.draw(len(chosen), SIDE, rng))
+        x = turned(leaves["images"][chosen], rng)
         (g,) = grad(net.loss(w, x, shown[chosen]), w, create_graph=True)
         v, m, s = 0.9 * v + g, 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
         adam = (m / (1 - 0.9 ** (k + 1))) / ((s / (1 - 0.999 ** (k + 1))).clamp(min=1e-60).sqrt() + 1e-8)
         w = w - 0.05 * (adam if optimiser == "adam" else v)
-    check(found, leaves, net.loss(w, *real_batch(method, 1, augmentation)))
+    check(found, leaves, net.loss(w, *real_batch(method, 1, augmented=True)))
 
 
 def test_dd_shows_its_batches_in_order_and_starts_at_its_rate() -> None:
@@ -161,8 +169,8 @@ def test_rat_bptt_clips_by_the_moving_average_of_the_norm() -> None:
 def test_rat_bptt_starts_from_noise_of_norm_one_and_mirrors_only_where_it_may() -> None:
     method = started(RaTBPTT, steps=2, window=1)
     torch.testing.assert_close(method.images.flatten(1).norm(dim=1), torch.ones(CLASSES * IPC).double())
-    assert method._augmentation.operations == ("flip", "rotate")
-    assert started(RaTBPTT, STRATEGY_NO_FLIP, steps=2, window=1)._augmentation.operations == ("rotate",)
+    assert [a.strategy for a in method._augmentations] == ["flip", "rotate"]
+    assert [a.strategy for a in started(RaTBPTT, STRATEGY_NO_FLIP, steps=2, window=1)._augmentations] == ["rotate"]
 
 
 def test_learned_labels_stay_probabilities() -> None:
@@ -212,3 +220,23 @@ def test_a_resumed_run_goes_on_with_the_same_numbers(kind: type[ThroughTime]) ->
 def test_wrong_settings_are_refused(kind: type[ThroughTime], settings: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         kind.Settings(**settings)
+
+
+def test_a_short_loop_has_the_peak_of_a_long_one() -> None:
+    def peak(settings: Any) -> int:
+        method = RaTBPTT(settings)
+        with LiveBytes() as meter:
+            method.setup(problem())
+            method.iterate(0)
+        return meter.peak_bytes("cpu")
+
+    long = RaTBPTT.Settings(steps=6, window=6, real_batch=20, micro_batch=3)
+    longer = replace(long, steps=9)
+    assert RaTBPTT.memory_probe(longer, IPC) == replace(long, real_batch=6)
+    assert peak(RaTBPTT.memory_probe(longer, IPC)) == pytest.approx(peak(longer), rel=0.02)
+
+
+def test_time_is_that_of_a_mean_window() -> None:
+    few, factor = RaTBPTT.probe(RaTBPTT.Settings(steps=200, window=60))
+    assert (few.steps, few.window) == (60, 60)
+    assert factor == pytest.approx(1 + 70 / 240)

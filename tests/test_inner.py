@@ -315,6 +315,8 @@ def test_pieces_of_any_size_change_rounding_only(dtype: torch.dtype, error: floa
 
 def test_the_error_of_pieces_tells_coupled_images() -> None:
     x, y = INPUTS[0], LABELS[0].detach()
+    with pytest.raises(UsageError, match="micro_batch must be at least 1, not 0"):
+        micro_batch_error(NORMED.loss, START, x, y, 0)
     assert micro_batch_error(NORMED.loss, NORMED.initial(0).double(), x, y, 3) <= 1e-14
 
     def coupled(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -342,6 +344,7 @@ def test_batch_norm_refuses_micro_batches_with_the_reason() -> None:
         ({"objective": lambda w: torch.tensor(1.0)}, "has no gradient"),
         ({"objective": lambda w: w, "mode": "unrolled"}, r"must return a scalar"),
         ({"start": START.view(1, -1)}, "start must be a vector"),
+        ({"start": START.long()}, "a vector of floating-point numbers, not torch.int64"),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_remedy(change: dict[str, Any], message: str) -> None:

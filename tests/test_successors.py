@@ -585,3 +585,8 @@ def test_documented_cells_are_the_published_ones() -> None:
         assert (*before, *grows, *map(number, rates)) == DATM_CELLS[cell]
         assert start == resolve("datm", *cell).settings.start
     assert set(documented("datm")) == set(DATM_CELLS)
+
+
+def test_datm_refuses_batch_norm_where_experts_are_asked() -> None:
+    assert "experts choose its images" in DATM.refuses_batch_norm(DATMSettings())
+    assert DATM.refuses_batch_norm(DATMSettings(start="real", labels="hard")) == ""

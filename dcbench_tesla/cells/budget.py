@@ -33,7 +33,7 @@ _UNITS = {"": 1, "b": 1} | {
     for infix, base in (("", 1000), ("i", 1024))
     for power, prefix in enumerate("kmgt", start=1)
 }
-_LOWERED = ("steps", "batch_size", "class_chunk", "keep_graphs")  # settings of methods that increase memory
+_LOWERED = ("window", "steps", "batch_size", "class_chunk", "keep_graphs")  # settings of methods that increase memory
 _INTERPOLATIONS = 4
 
 
@@ -348,7 +348,10 @@ def _lowered(cell: Cell, name: str, needed: int, budget: int, meter: MemoryMeter
     def taken(value: int) -> int:  # even batches: otherwise a batch of all images but one would leave a batch of one
         return math.ceil(images / math.ceil(images / value)) if name == "batch_size" else value
 
-    found = _largest(lambda value: predicted(taken(value)), 1, (most, needed), budget)
+    least = getattr(cell.config.settings, "window", 1) if name == "steps" else 1  # a loop is as long as its window
+    if least >= most:
+        return None
+    found = _largest(lambda value: predicted(taken(value)), least, (most, needed), budget)
     return Remedy(f"--set {name}={taken(found[0])}", found[1]) if found else None
 
 

@@ -119,7 +119,8 @@ class LossAndGradient:
         """Return the loss, a scalar, and its gradient in the shape of ``first``, both detached."""
         leaf = first.detach().requires_grad_()
         if self._functions is not None and not is_in_torch_dispatch_mode():
-            found = self._functions.run("loss", lambda *given: (self._loss(*given),), leaf, *others, backward=True)
+            with torch.enable_grad():
+                found = self._functions.run("loss", lambda *given: (self._loss(*given),), leaf, *others, backward=True)
             if found is not None:
                 return found[1], found[0]
         with torch.enable_grad():

@@ -154,9 +154,12 @@ def largest_activation(skeleton: nn.Module, channels: int, side: int) -> int:
     """
     sizes = [2 * channels * side**2]
     layers = [module for module in skeleton.modules() if not any(module.children())]
-    hooks = [
-        layer.register_forward_hook(lambda _layer, _given, output: sizes.append(output.numel())) for layer in layers
-    ]
+
+    def note(_layer: nn.Module, _given: object, output: object) -> None:
+        if isinstance(output, Tensor):  # attention and recurrent layers return more than one
+            sizes.append(output.numel())
+
+    hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         skeleton(torch.empty(2, channels, side, side, device="meta"))  # batch norm takes no single image
     finally:
@@ -232,7 +235,7 @@ class FlatNetwork:
         return network
 
     def initial(self, seed: int) -> Tensor:
-        """Return the flat parameters ``(P,)`` of a network freshly initialised by PyTorch's defaults with ``seed``."""
+        """Return the flat parameters ``(P,)`` of a fresh network, initialised as it does itself, with ``seed``."""
         with seeded(seed):
             return flatten_parameters(self._build())
 

@@ -134,7 +134,7 @@ class ThroughTime(Condenser):
         """Start as the method says, with Adam's moments at zero.
 
         Raises:
-            UsageError: the network couples the images of a batch, and ``micro_batch`` is smaller than one.
+            UsageError: the network couples the images of a batch, and ``micro_batch`` would cut one.
         """
         self.problem = problem
         self.network = FlatNetwork(problem.build_network)

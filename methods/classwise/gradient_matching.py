@@ -58,14 +58,14 @@ def gradient_distance(real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor
     Each tensor is ``(K, out, ...)``, one gradient per class. A layer is flattened to (out, rest). Tensors with only one
     dimension besides K (biases, norms) do not count.
     """
-    total = torch.zeros(())
+    terms: list[Tensor] = []
     for name, g_real in real.items():
         if g_real.ndim <= 2:
             continue
         a, b = g_real.flatten(2), synthetic[name].flatten(2)
         cosine = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + _EPS)
-        total = total.to(a.device) + (1 - cosine).sum()
-    return total
+        terms.append((1 - cosine).sum())
+    return torch.stack(terms).sum()
 
 
 class GradientMatching(ClassMatching):

@@ -5,9 +5,9 @@ With the weights ``n_i / N`` of pieces of n_i images, both operations of a step 
 
     g = sum_i (n_i / N) g_i,    H q = sum_i (n_i / N) H_i q,    dJ/dx and dJ/dy of a piece: (n_i / N) times its own
 
-The graph of one piece exists at a time, so memory is flat in the batch too, and no operation is done twice. Batch norm
-in training mode couples the images of a batch: :func:`check_independent` refuses it, and :func:`micro_batch_error`
-measures what the pieces of any other loss are worth.
+The graph of one piece exists at a time, so memory is flat in the batch too. With SGD no operation is done twice; Adam
+needs g before q, and so takes one more gradient a step. Batch norm in training mode couples the images of a batch:
+:func:`check_independent` refuses it, and :func:`micro_batch_error` measures what pieces of another loss are worth.
 """
 
 from collections.abc import Iterator
@@ -190,6 +190,9 @@ def micro_batch_error(loss: Loss, theta: Tensor, x: Tensor, y: Tensor, micro_bat
         y: labels, images first.
         micro_batch: images in a piece, at least 1.
 
+    Raises:
+        UsageError: ``micro_batch`` is less than 1.
+
     Example:
         >>> import torch
         >>> mean = lambda theta, x, y: ((x @ theta - y) ** 2).mean()
@@ -198,7 +201,10 @@ def micro_batch_error(loss: Loss, theta: Tensor, x: Tensor, y: Tensor, micro_bat
         >>> [micro_batch_error(loss, torch.ones(2), x, y, 2) < 1e-5 for loss in (mean, coupled)]
         [True, False]
     """
+    if micro_batch < 1:
+        raise UsageError(f"micro_batch must be at least 1, not {micro_batch}.")
     whole = InnerStep(loss).gradient(theta, x, y)
     parts = zip(x.split(micro_batch), y.split(micro_batch), strict=True)
     pieces = sum(len(a) / len(x) * InnerStep(loss).gradient(theta, a, b) for a, b in parts)
-    return float((pieces - whole).norm() / whole.norm())
+    difference = float((pieces - whole).norm())
+    return difference / float(whole.norm()) if difference else 0.0

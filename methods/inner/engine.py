@@ -291,8 +291,8 @@ def _check(start: Tensor, steps: Steps, mode: str, weights: str, keep: int, micr
             "mode unrolled keeps the graphs of all steps, so micro_batch would save nothing: give it with mode exact "
             "(the same gradient) or frozen only."
         )
-    if start.ndim != 1:
-        raise UsageError(f"start must be a vector, not of shape {tuple(start.shape)}.")
+    if start.ndim != 1 or not start.is_floating_point():
+        raise UsageError(f"start must be a vector of floating-point numbers, not {start.dtype} {tuple(start.shape)}.")
     if len(steps) == 0:
         raise UsageError("no inner steps: give at least one input.")
 

@@ -82,6 +82,14 @@ class DATM(SuccessorMatching):
 
     Settings = DATMSettings
     evaluation_recipe = "datm"
+    settings: DATMSettings
+
+    @classmethod
+    def refuses_batch_norm(cls, settings: Any) -> str:
+        """Return the reason where experts choose the images, or give labels."""
+        if settings.start == "classified" or settings.labels == "learned":
+            return "experts choose its images and labels, and their snapshots do not hold running statistics"
+        return super().refuses_batch_norm(settings)
 
     @classmethod
     def expert_request(cls, settings: Any) -> ExpertRequest:

@@ -286,7 +286,7 @@ def on_meta(how: str) -> Operator:
     return operate
 
 
-_ANY_NUMBER = ("momentum.", "value.images")  # tensors of a checkpoint that can hold any finite number
+_ANY_NUMBER = ("momentum.", "value.images", "images", "theta")  # tensors that can hold any finite number
 
 
 def forged(path: Path, random: Random, siblings: Sequence[Path]) -> str:

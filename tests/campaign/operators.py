@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -277,6 +278,8 @@ def on_meta(how: str) -> Operator:
 
         tensors, meta = load_tensors(path)
         text, said = change_json(json.dumps(meta), random, how)
+        while re.match(r"lr: .* became [1-9.]", said):  # a learned rate can be any positive number
+            text, said = change_json(json.dumps(meta), random, how)
         try:
             save_tensors(path, tensors, json.loads(text))
         except (RecursionError, ValueError):  # too deep to be written, or no text that can be

@@ -5,8 +5,8 @@ import io
 import json
 import os
 import random
-import shutil
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

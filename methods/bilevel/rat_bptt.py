@@ -14,7 +14,7 @@ from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import Problem
 
 from ..inner.optimisers import SGD, Adam, InnerOptimiser
-from ..inner.synthetic import SyntheticBatches
+from ..inner.synthetic import ShuffledBatches, SyntheticBatches
 from .through_time import InnerLoop, ThroughTime, ThroughTimeSettings
 
 _OPTIMISERS = ("adam", "sgd")
@@ -176,20 +176,13 @@ class RaTBPTT(ThroughTime):
         self._average = state["norm_average"].cpu().clone()
 
 
-class _Shuffled(SyntheticBatches):
-    """Batches of a random order, with a new one when all images were shown; one augmentation a step."""
+class _Shuffled(ShuffledBatches):
+    """The batches of one network: chunks of random permutations, and an augmentation for each step."""
 
     def __init__(self, method: RaTBPTT, labels: Tensor, steps: int, iteration: int, number: int) -> None:
-        super().__init__(method.images, labels, steps)
-        self._method, self._repetition = method, (iteration, number)
-        self._size = min(method.settings.batch_size or len(self.images), len(self.images))
-
-    def indices(self, k: int) -> Tensor:
-        """See :meth:`SyntheticBatches.indices`."""
-        chunks = math.ceil(len(self.images) / self._size)
-        permutation, chunk = divmod(k, chunks)
-        rng = self._method.problem.generator("inner batches", *self._repetition, permutation)
-        return torch.randperm(len(self.images), generator=rng)[chunk * self._size : (chunk + 1) * self._size]
+        how = {"steps": steps, "batch_size": method.settings.batch_size}
+        super().__init__(method.problem, method.images, labels, **how, repetition=(iteration, number))
+        self._method = method
 
     def augmented(self, k: int, rows: slice, images: Tensor) -> Tensor:
         """See :meth:`SyntheticBatches.augmented`."""

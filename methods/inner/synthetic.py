@@ -3,11 +3,13 @@
 Shapes: N synthetic images, C channels, H = W = side, K classes.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
+from dcbench_tesla.interface import Problem
 from dcbench_tesla.profilers import origin
 
 
@@ -69,3 +71,47 @@ class SyntheticBatches(ABC):
         self.image_gradient.index_add_(0, indices, gradient)
         if label_gradient is not None:
             self.label_gradient.index_add_(0, indices, label_gradient)
+
+
+class ShuffledBatches(SyntheticBatches):
+    """Batches that are chunks of a random permutation, with a new permutation when one is used up.
+
+    A permutation comes from a generator of ``repetition`` and its number, so a batch can be made again.
+
+    Args:
+        problem: has the generators.
+        images: the synthetic images ``(N, C, H, W)``.
+        labels: their labels.
+        steps: T.
+        batch_size: images in a batch; 0: all.
+        repetition: numbers that tell this inner loop from others, such as the iteration.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        steps: int,
+        batch_size: int,
+        repetition: tuple[int, ...],
+    ) -> None:
+        super().__init__(images, labels, steps)
+        self._problem, self._repetition = problem, repetition
+        self._most = min(batch_size or len(images), len(images))
+
+    def _place(self, k: int) -> tuple[int, int]:
+        """Return the number of step k's permutation, and where in it the batch begins."""
+        permutation, chunk = divmod(k, math.ceil(len(self.images) / self._most))
+        return permutation, chunk * self._most
+
+    def size(self, k: int) -> int:
+        """See :meth:`SyntheticBatches.size`; nothing is drawn."""
+        return min(self._most, len(self.images) - self._place(k)[1])
+
+    def indices(self, k: int) -> Tensor:
+        """See :meth:`SyntheticBatches.indices`."""
+        permutation, begin = self._place(k)
+        rng = self._problem.generator("inner batches", *self._repetition, permutation)
+        return torch.randperm(len(self.images), generator=rng)[begin : begin + self._most]

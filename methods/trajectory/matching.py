@@ -39,7 +39,7 @@ from ..inner.engine import Mode, StreamedGradient
 from ..inner.matching import stream_matching_gradient
 from ..inner.step import CompiledStep, InnerStep
 from ..inner.students import Weights
-from ..inner.synthetic import SyntheticBatches
+from ..inner.synthetic import ShuffledBatches
 
 Labels = Literal["hard", "target", "last", "learned"]
 LabelSpace = Literal["logits", "probabilities"]
@@ -419,30 +419,19 @@ class TrajectoryMatching(Condenser):
         return distilled
 
 
-class InnerBatches(SyntheticBatches):
-    """The T augmented batches of one iteration.
-
-    Batches are chunks of a random permutation, with a new permutation when one is used up. One augmentation is drawn
-    per matching step. Both come from generators of (iteration, step), so a batch can be made again and none is kept.
-    """
+class InnerBatches(ShuffledBatches):
+    """The T augmented batches of one iteration: chunks of random permutations, and an augmentation for each step."""
 
     def __init__(
         self, problem: Problem, images: Tensor, labels: Tensor, settings: MatchingSettings, iteration: int
     ) -> None:
-        super().__init__(images, labels.detach().requires_grad_(settings.labels == "learned"), settings.steps)
-        self._problem, self._iteration = problem, iteration
-        self._size = min(settings.batch_size or len(images), len(images))
-
-    def indices(self, k: int) -> Tensor:
-        """See :meth:`SyntheticBatches.indices`."""
-        chunks = math.ceil(len(self.images) / self._size)
-        permutation, chunk = divmod(k, chunks)
-        rng = self._problem.generator("inner batches", self._iteration, permutation)
-        order = torch.randperm(len(self.images), generator=rng)
-        return order[chunk * self._size : (chunk + 1) * self._size]
+        labels = labels.detach().requires_grad_(settings.labels == "learned")
+        how = {"steps": settings.steps, "batch_size": settings.batch_size}
+        super().__init__(problem, images, labels, **how, repetition=(iteration,))
+        self._iteration = iteration
 
     def augmented(self, k: int, rows: slice, images: Tensor) -> Tensor:
-        """See :meth:`SyntheticBatches.augmented`."""
+        """See :meth:`ShuffledBatches.augmented`."""
         augmentation = self._problem.task.augmentation
         rng = self._problem.generator("inner augmentation", self._iteration, k)
         draw = augmentation.draw(self.size(k), self._problem.task.side, rng)

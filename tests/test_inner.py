@@ -328,9 +328,10 @@ def test_the_error_of_pieces_tells_coupled_images() -> None:
 def test_batch_norm_refuses_micro_batches_with_the_reason() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     with pytest.raises(UsageError, match=r"batch norm \(1\): its mean and variance are those of the whole batch"):
-        check_independent(network, 5)
-    check_independent(network, 0)
-    check_independent(network.eval(), 5)
+        check_independent(network, 5, 10)
+    check_independent(network, 0, 10)
+    check_independent(network, 10, 10)
+    check_independent(network.eval(), 5, 10)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +343,9 @@ def test_batch_norm_refuses_micro_batches_with_the_reason() -> None:
         ({"lr": torch.ones(2)}, r"a scalar or a rate for each of 6 steps, not \(2,\)"),
         ({"objective": lambda w: w}, r"must return a scalar, not a tensor of shape"),
         ({"objective": lambda w: torch.tensor(1.0)}, "has no gradient"),
-        ({"objective": lambda w: w, "mode": "unrolled"}, r"must return a scalar"),
+        ({"objective": lambda w: w, "mode": "unrolled"}, r"the objective must return a scalar"),
+        ({"loss": lambda w, x, y: w}, r"the inner loss must return a scalar, not a tensor of shape"),
+        ({"loss": lambda w, x, y: w, "mode": "unrolled"}, r"the inner loss must return a scalar"),
         ({"start": START.view(1, -1)}, "start must be a vector"),
         ({"start": START.long()}, "a vector of floating-point numbers, not torch.int64"),
     ],

@@ -99,6 +99,9 @@ class LossAndGradient:
         what: name of the loss in that warning.
         compile: whether to compile; :attr:`dcbench_tesla.interface.Problem.compile` says so for a run.
 
+    Attributes:
+        loss: the loss alone, which can be differentiated further.
+
     Example:
         >>> import torch
         >>> square = LossAndGradient(lambda x, scale: scale * x.square().sum(), "the square", compile=False)
@@ -107,7 +110,7 @@ class LossAndGradient:
     """
 
     def __init__(self, loss: Callable[..., Tensor], what: str, *, compile: bool) -> None:
-        self._loss = loss
+        self.loss = loss
         self._functions = CompiledFunctions(what) if compile else None
 
     @property
@@ -120,11 +123,11 @@ class LossAndGradient:
         leaf = first.detach().requires_grad_()
         if self._functions is not None and not is_in_torch_dispatch_mode():
             with torch.enable_grad():
-                found = self._functions.run("loss", lambda *given: (self._loss(*given),), leaf, *others, backward=True)
+                found = self._functions.run("loss", lambda *given: (self.loss(*given),), leaf, *others, backward=True)
             if found is not None:
                 return found[1], found[0]
         with torch.enable_grad():
-            value = self._loss(leaf, *others)
+            value = self.loss(leaf, *others)
         (gradient,) = torch.autograd.grad(value, leaf)
         return value.detach(), gradient
 

@@ -100,6 +100,11 @@ class RaTBPTT(ThroughTime):
         images = min(settings.real_batch, 2 * settings.micro_batch or settings.real_batch)
         return replace(settings, steps=settings.window, real_batch=images)
 
+    @classmethod
+    def inner_batch(cls, settings: Any, images: int) -> int:
+        """See :meth:`ThroughTime.inner_batch`."""
+        return min(settings.batch_size or images, images)
+
     def setup(self, problem: Problem) -> None:
         """See :meth:`ThroughTime.setup`; the average of the gradient's norm is empty."""
         kept = [name for name in ("flip", "rotate") if name in problem.task.augmentation.operations]

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from dcbench_tesla.compute.compiling import LossAndGradient
 from dcbench_tesla.compute.networks import FlatNetwork
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import Condenser, DistilledSet, IterationRecord, Problem, Settings, Sizes
@@ -90,11 +91,20 @@ class ThroughTime(Condenser):
 
     @classmethod
     def for_device(cls, settings: Any, device: torch.device, sizes: Sizes) -> Any:
-        """Return the settings with ``micro_batch`` chosen for the device."""
+        """Return the settings with ``micro_batch`` chosen for the device.
+
+        It is chosen for the batches of the inner steps, or for the real images if those are never cut.
+        """
         if settings.micro_batch:
             return settings
-        most = max(sizes.images, settings.real_batch)
-        return replace(settings, micro_batch=fitting(most, sizes, device))
+        batch = cls.inner_batch(settings, sizes.images)
+        of_steps, of_real = fitting(batch, sizes, device), fitting(settings.real_batch, sizes, device)
+        return replace(settings, micro_batch=of_steps if of_steps < batch else max(batch, of_real))
+
+    @classmethod
+    def inner_batch(cls, settings: Any, images: int) -> int:
+        """Return the most synthetic images of ``images`` that an inner step shows."""
+        return images
 
     @classmethod
     def refuses_batch_norm(cls, settings: Any) -> str:
@@ -140,16 +150,17 @@ class ThroughTime(Condenser):
         self.network = FlatNetwork(problem.build_network)
         self._hard = problem.hard_labels().to(problem.device)
         values = {name: value.to(problem.device) for name, value in self.start().items()}
-        most = max(len(values["images"]), self.settings.real_batch)
-        check_independent(self.network.skeleton, self.settings.micro_batch if self.settings.micro_batch < most else 0)
+        most = max(self.inner_batch(self.settings, len(values["images"])), self.settings.real_batch)
+        check_independent(self.network.skeleton, self.settings.micro_batch, most)
         self._step = (CompiledStep if problem.compile else InnerStep)(self.network.loss)
+        self._real_loss = LossAndGradient(self.network.loss, "the loss on real images", compile=problem.compile)
         with origin("optimiser"):
             self.values = {name: self.adam.begin(value) for name, value in values.items()}
 
     @property
     def compiled(self) -> bool:
-        """Whether the inner steps are compiled; they are not if the compiler failed."""
-        return isinstance(self._step, CompiledStep) and not self._step.given_up
+        """Whether the inner steps and the loss on real images are compiled; they are not if the compiler failed."""
+        return isinstance(self._step, CompiledStep) and not self._step.given_up and self._real_loss.compiled
 
     @property
     def images(self) -> Tensor:
@@ -210,7 +221,7 @@ class ThroughTime(Condenser):
                 images = self.augment_real(train.inputs(chosen[rows]).to(self.images), rows, iteration)
                 return images, train.labels[chosen[rows]].to(images.device)
 
-        return MeanLoss(self.network.loss, batch, len(chosen), self.settings.micro_batch or len(chosen))
+        return MeanLoss(self._real_loss, batch, len(chosen), self.settings.micro_batch or len(chosen))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what is learned, and Adam's moments."""

@@ -161,16 +161,16 @@ def fitting(batch: int, sizes: Sizes, device: torch.device) -> int:
     return divisors[-1] if 2 * divisors[-1] >= most else most
 
 
-def check_independent(network: nn.Module, micro_batch: int) -> None:
-    """Check that a network treats the images of a batch one by one, as micro-batches need it.
+def check_independent(network: nn.Module, micro_batch: int, batch: int) -> None:
+    """Check that a network treats the images of a batch one by one, if micro-batches cut the batch.
 
     Raises:
-        UsageError: ``micro_batch`` is not 0 and the network has batch norm in training mode, whose statistics are of
-            the whole batch.
+        UsageError: ``0 < micro_batch < batch``, and the network has batch norm in training mode, whose statistics are
+            of the whole batch.
     """
     coupled = [name for name, module in network.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     training = [name for name in coupled if network.get_submodule(name).training]
-    if micro_batch and training:
+    if 0 < micro_batch < batch and training:
         raise UsageError(
             f"micro_batch={micro_batch} cannot be used with batch norm ({training[0]}): its mean and variance are "
             "those of the whole batch, so pieces would give another gradient. Use micro_batch=0 or another norm."

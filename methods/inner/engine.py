@@ -57,7 +57,7 @@ from dcbench_tesla.profilers import origin, phase
 from .batches import Batches, Steps
 from .objectives import MeanLoss
 from .optimisers import PLAIN_SGD, InnerOptimiser, Student
-from .step import Built, InnerStep, Loss, leaves
+from .step import Built, InnerStep, Loss, leaves, scalar
 from .students import Loop, Students, Weights
 
 Mode = Literal["unrolled", "frozen", "exact"]
@@ -190,7 +190,7 @@ def inner_gradient(
     Raises:
         UsageError: ``mode`` or ``weights`` is unknown; ``keep``, ``micro_batch`` or ``window`` is negative; ``keep`` or
             ``micro_batch`` is given for ``unrolled``; ``inputs`` and ``labels`` are empty or differ in length;
-            ``start`` is no vector; ``lr`` is neither a scalar nor ``(T,)``; the objective is no scalar.
+            ``start`` is no vector; ``lr`` is neither a scalar nor ``(T,)``; ``loss`` or the objective is no scalar.
 
     Example:
         >>> import torch
@@ -303,14 +303,12 @@ def _evaluated(objective: Objective, w: Tensor) -> tuple[Tensor, Tensor]:
         return objective.value_and_gradient(w)
     w = w.detach().requires_grad_()
     with torch.enable_grad(), origin("trajectory"):
-        value = _scalar(objective(w))
+        value = _differentiable(scalar(objective(w), "objective"))
         (gradient,) = grad(value, w, allow_unused=True, materialize_grads=True)
     return value.detach(), gradient
 
 
-def _scalar(value: Tensor) -> Tensor:
-    if value.shape != ():
-        raise UsageError(f"the objective must return a scalar, not a tensor of shape {tuple(value.shape)}.")
+def _differentiable(value: Tensor) -> Tensor:
     if not value.requires_grad:
         raise UsageError("the objective's value has no gradient: it must be differentiable in the last weights.")
     return value
@@ -329,7 +327,7 @@ def _unrolled(loop: Loop, start: Tensor, span: range, objective: Objective, rate
         for k in span:
             x, y = leaves(*loop.batches.steps.batch(k, slice(None)))
             with torch.enable_grad():
-                (g,) = grad(loop.batches.step.loss(student[0], x, y), student[0], create_graph=True)
+                (g,) = grad(loop.batches.step.value(student[0], x, y), student[0], create_graph=True)
                 with origin("trajectory"):
                     student = loop.optimiser.step(k, student, g, rates[k])
             wanted.append(x)
@@ -338,7 +336,7 @@ def _unrolled(loop: Loop, start: Tensor, span: range, objective: Objective, rate
                 wanted.append(y)
                 owners.append((k, False))
         with torch.enable_grad():
-            value = _scalar(objective(student[0]))
+            value = _differentiable(scalar(objective(student[0]), "objective"))
     with phase("pass 2"):
         rate_gradient, *gradients = grad(value, [rate, *wanted], allow_unused=True, materialize_grads=True)
         by_owner = dict(zip(owners, gradients, strict=True))

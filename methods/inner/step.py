@@ -53,6 +53,17 @@ def leaves(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.detach().requires_grad_(), y.detach().requires_grad_(y.requires_grad)
 
 
+def scalar(value: Tensor, what: str) -> Tensor:
+    """Return ``value``, which ``what`` computed.
+
+    Raises:
+        UsageError: it is no scalar.
+    """
+    if value.shape != ():
+        raise UsageError(f"the {what} must return a scalar, not a tensor of shape {tuple(value.shape)}.")
+    return value
+
+
 class InnerStep:
     """The operations of one step for ``loss(w, x, y)``, by autograd.
 
@@ -64,11 +75,19 @@ class InnerStep:
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
 
+    def value(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss with its graph.
+
+        Raises:
+            UsageError: it is no scalar.
+        """
+        return scalar(self.loss(w, x, y), "inner loss")
+
     def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Return ``g`` ``(P,)`` without a graph."""
         w = w.detach().requires_grad_()
         with torch.enable_grad():
-            (g,) = grad(self.loss(w, x.detach(), y.detach()), w)
+            (g,) = grad(self.value(w, x.detach(), y.detach()), w)
         return g
 
     def build(self, w: Tensor, x: Tensor, y: Tensor) -> Built:
@@ -76,7 +95,7 @@ class InnerStep:
         w = w.detach().requires_grad_()
         x, y = leaves(x, y)
         with torch.enable_grad():
-            (g,) = grad(self.loss(w, x, y), w, create_graph=True)
+            (g,) = grad(self.value(w, x, y), w, create_graph=True)
         return Built(w, x, y, g)
 
     def back_through(self, built: Built, vector: Tensor, *, through_weights: bool) -> Back:

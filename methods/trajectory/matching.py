@@ -225,9 +225,8 @@ class TrajectoryMatching(Condenser):
         self._step = (CompiledStep if problem.compile and self.compiles else InnerStep)(loss)
         self._hard = problem.hard_labels().to(problem.device)
         images = problem.train.inputs(self._start_indices()).clone()
-        batch, micro_batch = min(s.batch_size or len(images), len(images)), getattr(s, "micro_batch", 0)
-        self._micro_batch = micro_batch if micro_batch < batch else 0
-        check_independent(self._network.skeleton, self._micro_batch)
+        self._micro_batch = getattr(s, "micro_batch", 0)
+        check_independent(self._network.skeleton, self._micro_batch, min(s.batch_size or len(images), len(images)))
         student_lr = torch.tensor(s.student_lr, dtype=images.dtype, device=problem.device)
         self._values = {"images": images, "student_lr": student_lr}
         if s.labels == "learned":

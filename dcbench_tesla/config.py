@@ -119,6 +119,8 @@ class ExpertSettings:
         gsam_alpha: weight of GSAM's second term, the part of the gradient that is orthogonal to the perturbed one.
         imported: use the experts that ``dcbench import experts`` imported under this key, beginning of a key or name,
             and train none.
+        micro_batch: images in a network at once, for less memory; 0: all. It changes experts by rounding only, and is
+            no part of their key.
     """
 
     count: int = 100
@@ -127,8 +129,10 @@ class ExpertSettings:
     gsam_rho: float = 0.0
     gsam_alpha: float = 0.0
     imported: str = ""
+    micro_batch: int = field(default=0, metadata={"execution": True})
 
     def __post_init__(self) -> None:
+        require(self.micro_batch >= 0, f"experts.micro_batch must be 0 (all) or more, not {self.micro_batch}.")
         for name in ("gsam_rho", "gsam_alpha"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"experts.{name} must be finite and not negative, not {value}.")

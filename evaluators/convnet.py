@@ -31,6 +31,7 @@ class ConvNetSettings(Settings):
         recipe: ``published``, or ``authors`` for the recipe that the distilled set names, which brings settings of its
             own; of those above only ``width``, ``depth`` and, for recipes without a rate, ``lr`` count then.
         most_steps: end a training by the authors' recipe after so many steps; 0: at its end.
+        micro_batch: images in a network at once, for less memory; 0: all. It changes results by rounding only.
     """
 
     epochs: int = 1000
@@ -43,12 +44,15 @@ class ConvNetSettings(Settings):
     depth: int = 0
     recipe: str = field(default=PUBLISHED, metadata={"later": True})
     most_steps: int = field(default=0, metadata={"later": True})
+    micro_batch: int = field(default=0, metadata={"execution": True})
 
     def __post_init__(self) -> None:
         if self.recipe not in (PUBLISHED, AUTHORS):
             raise unknown_name("recipe", self.recipe, (PUBLISHED, AUTHORS))
         if self.most_steps < 0:
             raise UsageError(f"convnet.most_steps must be 0 (all) or more, not {self.most_steps}.")
+        if self.micro_batch < 0:
+            raise UsageError(f"convnet.micro_batch must be 0 (all) or more, not {self.micro_batch}.")
         if min(self.epochs, self.batch_size, self.width) < 1:
             raise UsageError("convnet.epochs, convnet.batch_size and convnet.width must be at least 1.")
         if not 0 < self.lr < math.inf:
@@ -80,7 +84,7 @@ class ConvNetEvaluator(TrainedNetwork):
         """``published`` with its changed settings; the number of epochs is shown, but depends on the set."""
         if self.settings.recipe == AUTHORS:
             return AUTHORS
-        published = ConvNetSettings(epochs=self.settings.epochs)
+        published = ConvNetSettings(epochs=self.settings.epochs, micro_batch=self.settings.micro_batch)
         changed = [n for n in vars(published) if getattr(published, n) != getattr(self.settings, n)]
         shown = "".join(f", {name} {getattr(self.settings, name)}" for name in changed)
         return f"published{shown}, {self.settings.epochs} epochs"

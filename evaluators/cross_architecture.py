@@ -33,6 +33,7 @@ class CrossSettings(Settings):
         weight_decay: weight decay.
         networks: number of networks to train; 0: as ``evaluation.networks`` says.
         most_steps: end a training by the authors' recipe after so many steps; 0: at its end.
+        micro_batch: images in a network at once, for less memory; 0: all. It changes results by rounding only.
     """
 
     recipe: str = "adam-cosine"
@@ -42,6 +43,7 @@ class CrossSettings(Settings):
     weight_decay: float = 5e-4
     networks: int = field(default=0, metadata={"execution": True})  # part of the schedule, which the key contains
     most_steps: int = field(default=0, metadata={"later": True})
+    micro_batch: int = field(default=0, metadata={"execution": True})
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
@@ -50,6 +52,8 @@ class CrossSettings(Settings):
             raise UsageError("epochs and batch_size must be at least 1, lr positive, weight_decay not negative.")
         if self.networks < 0:
             raise UsageError(f"networks must be 0 (as evaluation.networks) or more, not {self.networks}.")
+        if self.micro_batch < 0:
+            raise UsageError(f"micro_batch must be 0 (all) or more, not {self.micro_batch}.")
         if self.most_steps < 0:
             raise UsageError(f"most_steps must be 0 (all) or more, not {self.most_steps}.")
 

@@ -155,16 +155,17 @@ class TrainingSet:
         return images, self._labels[on_device]
 
 
-def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int) -> nn.Module:
-    """Train ``network`` on ``data`` by ``recipe``; return it in evaluation mode.
+def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int, micro_batch: int = 0) -> nn.Module:
+    """Train ``network`` on ``data`` by ``recipe``, ``micro_batch`` images at once; return it in evaluation mode.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
+        UsageError: there are micro-batches, and the network has batch norm.
     """
     network.train()
     optimiser = recipe.start(network, 0)
     assert optimiser is not None, "a recipe starts with an optimiser"
-    step, loss = TrainingStep(network, _LOSSES[recipe.loss]), torch.zeros(())
+    step, loss = TrainingStep(network, _LOSSES[recipe.loss], micro_batch=micro_batch), torch.zeros(())
     for number, visit in enumerate(recipe.visits(len(data), seed)):
         if visit.first:
             optimiser = recipe.start(network, visit.epoch) or optimiser
@@ -281,5 +282,6 @@ class TrainedNetwork(Evaluator):
         networks = []
         for seed in seeds:
             with seeded(seed):
-                networks.append(train(self.network_for(distilled).to(device), data, recipe, seed))
+                network = self.network_for(distilled).to(device)
+                networks.append(train(network, data, recipe, seed, self.settings.micro_batch))
         return networks

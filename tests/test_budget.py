@@ -167,7 +167,7 @@ def test_training_experts_is_predicted_too(make: Make, exact: PredictedMeter) ->
         epoch(0)  # leaves gradients behind
         live.reset_peak()
         epoch(1)
-    predicted = predicted_expert_peak(cell, exact, 64) - cell.materials.prepared_bytes
+    predicted = predicted_expert_peak(cell, exact, batch_size=64) - cell.materials.prepared_bytes
     assert predicted == pytest.approx(live.peak_bytes("cpu"), rel=0.01)
     needs = fit(cell, 2**40, exact, ["experts"]).needs  # a batch of 256, but there are 64 images
     assert needs == (Need("training experts", predicted + cell.materials.prepared_bytes),)
@@ -443,7 +443,7 @@ def test_fewer_graphs_and_fewer_classes_at_once(make: Make, meter: PredictedMete
 
 def test_the_stage_that_needs_the_most_is_named(make: Make, meter: PredictedMeter) -> None:
     cell = make("tesla", {"steps": 2})
-    experts, condensation = predicted_expert_peak(cell, meter, 256), predicted_peak(cell, meter)
+    experts, condensation = predicted_expert_peak(cell, meter), predicted_peak(cell, meter)
     assert experts > condensation
     assert re.match(r"[\d.]+ MiB of 1\.00 GiB \(predicted, training experts\); keeps", str(fit(cell, 2**30, meter)))
     assert str(fit(cell, 2**30, meter, ["condense"])).startswith(f"{condensation / 2**20:.1f} MiB of 1.00 GiB")
@@ -452,18 +452,18 @@ def test_the_stage_that_needs_the_most_is_named(make: Make, meter: PredictedMete
     first, second = found.needs
     (remedy,) = first.remedies
     assert second == Need("condensation", condensation)
-    size = int(remedy.option.removeprefix("--set experts.batch_size="))
+    size = int(remedy.option.removeprefix("--set experts.micro_batch="))
     assert fit(remedied(cell, remedy, make), condensation, meter).fits
-    assert predicted_expert_peak(cell, meter, size + 1) > condensation
+    assert predicted_expert_peak(cell, meter, micro_batch=size + 1) > condensation
     assert str(found).count("What fits") == 1
 
 
 def test_a_selection_has_experts_and_no_iterations(make: Make, meter: PredictedMeter) -> None:
     cell = make("herding")
-    peak = predicted_expert_peak(cell, meter, cell.config.experts.batch_size)
+    peak = predicted_expert_peak(cell, meter)
     assert fit(cell, peak, meter).needs == (Need("training experts", peak),)
     assert fitted(cell, peak, meter).memory_facts == {}  # columns of the condensation's row
-    with pytest.raises(UsageError, match=r"^herding: .* What fits: --set experts\.batch_size="):
+    with pytest.raises(UsageError, match=r"^herding: .* What fits: --set experts\.micro_batch="):
         fitted(cell, peak - 1, meter)
 
 
@@ -515,7 +515,7 @@ def test_the_only_cell_does_not_fit(dry: list[str], tmp_path: Path) -> None:
     assert result.stdout == ""
     last = result.stderr.splitlines()[-1]
     stage = r"[\d.]+ MiB are needed for {} \(.*\), but the memory budget is 1\.9 MiB\. What fits: --set {}=\d+ .*"
-    both = f"{stage.format('training experts', 'experts.batch_size')} And {stage.format('condensation', 'steps')}"
+    both = f"{stage.format('training experts', 'experts.micro_batch')} And {stage.format('condensation', 'steps')}"
     assert re.fullmatch(f"Error: mtt: {both}", last), last
     assert files(tmp_path) == []  # nor is a baseline run for nothing
 

@@ -211,6 +211,24 @@ def trained(network: nn.Module) -> list[Tensor]:
     return [loss, *(p.grad for p in network.parameters() if p.grad is not None)]
 
 
+def test_micro_batches_of_a_training_step_are_the_whole_batch() -> None:
+    network = ConvNet(3, CLASSES, SIDE, width=6).double()
+    images, labels = draw("images", BATCH, 3, SIDE, SIDE), torch.arange(BATCH) % CLASSES
+    found = []
+    for micro_batch in (0, 3, BATCH):
+        loss = TrainingStep(network, micro_batch=micro_batch)(images, labels)
+        found.append([loss, *(p.grad for p in network.parameters())])
+    for pieces in found[1:]:
+        for a, b in zip(pieces, found[0], strict=True):
+            assert a is not None
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_batch_norm_refuses_micro_batches_of_a_training_step() -> None:
+    with pytest.raises(UsageError, match="micro_batch=3 cannot be used for a network with batch norm"):
+        TrainingStep(ConvNet(3, CLASSES, SIDE, width=6, norm="batch"), micro_batch=3)
+
+
 @needs_compiler
 def test_a_compiled_step_of_training_is_the_eager_one(training: None) -> None:
     networks = [ConvNet(3, CLASSES, SIDE, width=6) for _ in range(2)]

@@ -340,7 +340,7 @@ def test_memory_is_predicted_for_the_named_network(make: Make) -> None:
     meter = PredictedMeter(round_to=1)
     plain = make("tesla", network__depth=2, network__width=8)
     wide = make("tesla", network__depth=2, network__width=8, network__name="frepo", network__norm="instance")
-    assert predicted_expert_peak(wide, meter, 64) != predicted_expert_peak(plain, meter, 64)
+    assert predicted_expert_peak(wide, meter, batch_size=64) != predicted_expert_peak(plain, meter, batch_size=64)
     assert predicted_peak(wide, meter) != predicted_peak(plain, meter)
     bare = make("tesla", network__depth=2, network__width=8, network__norm="none")
     assert predicted_peak(bare, meter) < predicted_peak(plain, meter)

@@ -96,7 +96,7 @@ def test_peak_is_the_predicted_one_of_what_is_to_be_done(tmp_path: Path) -> None
     tesla, dm, random = plan(jobs, measure=False, meter=PredictedMeter())
     meter = PredictedMeter()
     cell = jobs[0].cell
-    experts = predicted_expert_peak(cell, meter, min(cell.config.experts.batch_size, 100))
+    experts = predicted_expert_peak(cell, meter, batch_size=min(cell.config.experts.batch_size, 100))
     assert tesla.peak_bytes == max(experts, predicted_peak(cell, meter))
     assert dm.peak_bytes == predicted_peak(jobs[1].cell, meter)
     assert random.peak_bytes is None  # nothing but an evaluation

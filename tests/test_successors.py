@@ -177,7 +177,7 @@ def test_memory_and_time_of_gsam_are_foreseen(cell: Cell) -> None:
         train_epoch(network, train, cell.config.experts, cell.materials.augmentation, 0, 0)
         live.reset_peak()
         train_epoch(network, train, cell.config.experts, cell.materials.augmentation, 0, 1)
-    predicted = predicted_expert_peak(cell, meter, 50) - cell.materials.prepared_bytes
+    predicted = predicted_expert_peak(cell, meter, batch_size=50) - cell.materials.prepared_bytes
     assert predicted == pytest.approx(live.peak_bytes("cpu"), rel=0.02)
     assert _steps(cell, "experts", 4) == 2 * 4 * -(-cell.materials.train_images // 50)
 

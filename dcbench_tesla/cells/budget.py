@@ -16,15 +16,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
 
 from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.identity import hashed_settings
 from dcbench_tesla.cells.workload import Shape, expert_workload, workload
 from dcbench_tesla.compute.networks import has_batch_norm
+from dcbench_tesla.config import NetworkSettings
+from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.errors import DcbenchError, UsageError
-from dcbench_tesla.profilers.memory import MemoryMeter
+from dcbench_tesla.profilers.memory import MemoryMeter, Prepare
 from dcbench_tesla.records.progress import size
 
 _EXPERTS, _CONDENSATION = "training experts", "condensation"
@@ -166,25 +171,55 @@ def predicted_peak(cell: Cell, meter: MemoryMeter, **changes: Any) -> int:
 
 
 def _peak(cell: Cell, meter: MemoryMeter, method: str, settings: Any) -> int:
-    prepare = workload(
+    what = _What(
         method,
+        settings,
         _shape(cell),
-        ipc=cell.config.ipc,
-        network=cell.config.network,
-        device=meter.device,
-        settings={f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)},
-        augmentation=cell.materials.augmentation,
-        per_class=cell.materials.smallest_class,
-        shortened=True,
+        cell.config.ipc,
+        cell.config.network,
+        cell.materials.augmentation,
+        cell.materials.smallest_class,
     )
-    return meter.measure(prepare).peak_bytes + cell.materials.prepared_bytes
+    known = _predicted.setdefault(meter, {})
+    if what not in known:
+        known[what] = meter.measure(what.prepare(meter.device)).peak_bytes
+    return known[what] + cell.materials.prepared_bytes
 
 
-def predicted_expert_peak(cell: Cell, meter: MemoryMeter, batch_size: int) -> int:
-    """Return the predicted peak of training a cell's experts with batches of ``batch_size`` images, in bytes."""
+class _What(NamedTuple):
+    """What the predicted peak of an iteration depends on."""
+
+    method: str
+    settings: Any
+    shape: Shape
+    ipc: int
+    network: NetworkSettings
+    augmentation: Augmentation
+    per_class: int
+
+    def prepare(self, device: torch.device) -> Prepare:
+        return workload(
+            self.method,
+            self.shape,
+            ipc=self.ipc,
+            network=self.network,
+            device=device,
+            settings={f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)},
+            augmentation=self.augmentation,
+            per_class=self.per_class,
+            shortened=True,
+        )
+
+
+# the peaks that a meter has predicted: fitting a cell asks for some of them again and again
+_predicted: WeakKeyDictionary[MemoryMeter, dict[_What, int]] = WeakKeyDictionary()
+
+
+def predicted_expert_peak(cell: Cell, meter: MemoryMeter, **changes: int) -> int:
+    """Return the predicted peak of training a cell's experts, in bytes; ``changes`` are of their settings, by name."""
     prepare = expert_workload(
         _shape(cell),
-        dataclasses.replace(cell.config.experts, batch_size=batch_size),
+        dataclasses.replace(cell.config.experts, **changes),  # type: ignore[arg-type]
         network=cell.config.network,
         device=meter.device,
         augmentation=cell.materials.augmentation,
@@ -320,11 +355,17 @@ def _condenses(cell: Cell, stages: Collection[str]) -> bool:
 
 
 def _experts_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:
-    batch = min(cell.config.experts.batch_size, cell.materials.train_images)
-    peak = cache(lambda size: predicted_expert_peak(cell, meter, size))
-    found = _largest(peak, 1, (batch, peak(batch)), budget) if peak(batch) > budget else None
-    remedies = () if found is None else (Remedy(f"--set experts.batch_size={found[0]}", found[1]),)
-    return Need(_EXPERTS, peak(batch), remedies)
+    """Return what training experts needs; where it is too much, the largest micro-batch that fits is a remedy.
+
+    With batch norm it is the largest batch, because experts then need whole batches.
+    """
+    batch, whole = min(cell.config.experts.batch_size, cell.materials.train_images), cell.config.experts.micro_batch
+    name = "batch_size" if has_batch_norm(cell.materials.network_skeleton) else "micro_batch"
+    most = min(whole or batch, batch) if name == "micro_batch" else batch
+    peak = cache(lambda size: predicted_expert_peak(cell, meter, **{"batch_size": batch, name: size}))
+    found = _largest(peak, 1, (most, peak(most)), budget) if peak(most) > budget else None
+    remedies = () if found is None else (Remedy(f"--set experts.{name}={found[0]}", found[1]),)
+    return Need(_EXPERTS, peak(most), remedies)
 
 
 def _condensation_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from dcbench_tesla.compute.networks import FlatNetwork, Network, cross_entropy, has_batch_norm
-from dcbench_tesla.errors import is_out_of_memory
+from dcbench_tesla.errors import UsageError, is_out_of_memory
 
 CUDA_WARM_UP = 3
 """Number of calls until a CUDA graph is replayed: the first call compiles it, the second one records it."""
@@ -191,13 +191,25 @@ class TrainingStep:
     Networks of one shape share the compiled code. Under a meter of live tensors the step runs eagerly, because meters
     follow the eager program.
 
+    With ``micro_batch`` the network sees so many images at once, and memory does not grow with the rest of the batch.
+    The loss is a mean over images, so that its gradient is the mean of those of the pieces, weighted by their sizes.
+
     Args:
         network: the network.
-        loss: the loss of logits and labels.
+        loss: the mean loss of logits and labels.
+        micro_batch: images in the network at once; 0: all.
+
+    Raises:
+        UsageError: there are micro-batches, and the network has batch norm, which couples the images of a batch.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss = cross_entropy) -> None:
-        self._network, self._mean_loss = network, loss
+    def __init__(self, network: nn.Module, loss: Loss = cross_entropy, *, micro_batch: int = 0) -> None:
+        if micro_batch and has_batch_norm(network):
+            raise UsageError(
+                f"micro_batch={micro_batch} cannot be used for a network with batch norm: its mean and variance are "
+                "those of the whole batch. Leave it out."
+            )
+        self._network, self._mean_loss, self._micro_batch = network, loss, micro_batch
         self._parameters = list(network.parameters())
         self._functions: CompiledFunctions | None = None
         if _training_is_compiled and compiles_training(network):
@@ -208,6 +220,20 @@ class TrainingStep:
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of ``images`` ``(N, C, H, W)`` with their labels, detached."""
+        if not 0 < self._micro_batch < len(images):
+            return self._whole(images, labels)
+        mean, total = torch.zeros((), device=images.device), [torch.zeros_like(p) for p in self._parameters]
+        for piece, of_piece in zip(images.split(self._micro_batch), labels.split(self._micro_batch), strict=True):
+            share = len(piece) / len(images)
+            mean += share * self._whole(piece, of_piece)
+            for part, p in zip(total, self._parameters, strict=True):
+                if p.grad is not None:
+                    part.add_(p.grad, alpha=share)
+        for part, p in zip(total, self._parameters, strict=True):
+            p.grad = part
+        return mean
+
+    def _whole(self, images: Tensor, labels: Tensor) -> Tensor:
         if self._functions is not None and not is_in_torch_dispatch_mode():
             theta = torch.cat([p.detach().reshape(-1) for p in self._parameters]).requires_grad_()
             found = self._functions.run("training", self._loss, theta, images, labels, backward=True)

@@ -31,7 +31,7 @@ def train_epoch(
     """
     optimiser = torch.optim.SGD(network.parameters(), lr=settings.lr)
     rng = generator(0, "expert epoch", expert, epoch)
-    step, losses = TrainingStep(network), []
+    step, losses = TrainingStep(network, micro_batch=settings.micro_batch), []
     for indices in torch.randperm(len(train), generator=rng).split(settings.batch_size):
         images = train.inputs(indices)
         images = augmentation(images, augmentation.draw(len(images), images.shape[-1], rng))

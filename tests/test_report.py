@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +16,7 @@ from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports import html
 from dcbench_tesla.reports.html import page
+from dcbench_tesla.reports.html.parts import made_by
 from tests import fixtures_report as fixtures
 
 ROOT = Path(__file__).parents[1]
@@ -176,6 +178,14 @@ def test_memory(made_up: str) -> None:
         "--steps 1 --steps 10 --steps 50 --ipc 1 --batch-size 100 --width 128 --depth 0 --meter cuda"
     )
     assert command in Reader(made_up).code
+
+
+def test_settings_of_methods_are_part_of_the_commands() -> None:
+    rows = pd.DataFrame({"method": ["mtt", "tesla-exact"], "settings": ["", "micro_batch=10 weights=host"]})
+    assert made_by(rows, "compare memory", {"method": "--method"}).commands == [
+        "dcbench compare memory --method mtt",
+        "dcbench compare memory --method tesla-exact --set micro_batch=10 --set weights=host",
+    ]
 
 
 def test_the_commands_are_commands() -> None:

@@ -213,6 +213,14 @@ def facts(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def made_by(rows: pd.DataFrame, command: str, options: Mapping[str, str]) -> Made:
-    """Return how the rows of a comparison were made: by ``command``, with options from the values of columns."""
-    given = [f"{option} {shlex.quote(str(v))}" for name, option in options.items() for v in values(rows, name)]
-    return Made(facts=facts(rows), commands=[" ".join(["dcbench", command, *given])])
+    """Return how the rows of a comparison were made: by ``command``, with options from the values of columns.
+
+    Rows with other settings of their methods were made by a command of their own.
+    """
+    settings = rows["settings"].fillna("") if "settings" in rows else pd.Series("", index=rows.index)
+    commands = []
+    for text, own in rows.groupby(settings):
+        given = [f"{option} {shlex.quote(str(v))}" for name, option in options.items() for v in values(own, name)]
+        given += [f"--set {shlex.quote(word)}" for word in str(text).split()]
+        commands.append(" ".join(["dcbench", command, *given]))
+    return Made(facts=facts(rows), commands=commands)

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -48,7 +48,9 @@ PROBABILITIES, CENTRED = "probabilities", "centred"
 TILES = "tiles"
 """The decoder of IDC, see :class:`Decoder`."""
 
-_LARGEST_FACTOR = 16
+LARGEST_FACTOR = 16
+"""The largest factor of a decoder."""
+
 _RECIPE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _SAME_RATE = 1e-5  # relative: a mean in float32 and in float64
 _GREY = 0.5  # what IDC's images are padded with, as a pixel in [0, 1]
@@ -111,6 +113,11 @@ class Decoder:
         padded[:, :, :side, :side] = stored
         tiles = padded.view(n, channels, f, tile, f, tile).permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, tile, tile)
         return F.interpolate(tiles, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def grey_of(preprocessing: Preprocessing, shape: Iterable[int], device: torch.device | str = "cpu") -> Tensor:
+    """Return what a :class:`Decoder` pads images of ``shape`` (C, H, W) with in network space: ``(C,)``."""
+    return preprocessing.forward(torch.full((1, *shape), _GREY, device=device)).mean((0, 2, 3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +217,7 @@ class DistilledSet:
         """Return the set of the images to train on, each with the label of its stored image."""
         if self.decoder is None:
             return self
-        grey = torch.full((1, *self.images.shape[1:]), _GREY)
-        images = self.decoder(self.images, self.preprocessing.forward(grey).mean((0, 2, 3)))
+        images = self.decoder(self.images, grey_of(self.preprocessing, self.images.shape[1:]))
         labels = self.labels.repeat_interleave(self.decoder.images, 0)
         return replace(self, images=images, labels=labels, decoder=None)
 
@@ -530,8 +536,8 @@ def _decoder_faults(decoder: object, tensors: Mapping[str, Tensor]) -> _Faults:
     named = isinstance(decoder, Mapping) and set(decoder) == {"name", "factor"} and decoder["name"] == TILES
     factor: Any = decoder["factor"] if isinstance(decoder, Mapping) and named else None
     images = tensors["images"]
-    if not _is_whole(factor) or not 2 <= factor <= _LARGEST_FACTOR:
-        yield "decoder", _shown(decoder), f"the name {TILES} with a factor from 2 to {_LARGEST_FACTOR}"
+    if not _is_whole(factor) or not 2 <= factor <= LARGEST_FACTOR:
+        yield "decoder", _shown(decoder), f"the name {TILES} with a factor from 2 to {LARGEST_FACTOR}"
     elif factor > images.shape[-1]:
         yield "decoder", f"cuts images of {images.shape[-1]} pixels into {factor} x {factor}", "a pixel a tile"
     if images.dtype != torch.float32:

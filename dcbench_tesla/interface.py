@@ -161,15 +161,20 @@ class Problem:
         """
         return generator(self.seed, role, *repetition)
 
-    def draw_real(self, role: str, *repetition: int) -> Tensor:
-        """Draw IPC training images of every class at random, none of them twice.
+    def draw_real(self, role: str, *repetition: int, per_class: int = 0) -> Tensor:
+        """Draw training images of every class at random, none of them twice before all of its class are drawn.
+
+        Args:
+            role: the role of the random numbers.
+            repetition: its repetition.
+            per_class: images of a class; 0: IPC.
 
         Returns:
-            Their indices into ``train``, int64 ``(N,)``, ordered by class.
+            Their indices into ``train``, int64, ordered by class.
         """
-        rng = self.generator(role, *repetition)
-        chosen = (members[torch.randperm(len(members), generator=rng)[: self.ipc]] for members in self.train.members)
-        return torch.cat(list(chosen))
+        rng, count = self.generator(role, *repetition), per_class or self.ipc
+        orders = [members[torch.randperm(len(members), generator=rng)] for members in self.train.members]
+        return torch.cat([order.repeat(-(-count // len(order)))[:count] for order in orders])
 
     def hard_labels(self) -> Tensor:
         """Return the hard labels of N images ordered by class, int64 ``(N,)``: IPC times 0, IPC times 1, ..."""

@@ -13,11 +13,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dcbench_tesla.compute.compiling import Loss, TrainingStep, squared_error
 from dcbench_tesla.compute.networks import cross_entropy, seeded
 from dcbench_tesla.compute.seeds import generator
-from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
+from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation, cutmix
 from dcbench_tesla.distilled import DistilledSet, Steps
 from dcbench_tesla.errors import DivergedError, UsageError
 from dcbench_tesla.interface import Evaluator
@@ -46,7 +47,8 @@ class Recipe:
         weight_decay: weight decay.
         momentum: momentum of SGD.
         optimiser: ``sgd`` or ``adam``.
-        schedule: ``halves`` (a tenth of ``lr`` in the second half of the epochs, with a new optimiser),
+        schedule: ``halves`` (a tenth of ``lr`` in the second half of the epochs, with a new optimiser), ``fifths`` (a
+            fifth of ``lr`` after two thirds of the epochs, and a fifth of that after five sixths),
             ``epoch-cosine`` (``lr`` falls towards zero along a cosine, changed every epoch), ``cosine`` (a linear
             warm-up, then a cosine to ``floor`` times ``lr``, changed every step) or ``learned`` (that of ``learned``).
         least_batch: if the last batch of an epoch has fewer images, it joins the batch before. Batch norm cannot train
@@ -57,6 +59,8 @@ class Recipe:
         warm_up: steps of linear warm-up of ``cosine``.
         floor: the last rate of ``cosine`` as a share of ``lr``.
         augmentation: whether the set's DSA is used.
+        strategy: a strategy in its place, of those operations that the set's has; empty: the set's.
+        cutmix: probability of CutMix for a batch.
         learned: the batches and rates to follow, in their order.
     """
 
@@ -74,6 +78,8 @@ class Recipe:
     warm_up: int = 0
     floor: float = 0.0
     augmentation: bool = True
+    strategy: str = ""
+    cutmix: float = 0.0
     learned: Steps | None = None
 
     def start(self, network: nn.Module, epoch: int) -> torch.optim.Optimizer | None:
@@ -89,6 +95,8 @@ class Recipe:
         """Return the learning rate of a step, both counted from 0; ``None`` if it stays that of the optimiser."""
         if self.schedule == "epoch-cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        if self.schedule == "fifths":
+            return self.lr * 0.2 ** ((epoch >= 2 * self.epochs // 3) + (epoch >= 5 * self.epochs // 6))
         if self.schedule == "cosine":
             return self.lr * self._share(step)
         return None if self.learned is None else float(self.learned.rates[step])
@@ -130,17 +138,20 @@ class Recipe:
 class TrainingSet:
     """A distilled set as augmented batches. Synthetic images are on the device; real pixels are made into inputs.
 
-    Stored images are decoded. The labels are centred for the loss ``mse``, and classes or probabilities otherwise.
+    Stored images are decoded. The labels are centred for the loss ``mse``, and classes or probabilities otherwise; for
+    CutMix, which mixes them, probabilities.
     """
 
-    def __init__(
-        self, distilled: DistilledSet, device: torch.device, *, loss: str = "cross-entropy", augmentation: bool = True
-    ) -> None:
+    def __init__(self, distilled: DistilledSet, device: torch.device, recipe: Recipe) -> None:
+        loss, own = recipe.loss, Augmentation(distilled.augmentation if recipe.augmentation else NO_STRATEGY)
         distilled = distilled.decoded() if loss == "mse" else distilled.plain()
         self._real = distilled.as_labelled(device) if distilled.images.dtype == torch.uint8 else None
         self._images = distilled.images.to(device) if self._real is None else distilled.images
         self._labels = (distilled.centred_labels() if loss == "mse" else distilled.labels).to(device)
-        self._augmentation = Augmentation(distilled.augmentation if augmentation else NO_STRATEGY)
+        if recipe.cutmix and self._labels.ndim == 1:
+            self._labels = F.one_hot(self._labels, len(distilled.class_names)).float()
+        self._augmentation = Augmentation(recipe.strategy).within(own) if recipe.strategy else own
+        self._cutmix = recipe.cutmix
         self._side = distilled.images.shape[-1]
         self._device = device
 
@@ -148,11 +159,12 @@ class TrainingSet:
         return len(self._labels)
 
     def batch(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return augmented images and labels: one operation for the batch, with parameters for every image."""
+        """Return augmented images and labels: one operation for the batch, with parameters for every image, and CutMix."""
         on_device = indices.to(self._device)
         images = self._images[on_device] if self._real is None else self._real.inputs(indices)
         images = self._augmentation(images, self._augmentation.draw(len(images), self._side, rng))
-        return images, self._labels[on_device]
+        labels = self._labels[on_device]
+        return cutmix(images, labels, rng, self._cutmix) if self._cutmix else (images, labels)
 
 
 def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int, micro_batch: int = 0) -> nn.Module:
@@ -237,7 +249,7 @@ class TrainedNetwork(Evaluator):
     def _of_authors(self, authors: AuthorsRecipe, distilled: DistilledSet) -> Recipe:
         learned = distilled.lr if authors.learned_lr else None
         return Recipe(
-            epochs=authors.epochs,
+            epochs=(authors.augmented_epochs if distilled.augmentation != NO_STRATEGY else 0) or authors.epochs,
             lr=learned or authors.lr or self.settings.lr,
             batch_size=min(authors.batch_size, distilled.training_images),
             weight_decay=authors.weight_decay,
@@ -250,6 +262,8 @@ class TrainedNetwork(Evaluator):
             warm_up=authors.warm_up,
             floor=authors.floor,
             augmentation=authors.augmentation,
+            strategy=authors.strategy,
+            cutmix=authors.cutmix,
             learned=distilled.steps if authors.schedule == "learned" else None,
         )
 
@@ -278,7 +292,7 @@ class TrainedNetwork(Evaluator):
     def train(self, distilled: DistilledSet, seeds: Sequence[int], device: torch.device) -> list[nn.Module]:
         """Train one network per seed; the seed determines initialisation, batches, augmentation and dropout."""
         recipe = self.recipe_for(distilled)
-        data = TrainingSet(distilled, device, loss=recipe.loss, augmentation=recipe.augmentation)
+        data = TrainingSet(distilled, device, recipe)
         networks = []
         for seed in seeds:
             with seeded(seed):

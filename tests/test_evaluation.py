@@ -140,7 +140,7 @@ def by_hand(network: nn.Module, made: DistilledSet, recipe: Recipe, seed: int) -
 @pytest.mark.parametrize("epochs", [2, 5, 6])
 def test_recipe_against_a_loop_written_out(epochs: int) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=epochs)
-    network = train(small_network(), TrainingSet(learnable(), CPU), recipe, seed=7)
+    network = train(small_network(), TrainingSet(learnable(), CPU, RECIPE), recipe, seed=7)
     assert torch.allclose(flatten_parameters(network), by_hand(small_network(), learnable(), recipe, 7), atol=1e-6)
     assert not network.training
 
@@ -149,16 +149,16 @@ def test_recipe_against_a_loop_written_out(epochs: int) -> None:
 def test_recipe_with_augmentation_and_soft_labels(strategy: str) -> None:
     soft = torch.rand(10, 2, generator=torch.Generator().manual_seed(3)).softmax(1)
     made = learnable(labels=soft, augmentation=strategy)
-    network = train(small_network(), TrainingSet(made, CPU), RECIPE, seed=7)
+    network = train(small_network(), TrainingSet(made, CPU, RECIPE), RECIPE, seed=7)
     assert torch.allclose(flatten_parameters(network), by_hand(small_network(), made, RECIPE, 7), atol=1e-6)
 
 
 def test_one_epoch_is_all_at_the_full_rate() -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1, momentum=0.0, weight_decay=0.0, batch_size=10)
     start = flatten_parameters(small_network())
-    full = flatten_parameters(train(small_network(), TrainingSet(learnable(), CPU), recipe, 0)) - start
+    full = flatten_parameters(train(small_network(), TrainingSet(learnable(), CPU, RECIPE), recipe, 0)) - start
     tenth = dataclasses.replace(recipe, lr=recipe.lr / 10)
-    small = flatten_parameters(train(small_network(), TrainingSet(learnable(), CPU), tenth, 0)) - start
+    small = flatten_parameters(train(small_network(), TrainingSet(learnable(), CPU, RECIPE), tenth, 0)) - start
     assert torch.allclose(full, 10 * small, rtol=1e-3, atol=1e-6)
 
 
@@ -166,14 +166,14 @@ def test_real_pixels_train_as_their_inputs_do() -> None:
     pixels = torch.randint(0, 256, (10, 1, 8, 8), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
     chosen = learnable(images=pixels)
     learned = learnable(images=pixels.float() / 255)
-    a, b = (flatten_parameters(train(small_network(), TrainingSet(m, CPU), RECIPE, 0)) for m in (chosen, learned))
+    a, b = (flatten_parameters(train(small_network(), TrainingSet(m, CPU, RECIPE), RECIPE, 0)) for m in (chosen, learned))
     assert torch.allclose(a, b, atol=1e-6)
 
 
 def test_divergence_is_one_message() -> None:
     recipe = dataclasses.replace(RECIPE, lr=1e30)
     with pytest.raises(DivergedError, match=r"diverged \(loss (nan|inf), lr 1e\+30\): lower .* learning rate"):
-        train(small_network(), TrainingSet(learnable(), CPU), recipe, 0)
+        train(small_network(), TrainingSet(learnable(), CPU, RECIPE), recipe, 0)
 
 
 # -------------------------------------------------------------------------------------------------- ConvNetEvaluator

@@ -327,8 +327,13 @@ def _left_open(cell: Cell) -> set[str]:
     return set(vars(cell.config.settings)) - set(cell.config.changed) - set(cell.taken_up)
 
 
+def _training_images(cell: Cell, settings: Any) -> int:
+    """Return how many images a network is trained on: each synthetic one may hold ``factor`` x ``factor`` of them."""
+    return int(cell.config.ipc * cell.dataset.classes * getattr(settings, "factor", 1) ** 2)
+
+
 def _batch(cell: Cell, settings: Any) -> int:
-    images = cell.config.ipc * cell.dataset.classes
+    images = _training_images(cell, settings)
     return min(getattr(settings, "batch_size", 0) or images, images)
 
 
@@ -379,7 +384,7 @@ def _condensation_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:
 
 def _lowered(cell: Cell, name: str, needed: int, budget: int, meter: MemoryMeter) -> Remedy | None:
     """Return the largest value of a setting that fits, or ``None`` if none fits or the method has no such setting."""
-    images = cell.config.ipc * cell.dataset.classes
+    images = _training_images(cell, cell.config.settings)
     everything = {"batch_size": images, "class_chunk": cell.dataset.classes}.get(name, 0)  # what 0 stands for
     most = getattr(cell.config.settings, name, 0) or everything
     if not hasattr(cell.config.settings, name) or most < 2:

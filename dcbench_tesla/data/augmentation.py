@@ -3,7 +3,7 @@
 A draw takes one operation of the strategy, uniformly, and then its parameters. Applying the draw is a second step, so
 that TESLA's two passes, and the real and synthetic batches that DSA and DM compare, get the same transform. All
 numbers are drawn on the CPU in float32, so that every device gets the same ones. Images are in preprocessed space, and
-nothing is clamped.
+nothing is clamped. IDC draws several operations, one after another: those of a strategy whose stages are joined by ``+``.
 
 Shapes: N images, C channels, H = W = side; P sets of parameters: one per image (P = N), or one for all images (P = 1,
 siamese).
@@ -24,6 +24,7 @@ from dcbench_tesla.errors import unknown_name
 STRATEGY = "color_crop_cutout_flip_scale_rotate"  # the published strategy for natural images and clothes
 STRATEGY_NO_FLIP = "color_crop_cutout_scale_rotate"  # for digits, whose mirror images are not digits
 NO_STRATEGY = "none"
+_STAGE = "+"
 
 BRIGHTNESS = 1.0  # width of the interval of the offset, centred on 0
 SATURATION = 2.0  # largest factor; the smallest one is 0
@@ -41,7 +42,8 @@ Parameters = dict[str, Tensor]
 class Draw:
     """One drawn operation: its name (``"none"`` leaves images unchanged) and its parameters on the CPU.
 
-    Every tensor in ``parameters`` has shape ``(P,)``. A draw can be applied any number of times, on any device.
+    Every tensor in ``parameters`` has shape ``(P,)``. A draw can be applied any number of times, on any device. That of
+    several stages has their operations joined by ``+``, and names of parameters like ``0.brightness``.
     """
 
     operation: str
@@ -57,6 +59,9 @@ class Draw:
 @dataclass(frozen=True)
 class Augmentation:
     """A DSA strategy: names of operations joined by ``_``. The strategies ``"none"`` and ``""`` are falsy.
+
+    One operation is drawn. A strategy of several stages, such as ``color+crop_scale``, draws one in each, and they are
+    applied in this order: here color, and then crop or scale.
 
     Raises:
         UsageError: an operation is unknown.
@@ -78,22 +83,36 @@ class Augmentation:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """The names of the operations to draw from."""
-        return () if self.strategy == NO_STRATEGY else tuple(self.strategy.split("_"))
+        """The names of the operations to draw from, of all stages."""
+        return tuple(name for stage in self._stages for name in stage)
+
+    @property
+    def _stages(self) -> tuple[tuple[str, ...], ...]:
+        if self.strategy == NO_STRATEGY:
+            return ()
+        return tuple(tuple(stage.split("_")) for stage in self.strategy.split(_STAGE))
 
     def __bool__(self) -> bool:
         return bool(self.operations)
 
+    def within(self, other: "Augmentation") -> "Augmentation":
+        """Return the strategy with those of its operations only that ``other`` has too."""
+        stages = ("_".join(name for name in stage if name in other.operations) for stage in self._stages)
+        return Augmentation(_STAGE.join(filter(None, stages)))
+
     def draw(self, count: int, side: int, generator: Generator, siamese: bool = False) -> Draw:
-        """Draw one operation uniformly, then its parameters for ``count`` images of ``side`` pixels.
+        """Draw one operation uniformly, then its parameters for ``count`` images of ``side`` pixels; of each stage.
 
         With ``siamese`` one set of parameters is drawn, which can be applied to a batch of any size. The operation and
         ``count`` alone determine how many numbers are taken from the CPU ``generator``.
         """
         if not self:
             return Draw(NO_STRATEGY, {})
-        name = self.operations[_choose(len(self.operations), generator)]
-        return Draw(name, _OPERATIONS[name].draw(1 if siamese else count, side, generator))
+        drawn: list[Draw] = []
+        for stage in self._stages:
+            name = stage[_choose(len(stage), generator)]
+            drawn.append(Draw(name, _OPERATIONS[name].draw(1 if siamese else count, side, generator)))
+        return drawn[0] if len(drawn) == 1 else _in_a_row(drawn)
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         """Apply ``draw`` to ``images``; see :func:`apply`."""
@@ -112,10 +131,29 @@ def apply(images: Tensor, draw: Draw) -> Tensor:
     """
     if draw.operation == NO_STRATEGY:
         return images
+    if _STAGE in draw.operation:
+        for stage in _one_by_one(draw):
+            images = apply(images, stage)
+        return images
     sets = next(iter(draw.parameters.values())).shape[0]
     if sets not in (1, images.shape[0]):
         raise ValueError(f"the augmentation was drawn for {sets} images and cannot be applied to {images.shape[0]}")
     return _OPERATIONS[draw.operation].apply(images, draw.parameters)
+
+
+def _in_a_row(draws: Sequence[Draw]) -> Draw:
+    """Join the draws of several stages into one."""
+    parameters = {f"{stage}.{name}": values for stage, d in enumerate(draws) for name, values in d.parameters.items()}
+    return Draw(_STAGE.join(d.operation for d in draws), parameters)
+
+
+def _one_by_one(draw: Draw) -> list[Draw]:
+    """Return the draws that :func:`_in_a_row` joined."""
+    found = [Draw(operation, {}) for operation in draw.operation.split(_STAGE)]
+    for name, values in draw.parameters.items():
+        stage, _, own = name.partition(".")
+        found[int(stage)].parameters[own] = values
+    return found
 
 
 def siamese(draws: Sequence[Draw], count: int) -> Draw:
@@ -278,3 +316,42 @@ _OPERATIONS = {
     "scale": _Operation(_draw_scale, _scale),
     "rotate": _Operation(_draw_rotate, _rotate),
 }
+
+
+# ---- CutMix ----------------------------------------------------------------------------------------------------------
+
+
+def cutmix(images: Tensor, labels: Tensor, generator: Generator, probability: float) -> tuple[Tensor, Tensor]:
+    """Paste a rectangle of each image into another one of the batch, and mix their labels by area.
+
+    Yun et al., "CutMix" (ICCV 2019), with beta 1: lambda is uniform in [0, 1); the rectangle is sqrt(1 - lambda) of the
+    image high and wide and lies around a uniform centre, cut off at the borders. One rectangle and one permutation are
+    drawn for the batch; how many numbers are drawn depends on the shapes alone.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        labels: probabilities ``(N, K)``.
+        generator: a CPU generator.
+        probability: of changing the batch at all.
+
+    Returns:
+        Images and labels of the same shapes.
+    """
+    n, _, height, width = images.shape
+    chance, share = torch.rand(2, generator=generator).tolist()
+    centre = [int(torch.randint(length, (), generator=generator)) for length in (height, width)]
+    others = torch.randperm(n, generator=generator).to(images.device)
+    if chance >= probability:
+        return images, labels
+    top, bottom = _cut(centre[0], height, 1 - share)
+    left, right = _cut(centre[1], width, 1 - share)
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[others, :, top:bottom, left:right]
+    kept = 1 - (bottom - top) * (right - left) / (height * width)
+    return mixed, kept * labels + (1 - kept) * labels[others]
+
+
+def _cut(centre: int, length: int, area: float) -> tuple[int, int]:
+    """Return the ends of a rectangle of ``area`` around ``centre`` in one dimension, cut off at the borders."""
+    half = int(length * math.sqrt(area)) // 2
+    return max(centre - half, 0), min(centre + half, length)

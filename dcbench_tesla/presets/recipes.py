@@ -34,10 +34,13 @@ class AuthorsRecipe:
         batch_size: images per step, at most all.
         epochs: passes over the set, where ``steps`` is empty.
         steps: optimiser steps by number of training images.
-        schedule: ``halves``, ``cosine`` or ``learned``, as ``recipes.toml`` explains.
+        schedule: ``halves``, ``fifths``, ``cosine`` or ``learned``, as ``recipes.toml`` explains.
         warm_up: steps of linear warm-up of ``cosine``.
         floor: the last rate of ``cosine`` as a share of ``lr``.
         augmentation: whether the set's DSA strategy is used.
+        strategy: a strategy in its place, of those operations that the set's has; empty: the set's.
+        cutmix: probability of CutMix for a batch.
+        augmented_epochs: epochs where the set has a DSA strategy; 0: ``epochs``.
         width: width of the ConvNet; 0: the evaluator's own.
         not_theirs: in which the evaluators differ from the authors, as text.
         lacking: why no evaluator can follow the recipe; empty if they can.
@@ -54,10 +57,13 @@ class AuthorsRecipe:
     batch_size: int = 256
     epochs: int = 0
     steps: Mapping[str, int] = field(default_factory=dict)
-    schedule: Literal["halves", "cosine", "learned"] = "halves"
+    schedule: Literal["halves", "fifths", "cosine", "learned"] = "halves"
     warm_up: int = 0
     floor: float = 0.0
     augmentation: bool = True
+    strategy: str = field(default="", metadata={"later": True})
+    cutmix: float = field(default=0.0, metadata={"later": True})
+    augmented_epochs: int = field(default=0, metadata={"later": True})
     width: int = 0
     not_theirs: str = ""
     lacking: str = ""
@@ -70,14 +76,22 @@ class AuthorsRecipe:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What defines a network that is trained by it; part of the key of such an evaluation."""
-        texts = {"source", "not_theirs", "lacking"}
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in texts}
+        """What defines a network that is trained by it; part of the key of such an evaluation.
+
+        What was added when results existed counts only where it differs from its default.
+        """
+        left_out = {"source", "not_theirs", "lacking"}
+        for about in dataclasses.fields(self):
+            if about.metadata.get("later") and getattr(self, about.name) == about.default:
+                left_out.add(about.name)
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
     def __str__(self) -> str:
         """Return the recipe in one line, for rows and tables."""
-        length = "steps by size" if self.steps else f"{self.epochs} epochs"
-        how = "the learned steps" if self.schedule == "learned" else f"batch {self.batch_size}, {length}"
+        augmented = f" ({self.augmented_epochs} with DSA)" if self.augmented_epochs else ""
+        length = "steps by size" if self.steps else f"{self.epochs} epochs{augmented}"
+        mixed = f", CutMix {self.cutmix:g}" if self.cutmix else ""
+        how = "the learned steps" if self.schedule == "learned" else f"batch {self.batch_size}, {length}{mixed}"
         theirs = f"; not theirs: {self.not_theirs}" if self.not_theirs else ""
         return f"{self.name}: {self.loss}, {self.optimiser}, {how}{theirs}"
 

@@ -1,5 +1,9 @@
-"""Gradient matching, which ``dc`` and ``dsa`` share: real and synthetic gradients agree while a network is trained."""
+"""Gradient matching, which ``dc`` and ``dsa`` share: real and synthetic gradients agree while a network is trained.
 
+The gradients of every class are those of ``idc`` too, which compares them otherwise, and trains on real images.
+"""
+
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +17,7 @@ from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import IterationRecord
 from dcbench_tesla.profilers import origin
 
-from .matching import ClassMatching, ClassMatchingSettings
+from .matching import Chunk, ClassMatching, ClassMatchingSettings
 
 _EPS = 1e-6
 _PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -27,7 +31,7 @@ class GradientMatchingSettings(ClassMatchingSettings):
         outer: steps on the images per iteration; 0: as DC publishes for the nearest IPC.
         inner: epochs of training the network on the synthetic images between two of these steps; 0: likewise.
         lr_network: learning rate of that training.
-        network_batch: synthetic images per step of that training.
+        network_batch: training images per step of that training.
     """
 
     outer: int = 0
@@ -68,11 +72,42 @@ def gradient_distance(real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor
     return torch.stack(terms).sum()
 
 
-class GradientMatching(ClassMatching):
+class ClassGradients(ClassMatching):
+    """Class-wise matching of gradients; subclasses define how they are compared, and the loops around that."""
+
+    @abstractmethod
+    def compare(self, real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor]) -> Tensor:
+        """Return the distance of the classes' gradients by parameter, each ``(K, ...)``, a scalar."""
+
+    def distance(self, synthetic: Tensor, real: Tensor, theta: Tensor, labels: Tensor) -> Tensor:
+        """Return the distance of the gradients of classes ``labels`` ``(K,)`` at parameters ``(P,)``, a scalar."""
+        parameters = self.network.unflatten(theta)
+        of_real = {name: g.detach() for name, g in self._class_gradients(parameters, real, labels).items()}
+        return self.compare(of_real, self._class_gradients(parameters, synthetic, labels))
+
+    def _class_gradients(self, parameters: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the gradient of each class's mean loss by parameter, ``(K, ...)``, for images ``(K, n, C, H, W)``."""
+
+        def loss(values: dict[str, Tensor], x: Tensor, label: Tensor) -> Tensor:
+            return cross_entropy(functional_call(self.network.skeleton, values, (x,)), label.expand(len(x)))
+
+        gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
+        return gradients
+
+    def labels_of(self, chunk: Chunk) -> Tensor:
+        """Return the classes of a chunk, ``(count,)``."""
+        return torch.arange(chunk.first, chunk.first + chunk.count, device=self.images.device)
+
+
+class GradientMatching(ClassGradients):
     """Gradient matching; subclasses choose the augmentation and the initial images."""
 
     Settings = GradientMatchingSettings
     settings: GradientMatchingSettings
+
+    def compare(self, real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`ClassGradients.compare`: :func:`gradient_distance`."""
+        return gradient_distance(real, synthetic)
 
     @classmethod
     def memory_probe(cls, settings: Any, ipc: int) -> Any:
@@ -96,36 +131,12 @@ class GradientMatching(ClassMatching):
             gradient, total = torch.zeros_like(self.images), 0.0
         theta = flatten_parameters(network)
         for chunk in self.chunks(*repetition):
-            labels = torch.arange(chunk.first, chunk.first + chunk.count, device=self.images.device)
-            total += self.match(chunk, gradient, theta, labels)
+            total += self.match(chunk, gradient, theta, self.labels_of(chunk))
         self.step(gradient)
         return total
-
-    def distance(self, synthetic: Tensor, real: Tensor, theta: Tensor, labels: Tensor) -> Tensor:
-        """Return the distance of the gradients of classes ``labels`` ``(K,)`` at parameters ``(P,)``, a scalar."""
-        parameters = self.network.unflatten(theta)
-        of_real = {name: g.detach() for name, g in self._class_gradients(parameters, real, labels).items()}
-        return gradient_distance(of_real, self._class_gradients(parameters, synthetic, labels))
-
-    def _class_gradients(self, parameters: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the gradient of each class's mean loss by parameter, ``(K, ...)``, for images ``(K, n, C, H, W)``."""
-
-        def loss(values: dict[str, Tensor], x: Tensor, label: Tensor) -> Tensor:
-            return cross_entropy(functional_call(self.network.skeleton, values, (x,)), label.expand(len(x)))
-
-        gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
-        return gradients
 
     def _train(self, network: Network, iteration: int, round_: int, epochs: int) -> None:
         """Train the network on the synthetic images by plain SGD, with the method's augmentation."""
         optimiser = torch.optim.SGD(network.parameters(), lr=self.settings.lr_network)
-        labels = self.problem.hard_labels().to(self.images.device)
         for epoch in range(epochs):
-            rng = self.problem.generator("network training", iteration, round_, epoch)
-            for indices in torch.randperm(len(labels), generator=rng).split(self.settings.network_batch):
-                images = self.images[indices.to(self.images.device)]
-                draw = self.augmentation.draw(len(images), self.problem.task.side, rng)
-                loss = cross_entropy(network(self.augmentation(images, draw)), labels[indices.to(labels.device)])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
+            self.train_epoch(network, optimiser, self.settings.network_batch, iteration, round_, epoch)

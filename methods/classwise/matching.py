@@ -6,7 +6,8 @@ images with the synthetic ones under a freshly initialised network, and makes SG
 only. A GPU is fast with many images per call; a CPU takes longer per image for 512 images than for 256, which fit its
 caches (``tests/benchmarks``).
 
-Shapes: N = K * IPC synthetic images, sorted by class; K classes, C channels, H = W = side, R real images of a class.
+Shapes: N = K * IPC synthetic images, sorted by class; K classes, C channels, H = W = side, R real images of a class. With
+``factor`` f each synthetic image holds f^2 training images (:mod:`~dcbench_tesla.methods.stored`): S = IPC * f^2 of a class.
 """
 
 from abc import abstractmethod
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor
 
 from dcbench_tesla.compute.compiling import LossAndGradient
-from dcbench_tesla.compute.networks import FlatNetwork, Network, seeded
+from dcbench_tesla.compute.networks import FlatNetwork, Network, cross_entropy, seeded
 from dcbench_tesla.data.augmentation import Augmentation, Draw, siamese
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings, Sizes
 from dcbench_tesla.profilers import origin
+
+from ..stored import StoredForm, check_factor, with_stored_form
 
 _STARTS = ("real", "noise")
 _GPU_IMAGES, _CPU_IMAGES = 4096, 256  # real images that go through the network at a time
@@ -39,6 +42,7 @@ class ClassMatchingSettings(Settings):
         real_batch: real images of every class in a step, at most as many as the smallest class has.
         start: start from ``real`` images or from ``noise``.
         class_chunk: classes that go through the network together; 0: as many as make 4,096 real images (on a CPU 256).
+        factor: f; each synthetic image holds f x f smaller ones, each a training image of its own (IDC).
     """
 
     iterations: int = 1000
@@ -47,8 +51,10 @@ class ClassMatchingSettings(Settings):
     real_batch: int = 256
     start: str = "real"
     class_chunk: int = field(default=0, metadata={"execution": True})
+    factor: int = field(default=1, metadata={"later": True})
 
     def __post_init__(self) -> None:
+        check_factor(self.factor)
         for name in ("iterations", "real_batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -60,12 +66,16 @@ class ClassMatchingSettings(Settings):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive classes of a step, ``first`` and ``count``, with augmented real images ``(count, R, C, H, W)``."""
+    """Consecutive classes of a step, ``first`` and ``count``, with augmented real images ``(count, R, C, H, W)``.
+
+    ``repetition`` tells the step from others, such as its iteration.
+    """
 
     first: int
     count: int
     real: Tensor
     draws: list[Draw]
+    repetition: tuple[int, ...] = ()
 
 
 class ClassMatching(Condenser):
@@ -80,6 +90,11 @@ class ClassMatching(Condenser):
         """Return the settings with ``class_chunk`` chosen for the device."""
         return replace(settings, class_chunk=cls._class_chunk(settings, device, sizes.smallest_class))
 
+    @classmethod
+    def stand_in(cls, settings: Any, distilled: DistilledSet) -> DistilledSet:
+        """Return the set with the decoder that sets of the method have."""
+        return with_stored_form(settings.factor, distilled)
+
     @staticmethod
     def _class_chunk(settings: ClassMatchingSettings, device: torch.device, smallest_class: int) -> int:
         images = _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES
@@ -91,12 +106,18 @@ class ClassMatching(Condenser):
         return self.problem.task.augmentation
 
     def setup(self, problem: Problem) -> None:
-        """Start from real images or noise, with zero momentum."""
+        """Start from real images or noise, with zero momentum.
+
+        Raises:
+            UsageError: the images are too small for the factor.
+        """
         self.problem = problem
         self._ipc, self._side = problem.ipc, problem.task.side
         self.network = FlatNetwork(problem.build_network)
         self._distance = LossAndGradient(self.distance, "the distance of a class", compile=problem.compile)
-        images = problem.train.inputs(problem.draw_real("start images")).clone()
+        self.form = StoredForm(self.settings.factor, problem)
+        real = problem.train.inputs(problem.draw_real("start images", per_class=self.form.per_class))
+        images = self.form.encode(real).clone()
         if self.settings.start == "noise":
             images = torch.randn(images.shape, generator=problem.generator("start noise")).to(problem.device)
         with origin("optimiser"):
@@ -118,7 +139,7 @@ class ClassMatching(Condenser):
             draws = [self._draw(*repetition, c) for c in members]
             with origin("inputs"):
                 real = self.augmented(self._real(members, *repetition), draws)
-            yield Chunk(first, len(members), real, draws)
+            yield Chunk(first, len(members), real, draws, repetition)
 
     def _real(self, classes: Sequence[int], *repetition: int) -> Tensor:
         """Return the real batches of some classes, ``(K, R, C, H, W)``, in one call."""
@@ -127,9 +148,12 @@ class ClassMatching(Condenser):
         return images
 
     def _real_indices(self, *repetition: int) -> Tensor:
+        return self._order("real batch", *repetition)[: self._real_count]
+
+    def _order(self, role: str, *repetition: int) -> Tensor:
+        """Return the real images of a class, the last number of ``repetition``, in random order."""
         members = self.problem.train.members[repetition[-1]]
-        order = torch.randperm(len(members), generator=self.problem.generator("real batch", *repetition))
-        return members[order[: self._real_count]]
+        return members[torch.randperm(len(members), generator=self.problem.generator(role, *repetition))]
 
     def _draw(self, *repetition: int) -> Draw:
         """Draw one operation and one set of parameters for the real and the synthetic batch of a class."""
@@ -168,24 +192,51 @@ class ClassMatching(Condenser):
         """Whether distances are compiled; they are not if the compiler failed."""
         return self._distance.compiled
 
+    def shown(self, stored: Tensor) -> Tensor:
+        """Return the training images ``(n f^2, C, H, W)`` in network space that ``n`` stored images hold."""
+        return self.form.decode(stored)
+
     def rows_of(self, chunk: Chunk) -> slice:
         """Return the positions of a chunk's synthetic images."""
         return slice(chunk.first * self._ipc, (chunk.first + chunk.count) * self._ipc)
 
     def synthetic(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """Return a chunk's synthetic images as a leaf ``(count * IPC, C, H, W)``, and augmented like the real ones.
+        """Return a chunk's stored images as a leaf ``(count * IPC, C, H, W)``, and what they hold, augmented like the real.
 
-        The augmented images have shape ``(count, IPC, C, H, W)``.
+        The augmented images have shape ``(count, S, C, H, W)``.
         """
         with origin("inputs"):
-            leaf = self.images[self.rows_of(chunk)].clone().requires_grad_()
-            return leaf, self.augmented(leaf.unflatten(0, (chunk.count, self._ipc)), chunk.draws)
+            leaf = self.stored(chunk).requires_grad_()
+            shown = self.chosen(chunk, self.shown(leaf).unflatten(0, (chunk.count, -1)))
+            return leaf, self.augmented(shown, chunk.draws)
 
-    def step(self, gradient: Tensor) -> None:
-        """Make one SGD step on the images: v <- momentum v + gradient, X <- X - lr v."""
+    def stored(self, chunk: Chunk) -> Tensor:
+        """Return a copy of a chunk's stored images as they are compared, ``(count * IPC, C, H, W)``."""
+        return self.images[self.rows_of(chunk)].clone()
+
+    def chosen(self, chunk: Chunk, shown: Tensor) -> Tensor:
+        """Return those of a chunk's training images ``(count, S, C, H, W)`` that are compared; by default all."""
+        return shown
+
+    def step(self, gradient: Tensor, lr: float | None = None) -> None:
+        """Make one SGD step on the images: v <- momentum v + gradient, X <- X - lr v; ``None``: lr of the settings."""
         self._velocity.mul_(self.settings.momentum).add_(gradient)
         with origin("optimiser"):
-            self.images.sub_(self.settings.lr_images * self._velocity)
+            self.images.sub_((self.settings.lr_images if lr is None else lr) * self._velocity)
+
+    def train_epoch(
+        self, network: Network, optimiser: torch.optim.Optimizer, batch_size: int, /, *repetition: int
+    ) -> None:
+        """Train the network for one epoch on the synthetic images, with the method's augmentation."""
+        labels = self.form.repeated(self.problem.hard_labels()).to(self.images.device)
+        shown, rng = self.shown(self.images), self.problem.generator("network training", *repetition)
+        for indices in torch.randperm(len(labels), generator=rng).split(batch_size):
+            images = shown[indices.to(self.images.device)]
+            draw = self.augmentation.draw(len(images), self._side, rng)
+            loss = cross_entropy(network(self.augmentation(images, draw)), labels[indices.to(labels.device)])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the images and their momentum."""
@@ -197,5 +248,5 @@ class ClassMatching(Condenser):
         self._velocity.copy_(state["velocity"])
 
     def distilled(self) -> DistilledSet:
-        """Return the images with their hard labels."""
-        return self.problem.distilled(self.images, self.problem.hard_labels())
+        """Return the images with their hard labels, and their decoder if they hold others."""
+        return self.problem.distilled(self.images, self.problem.hard_labels(), decoder=self.form.decoder)

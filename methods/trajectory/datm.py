@@ -119,21 +119,22 @@ class DATM(SuccessorMatching):
         return torch.cat([self._classified(c) for c in range(self.problem.task.classes)])
 
     def _classified(self, c: int) -> Tensor:
-        """Return IPC images of class ``c`` that expert 0 classifies rightly, in random order.
+        """Return the images of class ``c`` to start from: those that expert 0 classifies rightly, in random order.
 
         Where these are too few, those follow that expert 1 does, and so on; in the end come images that none does.
         """
-        members, ipc = self.problem.train.members[c], self.problem.ipc
+        members, wanted = self.problem.train.members[c], self._form.per_class
         order = members[torch.randperm(len(members), generator=self.problem.generator("start images", c))]
-        most = _LOOKED_AT_AN_IMAGE * ipc + _LOOKED_AT
+        order = order.repeat(-(-wanted // len(order)))  # more than there are: some more than once
+        most = _LOOKED_AT_AN_IMAGE * wanted + _LOOKED_AT
         chosen, left = order[:0], order[:most]
         for expert in range(len(self._experts)):
-            if len(chosen) >= ipc:
+            if len(chosen) >= wanted:
                 break
             right = torch.cat([self._logits(expert, some).argmax(1) == c for some in self._inputs(left)]).cpu()
             chosen, left = torch.cat([chosen, left[right]]), left[~right]
-        self._unclassified += max(0, ipc - len(chosen))
-        return torch.cat([chosen, left, order[most:]])[:ipc]
+        self._unclassified += max(0, wanted - len(chosen))
+        return torch.cat([chosen, left, order[most:]])[:wanted]
 
     def _inputs(self, indices: Tensor) -> Iterator[Tensor]:
         return (self.problem.train.inputs(some) for some in indices.split(_CHUNK))
@@ -145,24 +146,24 @@ class DATM(SuccessorMatching):
             return torch.cat([self._network(theta, chunk) for chunk in images.split(_CHUNK)])
 
     def _start_labels(self) -> Tensor:
-        logits = self._start_logits(self._values["images"])
+        logits = self._form.averaged(self._start_logits(self._form.decode(self._values["images"])))
         if self.settings.label_space == "logits":
             return logits
         probabilities = logits.softmax(1).clamp(min=_LEAST_PROBABILITY)
         return probabilities / probabilities.sum(1, keepdim=True)
 
     def _start_logits(self, images: Tensor) -> Tensor:
-        """Return each image's mean logits ``(N, K)`` over the experts that classify it rightly.
+        """Return each training image's mean logits ``(M, K)`` over the experts that classify it rightly.
 
         Of an image that none does, and of all images with ``start=real``, they are those of expert 0.
         """
         first = self._logits(0, images)
         if self.settings.start == "real":
             return first
-        total, count = torch.zeros_like(first), torch.zeros_like(first[:, :1])
+        total, count, hard = torch.zeros_like(first), torch.zeros_like(first[:, :1]), self._form.repeated(self._hard)
         for expert in range(len(self._experts)):
             logits = self._logits(expert, images)
-            right = (logits.argmax(1) == self._hard)[:, None].to(logits)
+            right = (logits.argmax(1) == hard)[:, None].to(logits)
             total += right * logits
             count += right
         return torch.where(count > 0, total / count.clamp(min=1), first)
@@ -200,7 +201,7 @@ class DATM(SuccessorMatching):
             bound = f"their loss was above largest_loss = {self.settings.largest_loss:g}"
             notes.append(f"{self._skipped} of {self._done} iterations updated nothing, because {bound}")
         if self._unclassified:
-            total = len(self._values["images"])
+            total = len(self._values["images"]) * self._form.copies
             notes.append(
                 f"{self._unclassified} of {total} images started from real ones that no expert classified rightly"
             )

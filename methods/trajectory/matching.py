@@ -7,7 +7,8 @@ start epoch t. A student starts at theta*_t and takes T SGD steps on the synthet
 weights to theta*_{t+M} is differentiated with respect to the images, the student's learning rate b and, if they are
 learned, the labels. One step of SGD with momentum updates all of them.
 
-Shapes: N synthetic images, C channels, H = W = side, K classes, P parameters, T matching steps.
+Shapes: N synthetic images, C channels, H = W = side, K classes, P parameters, T matching steps. With ``factor`` f each
+synthetic image holds f^2 training images (:mod:`~dcbench_tesla.methods.stored`): M = N f^2 of them.
 """
 
 import math
@@ -40,6 +41,7 @@ from ..inner.matching import stream_matching_gradient
 from ..inner.step import CompiledStep, InnerStep
 from ..inner.students import Weights
 from ..inner.synthetic import ShuffledBatches
+from ..stored import StoredForm, check_factor, with_stored_form
 
 Labels = Literal["hard", "target", "last", "learned"]
 LabelSpace = Literal["logits", "probabilities"]
@@ -63,7 +65,7 @@ class MatchingSettings(Settings):
         lr_student_lr: learning rate of b; 0: b is not learned.
         min_student_lr: b is clamped at this value after each update, because it could turn negative.
         momentum: momentum of all these updates.
-        batch_size: synthetic images per matching step; 0: all.
+        batch_size: training images per matching step; 0: all.
         labels: ``hard``; ``target``: softmax of the drawn expert at the target epoch (TESLA Section 3.4); ``last``: of
             the drawn expert at ``last_epoch``; ``learned``: optimised together with the images.
         label_space: the space of learned labels, ``logits`` or ``probabilities``.
@@ -71,6 +73,7 @@ class MatchingSettings(Settings):
         last_epoch: epoch of the expert that gives labels ``last``.
         precision: precision of the matching steps, ``float32``, ``tf32`` or ``bf16``; see
             :mod:`dcbench_tesla.compute.precision`.
+        factor: f; each synthetic image holds f x f smaller ones, each a training image of its own (IDC).
     """
 
     iterations: int = 5000
@@ -88,8 +91,10 @@ class MatchingSettings(Settings):
     lr_labels: float = 1.0
     last_epoch: int = 50
     precision: str = field(default="float32", metadata={"later": True})
+    factor: int = field(default=1, metadata={"later": True})
 
     def __post_init__(self) -> None:
+        check_factor(self.factor)
         for name in ("iterations", "steps", "expert_epochs", "max_start_epoch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -177,8 +182,14 @@ class TrajectoryMatching(Condenser):
         """Return the settings with ``micro_batch`` chosen for the device."""
         if not isinstance(settings, TwoPassSettings) or settings.micro_batch:
             return settings
-        batch = min(settings.batch_size or sizes.images, sizes.images)
+        images = sizes.images * settings.factor**2
+        batch = min(settings.batch_size or images, images)
         return replace(settings, micro_batch=fitting(batch, sizes, device))
+
+    @classmethod
+    def stand_in(cls, settings: Any, distilled: DistilledSet) -> DistilledSet:
+        """Return the set with the decoder that sets of the method have."""
+        return with_stored_form(settings.factor, distilled)
 
     @classmethod
     def refuses_batch_norm(cls, settings: Any) -> str:
@@ -215,7 +226,7 @@ class TrajectoryMatching(Condenser):
         """Start from real images, with b and labels as the settings say, and zero momentum.
 
         Raises:
-            UsageError: the device does not support the precision.
+            UsageError: the device does not support the precision, or the images are too small for the factor.
         """
         s = self.settings
         check_precision(s.precision, problem.device)
@@ -224,9 +235,11 @@ class TrajectoryMatching(Condenser):
         loss = lowered(self._network.loss, s.precision, problem.device)
         self._step = (CompiledStep if problem.compile and self.compiles else InnerStep)(loss)
         self._hard = problem.hard_labels().to(problem.device)
-        images = problem.train.inputs(self._start_indices()).clone()
+        self._form = StoredForm(s.factor, problem)
+        images = self._form.encode(problem.train.inputs(self._start_indices())).clone()
+        shown = len(images) * self._form.copies
         self._micro_batch = getattr(s, "micro_batch", 0)
-        check_independent(self._network.skeleton, self._micro_batch, min(s.batch_size or len(images), len(images)))
+        check_independent(self._network.skeleton, self._micro_batch, min(s.batch_size or shown, shown))
         student_lr = torch.tensor(s.student_lr, dtype=images.dtype, device=problem.device)
         self._values = {"images": images, "student_lr": student_lr}
         if s.labels == "learned":
@@ -247,8 +260,8 @@ class TrajectoryMatching(Condenser):
         return experts
 
     def _start_indices(self) -> Tensor:
-        """Return the training images ``(N,)`` to start from, ordered by class."""
-        return self.problem.draw_real("start images")
+        """Return the real images ``(M,)`` to start from, ordered by class."""
+        return self.problem.draw_real("start images", per_class=self._form.per_class)
 
     def _start_labels(self) -> Tensor:
         one_hot = F.one_hot(self._hard, self.problem.task.classes).float()
@@ -275,10 +288,14 @@ class TrajectoryMatching(Condenser):
         return expert, self.settings.last_epoch if last else epoch + self.settings.expert_epochs
 
     def _assign(self, iteration: int, images: Tensor) -> Tensor:
-        """Return soft labels of ``images``: the teacher's softmax (temperature 1), not augmented (TESLA eq. 9)."""
+        """Return soft labels of ``images``: the teacher's softmax (temperature 1), not augmented (TESLA eq. 9).
+
+        The label of an image that holds others is the mean of theirs.
+        """
         theta = self._experts.snapshot(*self._teacher(iteration))
         with torch.no_grad():
-            return torch.cat([self._network(theta, chunk).softmax(1) for chunk in images.split(_TEACHER_CHUNK)])
+            chunks = self._form.decode(images).split(_TEACHER_CHUNK)
+            return self._form.averaged(torch.cat([self._network(theta, chunk).softmax(1) for chunk in chunks]))
 
     def labels(self, iteration: int, images: Tensor | None = None) -> Tensor:
         """Return the labels in an iteration: ``(N,)`` int64 or ``(N, K)`` probabilities.
@@ -318,14 +335,16 @@ class TrajectoryMatching(Condenser):
         """
         s = self.settings
         expert, epoch = self._draw_segment(iteration)
-        batches = InnerBatches(self.problem, self._values["images"], self.labels(iteration), s, iteration)
+        with origin("inputs"):
+            images, labels = self._form.decode(self._values["images"]), self._form.repeated(self.labels(iteration))
+        batches = InnerBatches(self.problem, images, labels, s, iteration)
         with tf32_within(s.precision):
             start, target = (self._experts.snapshot(expert, e) for e in (epoch, epoch + s.expert_epochs))
             result = self._matched(start, target, batches)
-        found = {"images": batches.image_gradient, "student_lr": result.lr}
+        found = {"images": self._form.pull_back(batches.image_gradient), "student_lr": result.lr}
         if s.labels == "learned":
-            found["labels"] = batches.label_gradient
-        norm = float(batches.image_gradient.norm())
+            found["labels"] = self._form.summed(batches.label_gradient)
+        norm = float(found["images"].norm())
         metrics = {"image_gradient_norm": norm, "expert": expert, "start_epoch": epoch}
         return IterationRecord(loss=float(result.loss), metrics=metrics), found
 
@@ -411,7 +430,8 @@ class TrajectoryMatching(Condenser):
         last = max(self._done - 1, 0)
         student_lr = float(self._values["student_lr"])
         images = self._distilled_images()
-        distilled = self.problem.distilled(images, self.labels(last, images), lr=student_lr)
+        labels = self.labels(last, images)
+        distilled = self.problem.distilled(images, labels, lr=student_lr, decoder=self._form.decoder)
         if self.settings.labels in ("target", "last"):
             expert, epoch = self._teacher(last)
             distilled = distilled.with_provenance(label_teacher={"expert": expert, "epoch": epoch})

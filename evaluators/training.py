@@ -159,7 +159,7 @@ class TrainingSet:
         return len(self._labels)
 
     def batch(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return augmented images and labels: one operation for the batch, with parameters for every image, and CutMix."""
+        """Return augmented images and labels: one operation for the batch, parameters for every image; CutMix."""
         on_device = indices.to(self._device)
         images = self._images[on_device] if self._real is None else self._real.inputs(indices)
         images = self._augmentation(images, self._augmentation.draw(len(images), self._side, rng))

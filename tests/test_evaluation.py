@@ -166,7 +166,9 @@ def test_real_pixels_train_as_their_inputs_do() -> None:
     pixels = torch.randint(0, 256, (10, 1, 8, 8), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
     chosen = learnable(images=pixels)
     learned = learnable(images=pixels.float() / 255)
-    a, b = (flatten_parameters(train(small_network(), TrainingSet(m, CPU, RECIPE), RECIPE, 0)) for m in (chosen, learned))
+    a, b = (
+        flatten_parameters(train(small_network(), TrainingSet(m, CPU, RECIPE), RECIPE, 0)) for m in (chosen, learned)
+    )
     assert torch.allclose(a, b, atol=1e-6)
 
 

@@ -53,7 +53,16 @@ def test_bare_name_cannot_be_imported(name: str) -> None:
 
 def test_every_plugin_file_is_registered() -> None:
     """A method's file without its entry point would be found by nobody."""
-    shared = {"__init__", "matching", "selection", "training", "gradient_matching", "coreset", "cross_architecture"}
+    shared = {
+        "__init__",
+        "matching",
+        "selection",
+        "training",
+        "gradient_matching",
+        "coreset",
+        "cross_architecture",
+        "stored",
+    }
     shared |= {path.stem for path in (ROOT / "methods" / "inner").glob("*.py")} | {"successors", "through_time"}
     for kind, folder in (("methods", "methods"), ("evaluators", "evaluators")):
         registered = {point.module.rpartition(".")[2] for point in entry_points(group=f"dcbench.{kind}")}

@@ -20,6 +20,7 @@ from dcbench_tesla.compute.compiling import squared_error
 from dcbench_tesla.compute.networks import ConvNet, flatten_parameters, seeded
 from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.config import baseline_of, overrides_from, resolve, resolve_all
+from dcbench_tesla.data.augmentation import Augmentation, Draw, cutmix
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import CENTRED, Decoder, DistilledSet, Steps
 from dcbench_tesla.errors import UsageError
@@ -90,7 +91,7 @@ def zeros(network: nn.Module) -> list[Tensor]:
 
 
 def test_the_names_are_those_of_the_file() -> None:
-    assert recipes.names() == ["datm", "dd", "frepo", "kip", "mtt", "rded"]
+    assert recipes.names() == ["cafe", "datm", "dd", "frepo", "idc", "kip", "mtt", "rded"]
 
 
 def test_dd_follows_its_steps_in_order_with_their_rates() -> None:
@@ -212,6 +213,45 @@ def test_a_compiled_step_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(compiling, "_of_networks", {})
     torch.testing.assert_close(trained(made("kip"), lr=0.05, most_steps=2), eager, rtol=1e-4, atol=1e-6)
     assert len(asked) == 2
+
+
+def test_idc_against_a_loop_written_out() -> None:
+    """A fifth of the rate after 2/3 and 5/6 of the epochs, CutMix of every other batch; operations of the set's DSA."""
+    distilled = made("idc", augmentation="color_cutout")
+    network = start()
+    state, color = zeros(network), Augmentation("color")
+    for epoch in range(3):
+        rng = generator(SEED, "evaluation epoch", epoch)
+        batch = torch.randperm(N, generator=rng)
+        images = color(distilled.images[batch], Draw("color", _drawn_color(N, rng)))
+        images, labels = cutmix(images, torch.eye(K)[distilled.labels[batch]], rng, 0.5)
+        loss = -(labels * network(images).log_softmax(1)).sum(1).mean()
+        step(network, loss, state, 0.01, 0.9, 5e-4)
+    assert torch.allclose(trained(distilled, most_steps=3), flatten_parameters(network), atol=1e-6)
+    recipe = evaluator().recipe_for(distilled)
+    rates = [recipe.rate(epoch, 0) for epoch in (0, 665, 666, 832, 833, 999)]
+    assert rates == pytest.approx([0.01, 0.01, 0.002, 0.002, 0.0004, 0.0004])
+    assert evaluator().cost(made("idc", images=torch.zeros(100, 1, 8, 8), labels=torch.arange(100) % K)) == 2000
+
+
+def _drawn_color(count: int, rng: torch.Generator) -> dict[str, Tensor]:
+    torch.randint(1, (), generator=rng)  # the choice of the operation
+    names = {"brightness": (-0.5, 1.0), "saturation": (0.0, 2.0), "contrast": (0.5, 1.0)}
+    return {name: low + width * torch.rand(count, generator=rng) for name, (low, width) in names.items()}
+
+
+def test_cafes_epochs_by_the_sets_augmentation() -> None:
+    assert evaluator().recipe_for(made("cafe")).epochs == 600
+    assert evaluator().recipe_for(made("cafe", augmentation="color_crop")).epochs == 1000
+    assert "600 epochs (1000 with DSA)" in str(recipes.authors_recipe("cafe"))
+
+
+def test_what_was_added_later_changes_no_key_of_other_recipes() -> None:
+    later = {"strategy", "cutmix", "augmented_epochs"}
+    assert not any(
+        later & recipes.authors_recipe(name).content.keys() for name in ("mtt", "datm", "frepo", "kip", "dd")
+    )
+    assert {"strategy", "cutmix"} <= recipes.authors_recipe("idc").content.keys()
 
 
 # ---- what cannot be followed -----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 A draw takes one operation of the strategy, uniformly, and then its parameters. Applying the draw is a second step, so
 that TESLA's two passes, and the real and synthetic batches that DSA and DM compare, get the same transform. All
 numbers are drawn on the CPU in float32, so that every device gets the same ones. Images are in preprocessed space, and
-nothing is clamped. IDC draws several operations, one after another: those of a strategy whose stages are joined by ``+``.
+nothing is clamped. IDC draws several operations: its strategies have stages, joined by ``+``.
 
 Shapes: N images, C channels, H = W = side; P sets of parameters: one per image (P = N), or one for all images (P = 1,
 siamese).

@@ -86,7 +86,7 @@ def discrimination(real: Tensor, centres: Tensor) -> Tensor:
 
 
 def centre_distance(real: Tensor, centres: Tensor) -> Tensor:
-    """Return ``sum_c || mean_i real_ci - centre_c ||^2`` for features ``(K, R, F)`` and centres ``(K, F)``, a scalar."""
+    """Return ``sum_c || mean_i real_ci - centre_c ||^2`` of features ``(K, R, F)`` and centres ``(K, F)``, a scalar."""
     return (real.mean(1) - centres).square().sum()
 
 

@@ -177,7 +177,7 @@ class IDC(ClassGradients):
                 self.images.sub_(self.settings.lr_images * self._velocity)
 
     def _train(self, step: TrainingStep, optimiser: torch.optim.Optimizer, *repetition: int) -> None:
-        """Train the network on ``network_images`` real images, with augmentation for each, without cutout, and CutMix."""
+        """Train the network on ``network_images`` real images, each augmented by itself, without cutout; CutMix."""
         s, train, classes = self.settings, self.problem.train, self.problem.task.classes
         augmentation = _WITHOUT_CUTOUT.within(self.problem.task.augmentation)
         rng = self.problem.generator("network training", *repetition)

@@ -6,8 +6,9 @@ images with the synthetic ones under a freshly initialised network, and makes SG
 only. A GPU is fast with many images per call; a CPU takes longer per image for 512 images than for 256, which fit its
 caches (``tests/benchmarks``).
 
-Shapes: N = K * IPC synthetic images, sorted by class; K classes, C channels, H = W = side, R real images of a class. With
-``factor`` f each synthetic image holds f^2 training images (:mod:`~dcbench_tesla.methods.stored`): S = IPC * f^2 of a class.
+Shapes: N = K * IPC synthetic images, sorted by class; K classes, C channels, H = W = side, R real images of a class.
+With ``factor`` f each synthetic image holds f^2 training images (:mod:`~dcbench_tesla.methods.stored`), and a class has
+S = IPC * f^2 of them.
 """
 
 from abc import abstractmethod
@@ -201,9 +202,9 @@ class ClassMatching(Condenser):
         return slice(chunk.first * self._ipc, (chunk.first + chunk.count) * self._ipc)
 
     def synthetic(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """Return a chunk's stored images as a leaf ``(count * IPC, C, H, W)``, and what they hold, augmented like the real.
+        """Return a chunk's stored images as a leaf ``(count * IPC, C, H, W)``, and what they hold, augmented.
 
-        The augmented images have shape ``(count, S, C, H, W)``.
+        The images that they hold are augmented like the real ones, ``(count, S, C, H, W)``.
         """
         with origin("inputs"):
             leaf = self.stored(chunk).requires_grad_()

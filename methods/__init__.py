@@ -1,11 +1,13 @@
 """The methods that come with the harness: one folder per family, one file per method.
 
 ==============  ======================================================================================================
+``stored``      no method and no folder: the stored form of synthetic images, a setting of several families
 ``inner``       no method, but the gradient through a network's training, which ``trajectory`` and ``bilevel`` build on
 ``trajectory``  ``mtt``, ``tesla`` and ``tesla-exact``; ``matching`` holds the condenser that all three share.
                 ``ftd`` and ``datm``, whose common base in ``successors`` is built on it
 ``bilevel``     ``dd`` and ``rat-bptt``; ``through_time`` holds the loop through fresh networks that both share
-``classwise``   ``dc``, ``dsa`` and ``dm``, with a common base in ``matching``, that of two in ``gradient_matching``
+``classwise``   ``dc``, ``dsa``, ``dm``, ``idc`` and ``cafe``, with a common base in ``matching``; that of the first two, and
+                what ``idc`` shares with them, in ``gradient_matching``
 ``subset``      ``random``, ``whole``, ``herding``, ``k-center``, ``class-means``; they share ``selection``, ``coreset``
 ==============  ======================================================================================================
 """

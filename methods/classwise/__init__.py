@@ -1,1 +1,1 @@
-"""Class-wise matching of synthetic and real images: `dc` and `dsa` match gradients, `dm` matches mean features."""
+"""Class-wise matching of synthetic and real images: gradients (`dc`, `dsa`, `idc`) or mean features (`dm`, `cafe`)."""

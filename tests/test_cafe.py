@@ -103,7 +103,7 @@ def test_a_step_by_a_plain_loop(settings: Any) -> None:
         loss = loss + (features[c].mean(0) - centres[c]).square().sum()
     (gradient,) = torch.autograd.grad(loss, stored)
     real_loss = F.cross_entropy(network.classifier(torch.cat(features)), torch.arange(3).repeat_interleave(5))
-    assert method.iterate(0).loss == pytest.approx(float(loss.detach() + real_loss), rel=1e-4)
+    assert method.iterate(0).loss == pytest.approx(float((loss + real_loss).detach()), rel=1e-4)
     torch.testing.assert_close(method.images, stored.detach() - 0.1 * gradient, rtol=1e-4, atol=1e-5)
 
 

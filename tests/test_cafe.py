@@ -34,7 +34,7 @@ def started(problem: Problem | None = None, **settings: Any) -> CAFE:
 
 
 def squares(a: Tensor, b: Tensor) -> float:
-    return sum((x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True))
+    return math.fsum((x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True))
 
 
 def test_alignment_weighs_the_layers() -> None:

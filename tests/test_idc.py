@@ -39,8 +39,8 @@ def class_loss(method: IDC, network: Network, pixels: Tensor, c: int, round_: in
     task, train = method.problem.task, method.problem.train
     draw = method._draw(iteration, round_, c)
     real = train.inputs(method._real_indices(iteration, round_, c))
-    mean, std = (float(value) for value in (train.preprocessing.mean, train.preprocessing.std))
-    own = (pixels[2 * c : 2 * c + 2] - mean) / std
+    assert train.preprocessing.std is not None
+    own = (pixels[2 * c : 2 * c + 2] - float(train.preprocessing.mean)) / float(train.preprocessing.std)
     tiles = torch.cat([own[n : n + 1, :, y : y + 4, x : x + 4] for n in (0, 1) for y in (0, 4) for x in (0, 4)])
     shown = F.interpolate(tiles, size=(8, 8), mode="bilinear")
     kernels = [p for p in network.parameters() if p.ndim == 4]
@@ -67,7 +67,7 @@ def test_a_step_of_sgd_for_every_class(class_chunk: int) -> None:
         for c in range(3):
             loss = class_loss(method, network, pixels, c, iteration=iteration)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             total += float(loss.detach())
         assert method.iterate(iteration).loss == pytest.approx(total / 3, rel=1e-4)
@@ -241,4 +241,5 @@ def test_wrong_settings_are_refused(settings: Any, message: str) -> None:
 
 def test_time_of_an_iteration_counts_rounds_and_trainings() -> None:
     few, factor = IDC.probe(IDC.Settings(rounds=100))
-    assert (few.rounds, factor) == (2, pytest.approx(199 / 3))
+    assert few.rounds == 2
+    assert factor == pytest.approx(199 / 3)

@@ -110,7 +110,7 @@ def test_more_start_images_are_drawn_and_a_small_class_gives_some_twice() -> Non
 
 def started(kind: type[Condenser], **settings: Any) -> Any:
     trajectory = SHORT if issubclass(kind, TrajectoryMatching) else {"real_batch": 4}
-    method = kind(kind.Settings(**{**trajectory, "factor": 2, **settings}))  # type: ignore[call-arg]
+    method = kind(kind.Settings(**{**trajectory, "factor": 2, **settings}))
     method.setup(tiny_problem(request=True))
     return method
 
@@ -199,7 +199,7 @@ def test_datm_starts_from_images_of_their_class_and_labels_of_all_four() -> None
 def test_factor_1_is_in_no_key_but_that_of_idc() -> None:
     for kind in (DM, DSA, MTT, TESLA, TESLAExact, FTD, DATM):
         assert "factor" not in hashed_settings(kind.Settings(), ())
-        assert hashed_settings(kind.Settings(factor=2), ())["factor"] == 2  # type: ignore[call-arg]
+        assert hashed_settings(kind.Settings(factor=2), ())["factor"] == 2
     assert [hashed_settings(IDC.Settings(factor=f), ())["factor"] for f in (1, 2)] == [1, 2]
 
 

@@ -124,9 +124,8 @@ class IDC(ClassGradients):
         """Train one fresh network on real images; in every round, match gradients and make a step for every class."""
         self.images.clamp_(0, 1)
         network, rounds = self.fresh_network(iteration), self.settings.rounds
-        how = {"lr": self.settings.lr_network, "momentum": _MOMENTUM, "weight_decay": _WEIGHT_DECAY}
-        optimiser, step = torch.optim.SGD(network.parameters(), **how), TrainingStep(network)
-        total = 0.0
+        rate, step, total = self.settings.lr_network, TrainingStep(network), 0.0
+        optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
         for round_ in range(rounds):
             total += self._match(network, iteration, round_)
             if round_ < rounds - 1:

@@ -32,7 +32,7 @@ def test_dms_distance_on_fixed_features() -> None:
     expected = 0.0
     for c in range(4):
         expected += float(((real[c].mean(0) - synthetic[c].mean(0)) ** 2).sum())
-    assert float(mean_distance(real, synthetic)) == pytest.approx(expected, rel=1e-5)
+    assert float(mean_distance(real.mean(1), synthetic.mean(1))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradient_distance_by_its_formula() -> None:
@@ -68,6 +68,18 @@ def test_chunks_of_classes_change_nothing_but_rounding(kind: type[ClassMatching]
     steps = []
     for chunk in (0, 1, 2):
         method = started(kind, class_chunk=chunk, lr_images=1.0, momentum=0.0)
+        before = method.images.clone()
+        method.iterate(0)
+        steps.append(method.images - before)
+    for step in steps[1:]:
+        assert float((step - steps[0]).norm() / steps[0].norm()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_pieces_of_the_real_batch_change_nothing_but_rounding(kind: type[ClassMatching]) -> None:
+    steps = []
+    for micro_batch in (0, 1, 7, 1000):  # 7 images of three classes: two of each at once, and one that is left
+        method = started(kind, real_batch=5, class_chunk=3, micro_batch=micro_batch, lr_images=1.0, momentum=0.0)
         before = method.images.clone()
         method.iterate(0)
         steps.append(method.images - before)
@@ -113,7 +125,9 @@ def test_how_many_classes_go_through_the_network_at_once() -> None:
     assert DM.for_device(settings, cuda, many).class_chunk == 40
     assert DM.for_device(settings, cpu, few).class_chunk == 12  # no class has more: others may come along
     assert DM.for_device(DM.Settings(real_batch=5000), cuda, many).class_chunk == 1
-    chosen = DM.Settings(real_batch=100, class_chunk=7)
+    assert DM.for_device(settings, cpu, many).micro_batch == 10  # what the caches hold; a divisor of both classes
+    assert DM.for_device(settings, cuda, many).micro_batch == 4000
+    chosen = DM.Settings(real_batch=100, class_chunk=7, micro_batch=3)
     assert DM.for_device(chosen, cpu, many) == chosen
     method = started(DM, real_batch=100)
     assert [chunk.count for chunk in method.chunks(0)] == [3]

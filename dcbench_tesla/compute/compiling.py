@@ -132,6 +132,35 @@ class LossAndGradient:
         return value.detach(), gradient
 
 
+class WithoutGradient:
+    """A function of tensors that a method repeats, without a gradient, compiled where that is asked for.
+
+    It runs eagerly if the compiler fails, which one warning tells, and under a meter of live tensors.
+
+    Args:
+        function: ``function(*tensors)``, a tuple of tensors.
+        what: name of the function in that warning.
+        compile: whether to compile; :attr:`dcbench_tesla.interface.Problem.compile` says so for a run.
+    """
+
+    def __init__(self, function: Function, what: str, *, compile: bool) -> None:
+        self._function = function
+        self._functions = CompiledFunctions(what) if compile else None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the function is compiled; it is not if the compiler failed."""
+        return self._functions is not None and not self._functions.given_up
+
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """Return the function's values, without a graph."""
+        with torch.no_grad():
+            found = None
+            if self._functions is not None and not is_in_torch_dispatch_mode():
+                found = self._functions.run("value", self._function, *given)
+            return self._function(*given) if found is None else found
+
+
 def _with_own_code(function: Function) -> Function:
     """Return ``function`` under a new code object: dynamo counts compilations by code object and stops after eight."""
 

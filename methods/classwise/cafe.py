@@ -10,12 +10,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from dcbench_tesla.compute.networks import Network, flatten_parameters
-from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
+from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation, Draw
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import DistilledSet, IterationRecord, Problem
 from dcbench_tesla.profilers import origin
 
-from .matching import Chunk, ClassMatching, ClassMatchingSettings
+from .matching import Chunk, ClassMatching, ClassMatchingSettings, weighted
 
 _EARLY_LAYERS = 0.1  # weight of every ReLU but the last one, whose weight is 1, like that of the pooled features
 _HALVED = (0.6, 0.8, 0.9)  # shares of the iterations after which the learning rate is halved
@@ -188,7 +188,7 @@ class CAFE(ClassMatching):
         with origin("inputs"):
             gradient = torch.zeros_like(self.images)
         chunk, means = self._of_real(theta, iteration, outer)
-        total = self.match(chunk, gradient, theta, *means)
+        total = self.match_with([*means, chunk.real], chunk, gradient, theta)
         self.step(gradient, self.learning_rate(iteration))
         with torch.no_grad():
             return total + float(real_cross_entropy(chunk.real, network.classifier))
@@ -196,15 +196,20 @@ class CAFE(ClassMatching):
     def _of_real(self, theta: Tensor, *repetition: int) -> tuple[Chunk, list[Tensor]]:
         """Return all classes as one chunk with real features ``(K, R, F)``, and the real means of every layer."""
         features: list[Tensor] = []
-        means: list[list[Tensor]] = []
-        draws = []
+        means: list[tuple[Tensor, ...]] = []
+        draws: list[Draw] = []
         for chunk in self.chunks(*repetition):
-            with torch.no_grad():
-                layers = self._by_class(theta, chunk.real)
-            features.append(layers[-1])
-            means.append([layer.mean(1) for layer in layers])
+            parts: list[tuple[float, list[Tensor]]] = []
+            own: list[Tensor] = []
+            for share, piece in self.pieces(chunk.real):
+                with torch.no_grad():
+                    layers = self._by_class(theta, piece)
+                parts.append((share, [layer.mean(1) for layer in layers]))
+                own.append(layers[-1])
+            features.append(torch.cat(own, 1))
+            means.append(weighted(parts))
             draws += chunk.draws
-        joined = [torch.cat(parts) for parts in zip(*means, strict=True)]
+        joined = [torch.cat(of_layer) for of_layer in zip(*means, strict=True)]
         return Chunk(0, self.problem.task.classes, torch.cat(features), draws, repetition), joined
 
     def _by_class(self, theta: Tensor, images: Tensor) -> list[Tensor]:
@@ -213,15 +218,15 @@ class CAFE(ClassMatching):
         layers: tuple[Tensor, ...] = functional_call(self._layers, own, (images.flatten(0, 1),))
         return [layer.unflatten(0, images.shape[:2]) for layer in layers]
 
-    def distance(self, synthetic: Tensor, real: Tensor, theta: Tensor, *means: Tensor) -> Tensor:
+    def distance(self, synthetic: Tensor, theta: Tensor, *of_real: Tensor) -> Tensor:
         """Return the losses that have a gradient in the synthetic images ``(K, S, C, H, W)``, a scalar.
 
         Args:
             synthetic: the synthetic images.
-            real: features of real images, ``(K, R, F)``.
             theta: the network's parameters, ``(P,)``.
-            means: mean outputs of every layer for real images, ``(K, ...)``.
+            of_real: of real images the mean outputs of every layer, ``(K, ...)``, and the features ``(K, R, F)``.
         """
+        *means, real = of_real
         of_synthetic = [layer.mean(1) for layer in self._by_class(theta, synthetic)]
         centres = of_synthetic[-1]
         discriminated = self.settings.discrimination * discrimination(real, centres)

@@ -23,9 +23,9 @@ class DMSettings(ClassMatchingSettings):
 def mean_distance(real: Tensor, synthetic: Tensor) -> Tensor:
     """Return ``sum_c || mean_i phi(real_ci) - mean_j phi(syn_cj) ||^2`` (DM eq. 4), a scalar.
 
-    ``real`` are features ``(K, R, F)``, ``synthetic`` features ``(K, IPC, F)``.
+    ``real`` and ``synthetic`` are the mean features of the classes, ``(K, F)``.
     """
-    return (real.mean(1) - synthetic.mean(1)).square().sum()
+    return (real - synthetic).square().sum()
 
 
 class DM(ClassMatching):
@@ -46,13 +46,14 @@ class DM(ClassMatching):
         self.step(gradient)
         return IterationRecord(loss=total, metrics={"image_gradient_norm": float(gradient.norm())})
 
-    def distance(self, synthetic: Tensor, real: Tensor, theta: Tensor) -> Tensor:
-        """Return the distance of the mean features of images ``(K, n, C, H, W)`` at parameters ``(P,)``, a scalar."""
-        with torch.no_grad():
-            of_real = self._features(theta, real)
-        return mean_distance(of_real, self._features(theta, synthetic))
+    def of_real(self, real: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
+        """Return the mean features ``(K, F)`` of real images ``(K, n, C, H, W)`` at parameters ``(P,)``."""
+        return (self._mean_features(theta, real),)
 
-    def _features(self, theta: Tensor, images: Tensor) -> Tensor:
-        """Return flattened features ``(K, n, F)`` of images ``(K, n, C, H, W)``, in one call."""
+    def distance(self, synthetic: Tensor, theta: Tensor, real: Tensor) -> Tensor:
+        """Return the distance of synthetic images ``(K, n, C, H, W)`` from the real mean features ``(K, F)``."""
+        return mean_distance(real, self._mean_features(theta, synthetic))
+
+    def _mean_features(self, theta: Tensor, images: Tensor) -> Tensor:
         found: Tensor = self.network.features(theta, images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        return found
+        return found.mean(1)

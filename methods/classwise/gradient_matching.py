@@ -79,11 +79,14 @@ class ClassGradients(ClassMatching):
     def compare(self, real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor]) -> Tensor:
         """Return the distance of the classes' gradients by parameter, each ``(K, ...)``, a scalar."""
 
-    def distance(self, synthetic: Tensor, real: Tensor, theta: Tensor, labels: Tensor) -> Tensor:
-        """Return the distance of the gradients of classes ``labels`` ``(K,)`` at parameters ``(P,)``, a scalar."""
-        parameters = self.network.unflatten(theta)
-        of_real = {name: g.detach() for name, g in self._class_gradients(parameters, real, labels).items()}
-        return self.compare(of_real, self._class_gradients(parameters, synthetic, labels))
+    def of_real(self, real: Tensor, theta: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients of classes ``labels`` ``(K,)`` at parameters ``(P,)``, each ``(K, ...)``."""
+        return tuple(self._class_gradients(self.network.unflatten(theta), real, labels).values())
+
+    def distance(self, synthetic: Tensor, theta: Tensor, labels: Tensor, *real: Tensor) -> Tensor:
+        """Return the distance of the gradients of classes ``labels`` ``(K,)`` from the ``real`` ones, a scalar."""
+        of_synthetic = self._class_gradients(self.network.unflatten(theta), synthetic, labels)
+        return self.compare(dict(zip(of_synthetic, real, strict=True)), of_synthetic)
 
     def _class_gradients(self, parameters: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the gradient of each class's mean loss by parameter, ``(K, ...)``, for images ``(K, n, C, H, W)``."""

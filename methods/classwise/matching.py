@@ -2,9 +2,9 @@
 
 The synthetic images of a class match a real batch of this class. Each iteration compares, class by class, 256 real
 images with the synthetic ones under a freshly initialised network, and makes SGD steps on the synthetic images.
-``class_chunk`` classes go through the network together. This setting limits the memory and changes results by rounding
-only. A GPU is fast with many images per call; a CPU takes longer per image for 512 images than for 256, which fit its
-caches (``tests/benchmarks``).
+``class_chunk`` classes go through the network together, their real images in pieces of ``micro_batch``: what is
+compared is a mean over real images, and so a mean over pieces. Both settings limit the memory and change results by
+rounding only. A GPU is fast with many images per call, a CPU with as many as its caches hold (``tests/benchmarks``).
 
 Shapes: N = K * IPC synthetic images, sorted by class; K classes, C channels, H = W = side, R real images of a class.
 With ``factor`` f each synthetic image holds f^2 training images (:mod:`~dcbench_tesla.methods.stored`), and a class has
@@ -12,20 +12,21 @@ S = IPC * f^2 of them.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dcbench_tesla.compute.compiling import LossAndGradient
+from dcbench_tesla.compute.compiling import LossAndGradient, WithoutGradient
 from dcbench_tesla.compute.networks import FlatNetwork, Network, cross_entropy, seeded
 from dcbench_tesla.data.augmentation import Augmentation, Draw, siamese
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import Condenser, DistilledSet, Problem, Settings, Sizes
 from dcbench_tesla.profilers import origin
 
+from ..inner.batches import fitting
 from ..stored import StoredForm, check_factor, with_stored_form
 
 _STARTS = ("real", "noise")
@@ -43,6 +44,8 @@ class ClassMatchingSettings(Settings):
         real_batch: real images of every class in a step, at most as many as the smallest class has.
         start: start from ``real`` images or from ``noise``.
         class_chunk: classes that go through the network together; 0: as many as make 4,096 real images (on a CPU 256).
+        micro_batch: real images in the network at once; 0: on a CPU as many as its caches hold, which is the fastest;
+            on a GPU all.
         factor: f; each synthetic image holds f x f smaller ones, each a training image of its own (IDC).
     """
 
@@ -52,6 +55,7 @@ class ClassMatchingSettings(Settings):
     real_batch: int = 256
     start: str = "real"
     class_chunk: int = field(default=0, metadata={"execution": True})
+    micro_batch: int = field(default=0, metadata={"execution": True})
     factor: int = field(default=1, metadata={"later": True})
 
     def __post_init__(self) -> None:
@@ -59,10 +63,25 @@ class ClassMatchingSettings(Settings):
         for name in ("iterations", "real_batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.lr_images < 0 or not 0 <= self.momentum < 1 or self.class_chunk < 0:
-            raise UsageError("lr_images and class_chunk must not be negative, and momentum must lie in [0, 1).")
+        if self.lr_images < 0 or not 0 <= self.momentum < 1 or min(self.class_chunk, self.micro_batch) < 0:
+            raise UsageError(
+                "lr_images, class_chunk and micro_batch must not be negative, and momentum must lie in [0, 1)."
+            )
         if self.start not in _STARTS:
             raise unknown_name("start", self.start, _STARTS)
+
+
+def weighted(parts: Iterable[tuple[float, Sequence[Tensor]]]) -> tuple[Tensor, ...]:
+    """Return the sums of tensors over ``parts``, each with its weight; one part of weight 1 is returned as it is."""
+    total: tuple[Tensor, ...] | None = None
+    for share, found in parts:
+        if total is None:
+            total = tuple(found) if share == 1 else tuple(share * value for value in found)
+            continue
+        for whole, value in zip(total, found, strict=True):
+            whole.add_(value, alpha=share)
+    assert total is not None, "there is at least one part"
+    return total
 
 
 @dataclass(frozen=True)
@@ -88,8 +107,11 @@ class ClassMatching(Condenser):
 
     @classmethod
     def for_device(cls, settings: Any, device: torch.device, sizes: Sizes) -> Any:
-        """Return the settings with ``class_chunk`` chosen for the device."""
-        return replace(settings, class_chunk=cls._class_chunk(settings, device, sizes.smallest_class))
+        """Return the settings with ``class_chunk`` and ``micro_batch`` chosen for the device."""
+        chunk = cls._class_chunk(settings, device, sizes.smallest_class)
+        images = chunk * min(settings.real_batch, sizes.smallest_class)
+        micro_batch = settings.micro_batch or fitting(images, sizes, device)
+        return replace(settings, class_chunk=chunk, micro_batch=micro_batch)
 
     @classmethod
     def stand_in(cls, settings: Any, distilled: DistilledSet) -> DistilledSet:
@@ -115,6 +137,7 @@ class ClassMatching(Condenser):
         self.problem = problem
         self._ipc, self._side = problem.ipc, problem.task.side
         self.network = FlatNetwork(problem.build_network)
+        self._side_of_real = WithoutGradient(self.of_real, "what is compared of real images", compile=problem.compile)
         self._distance = LossAndGradient(self.distance, "the distance of a class", compile=problem.compile)
         self.form = StoredForm(self.settings.factor, problem)
         real = problem.train.inputs(problem.draw_real("start images", per_class=self.form.per_class))
@@ -177,21 +200,43 @@ class ClassMatching(Condenser):
         order = torch.tensor([i for positions in by_operation.values() for i in positions])
         return torch.cat(parts)[order.argsort().to(images.device)]
 
+    def of_real(self, real: Tensor, /, *others: Tensor) -> tuple[Tensor, ...]:
+        """Return what is compared of a chunk's real images ``(K, n, C, H, W)``: means over the n images of a class."""
+        raise NotImplementedError
+
     @abstractmethod
-    def distance(self, synthetic: Tensor, real: Tensor, /, *others: Any) -> Tensor:
-        """Return how far a chunk's synthetic images are from its real ones, both ``(K, n, C, H, W)``; a scalar."""
+    def distance(self, synthetic: Tensor, /, *others: Tensor) -> Tensor:
+        """Return how far a chunk's synthetic images ``(K, n, C, H, W)`` are from its real ones, a scalar.
+
+        ``others`` are those that :meth:`of_real` was given, and then what it returned.
+        """
+
+    def averaged(self, real: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Return :meth:`of_real` of a chunk's real images, of which ``micro_batch`` are in the network at once."""
+        return weighted((share, self._side_of_real(piece, *others)) for share, piece in self.pieces(real))
+
+    def pieces(self, real: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """Yield the images of a chunk that are in the network at once, ``(K, n, C, H, W)``, and their share of all."""
+        count, images = real.shape[:2]
+        at_once = max(1, self.settings.micro_batch // count) if self.settings.micro_batch else images
+        for piece in real.split(at_once, dim=1):
+            yield piece.shape[1] / images, piece
 
     def match(self, chunk: Chunk, gradient: Tensor, *others: Tensor) -> float:
         """Return a chunk's distance, and write its gradient into the rows of ``gradient`` ``(N, C, H, W)``."""
+        return self.match_with(self.averaged(chunk.real, *others), chunk, gradient, *others)
+
+    def match_with(self, of_real: Sequence[Tensor], chunk: Chunk, gradient: Tensor, *others: Tensor) -> float:
+        """Do what :meth:`match` does, with what is compared of the real images."""
         leaf, synthetic = self.synthetic(chunk)
-        value, of_synthetic = self._distance(synthetic, chunk.real, *others)
+        value, of_synthetic = self._distance(synthetic, *others, *of_real)
         (gradient[self.rows_of(chunk)],) = torch.autograd.grad(synthetic, leaf, of_synthetic)
         return float(value)
 
     @property
     def compiled(self) -> bool:
-        """Whether distances are compiled; they are not if the compiler failed."""
-        return self._distance.compiled
+        """Whether both sides of the distance are compiled; they are not if the compiler failed."""
+        return self._side_of_real.compiled and self._distance.compiled
 
     def shown(self, stored: Tensor) -> Tensor:
         """Return the training images ``(n f^2, C, H, W)`` in network space that ``n`` stored images hold."""

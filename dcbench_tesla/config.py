@@ -646,6 +646,8 @@ def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | No
     inert = dict(built["settings"].inert())
     for section, reason in _unused_sections(method, built["settings"]).items():
         inert |= {f"{section}.{f.name}": reason for f in dataclasses.fields(SECTIONS[section])}
+    if not built["data"].zca:
+        inert["data.whitening"] = "data.zca is false: images are standardised"
     condenser = registry.load_method(method)
     if condenser.uses_network:
         has = {"name", *built["network"].options()}

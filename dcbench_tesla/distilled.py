@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from dcbench_tesla.compute.state import plain_torch
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
-from dcbench_tesla.data.preprocessing import Preprocessing
+from dcbench_tesla.data.preprocessing import TENSORS, Preprocessing
 from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
 from dcbench_tesla.records.store import load_tensors, save_tensors
 
@@ -573,13 +573,13 @@ def _preprocessing_faults(
     tensors: Mapping[str, Tensor], facts: object, image: tuple[int, ...] | torch.Size | None
 ) -> _Faults:
     kind = facts.get("kind") if isinstance(facts, Mapping) else None
-    if not isinstance(facts, Mapping) or kind not in ("standardise", "zca"):
-        yield "preprocessing", _shown(facts), "a fitted preprocessing of kind standardise or zca"
+    if not isinstance(facts, Mapping) or kind not in tuple(TENSORS):
+        yield "preprocessing", _shown(facts), f"a fitted preprocessing of kind {' or '.join(TENSORS)}"
         return
     if facts.get("eps") is not None and not _is_number(facts["eps"]):
         yield "preprocessing.eps", _shown(facts["eps"]), "a number, or null"
     size = None if image is None else image[0] if kind == "standardise" else math.prod(image)
-    names = ("mean", "std") if kind == "standardise" else ("mean", "matrix", "inverse_matrix")
+    names = TENSORS[kind]
     for name in names:
         if name not in tensors:
             yield f"preprocessing.{name}", "is missing", f"all of {', '.join(names)}"

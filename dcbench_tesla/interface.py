@@ -264,6 +264,8 @@ class Condenser(ABC):
         uses_network: whether the network of the run matters.
         learns_lr: whether its distilled sets carry a learned learning rate.
         compiles: whether it compiles what it repeats where ``Problem.compile`` asks for it.
+        divides_batch_norm: whether its setting ``micro_batch`` leaves the result as it is for networks with batch norm
+            too, so that a memory budget may choose it.
         evaluation_recipe: the name of the recipe by which its authors train networks on its sets, one of
             :func:`dcbench_tesla.presets.recipes.names`; empty where they use none of their own. The core writes it into
             every set.
@@ -274,6 +276,7 @@ class Condenser(ABC):
     uses_ipc: ClassVar[bool] = True
     uses_network: ClassVar[bool] = True
     learns_lr: ClassVar[bool] = False
+    divides_batch_norm: ClassVar[bool] = False
     evaluation_recipe: ClassVar[str] = ""
     compiles: ClassVar[bool] = False
     Settings: ClassVar[type[Settings]] = Settings
@@ -439,6 +442,11 @@ class Evaluator(ABC):
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    @classmethod
+    def uses_seed(cls, settings: Any) -> bool:
+        """Return whether networks of different seeds differ; otherwise the core trains one and no more."""
+        return True
 
     def given(self, distilled: DistilledSet) -> DistilledSet:
         """Return the set as :meth:`train` and :meth:`cost` take it, whole or plain."""

@@ -313,7 +313,8 @@ def _thrifty(cell: Cell, settings: Any, open_: Collection[str]) -> Iterator[dict
     On a GPU the students' weights go to main memory. On a CPU they lie there already, and are computed again.
     """
     yield {}
-    divisible = "micro_batch" in open_ and not has_batch_norm(cell.materials.network_skeleton)
+    whole = has_batch_norm(cell.materials.network_skeleton) and not cell.identity.method.divides_batch_norm
+    divisible = "micro_batch" in open_ and not whole
     pieces = list(_halved(settings.micro_batch or _batch(cell, settings))) if divisible else []
     yield from ({"micro_batch": piece} for piece in pieces)
     place = "restep" if cell.device.type == "cpu" else "host"

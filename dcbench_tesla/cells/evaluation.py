@@ -123,8 +123,13 @@ def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Accuracy | None]:
     }
 
 
-def network_count(settings: Settings, evaluation: EvaluationSettings) -> int:
-    """Return how many networks test the final set: the evaluator's own setting, else that of the evaluation."""
+def network_count(evaluator: str, settings: Settings, evaluation: EvaluationSettings) -> int:
+    """Return how many networks test the final set: the evaluator's own setting, else that of the evaluation.
+
+    An evaluator whose networks do not depend on their seed has one.
+    """
+    if not registry.load_evaluator(evaluator).uses_seed(settings):
+        return 1
     return int(getattr(settings, "networks", 0)) or evaluation.networks
 
 

@@ -115,8 +115,11 @@ class CellIdentity:
     def schedule(self, evaluator: str) -> list[tuple[int, int]]:
         """Return the iterations whose sets an evaluator tests, each with its number of networks; the final one last."""
         networks_on_the_way = self.config.evaluation.networks_on_the_way
-        on_the_way = self.snapshots if registry.load_evaluator(evaluator).on_the_way else ()
-        at_the_end = network_count(self.config.evaluators[evaluator], self.config.evaluation)
+        kind, settings = registry.load_evaluator(evaluator), self.config.evaluators[evaluator]
+        if not kind.uses_seed(settings):
+            networks_on_the_way = 1
+        on_the_way = self.snapshots if kind.on_the_way else ()
+        at_the_end = network_count(evaluator, settings, self.config.evaluation)
         return [(i, networks_on_the_way) for i in on_the_way] + [(self.iterations, at_the_end)]
 
     @property
@@ -139,7 +142,8 @@ def describe_data(data: DataFacts, settings: DataSettings) -> dict[str, Any]:
         "validation": settings.validation,
     }
     if settings.zca:
-        return {**facts, "preprocessing": "zca"}
+        named = {} if settings.whitening == "mtt" else {"whitening": settings.whitening}
+        return {**facts, "preprocessing": "zca", **named}
     # the fingerprint does not cover this: a registered set has published statistics, the same pixels as npz: computed
     return {**facts, "preprocessing": "standardise", "mean": data.mean, "std": data.std}
 

@@ -16,7 +16,7 @@ from dcbench_tesla.config import CellConfig
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import prepared_bytes
-from dcbench_tesla.data.preprocessing import Preprocessing, check_zca_size, fit_standardise, fit_zca
+from dcbench_tesla.data.preprocessing import WHITENINGS, Preprocessing, check_zca_size, fit_standardise
 from dcbench_tesla.data.splits import Indices, Splits, choose, cut
 from dcbench_tesla.distilled import load_whitening
 from dcbench_tesla.errors import CorruptFileError, UsageError
@@ -139,7 +139,7 @@ class Materials:
                 return stored
             if not self._quiet:
                 say("fitting the ZCA whitening (once for this data set) ...")
-            fitted = fit_zca(self._train_pixels, self.dataset.max_value)
+            fitted = WHITENINGS[self.config.data.whitening](self._train_pixels, self.dataset.max_value)
             tensors, about = fitted.state()
             save_tensors(fit.with_name(f"{fitted.key}.safetensors"), tensors, about)
             write_json(fit, {"preprocessing": fitted.key, "data": facts})

@@ -261,7 +261,7 @@ class _SavedSet:
     def evaluate(self, name: str, *, force: bool) -> dict[str, Any]:
         """Train and test the networks that are not recorded yet; return the row."""
         workspace, settings = self.session.workspace, self.config.evaluators[name]
-        networks = network_count(settings, self.config.evaluation)
+        networks = network_count(name, settings, self.config.evaluation)
         identity = {
             "set": self._digest,
             "test": self.dataset.fingerprint,

@@ -1,4 +1,4 @@
-"""Preprocessing of pixels before a network sees them: channel standardisation or ZCA whitening.
+"""Preprocessing of pixels before a network sees them: channel standardisation or one of three ZCA whitenings.
 
 Synthetic images are in preprocessed space, so a distilled set is useless without its preprocessing. A preprocessing is
 stored as named tensors and a few facts, and identified by a hash of its content.
@@ -7,9 +7,9 @@ Shapes: N images, C channels, H = W = side, D = C H W. Input pixels are in [0, 1
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 ZCA_EPS = 0.1  # added to the variances before their inverse square root, for pixels in [0, 1]
 ZCA_SIDE_LIMIT = 64  # images of this side and larger are refused
 _CHUNK = 2048  # images counted at a time
-_TENSORS = {"standardise": ("mean", "std"), "zca": ("mean", "matrix", "inverse_matrix")}
+_LEAST_NORM = 1e-6
+ZCA_SHARE = 0.1  # KIP and FrePo add this share of the mean variance to the variances
+TENSORS = {
+    "standardise": ("mean", "std"),
+    "zca": ("mean", "matrix", "inverse_matrix"),
+    "normalised-zca": ("mean", "std", "matrix", "inverse_matrix"),
+}
+"""The kinds of preprocessing, with the tensors of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +41,9 @@ class Preprocessing:
 
     ``kind="standardise"`` maps x to (x - mean) / std, both (C,). ``kind="zca"`` maps a flattened image x to
     (x - mean) W with ``mean`` (D,) and W = ``matrix`` (D, D); ``inverse_matrix`` (D, D) undoes it, and ``eps`` is the
-    value it was fitted with. All tensors are float32.
+    value it was fitted with. ``kind="normalised-zca"`` is KIP's: u = (x - mean) / std with ``mean`` and ``std`` (D,),
+    then u minus its own mean, over its norm, then times W. Mean and norm of an image are lost; its inverse gives all
+    images the mean norm of the training images, which ``inverse_matrix`` contains. All tensors are float32.
 
     Raises:
         UsageError: ``kind`` is another one.
@@ -48,14 +57,14 @@ class Preprocessing:
     eps: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in _TENSORS:
-            raise unknown_name("preprocessing", self.kind, _TENSORS)
+        if self.kind not in TENSORS:
+            raise unknown_name("preprocessing", self.kind, TENSORS)
         size = len(self.mean)
         for name, tensor in self._tensors().items():
             assert tensor.shape == ((size, size) if "matrix" in name else (size,)), name
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in _TENSORS[self.kind]}
+        return {name: getattr(self, name) for name in TENSORS[self.kind]}
 
     def _facts(self) -> dict[str, Any]:
         return {"kind": self.kind, "eps": self.eps}
@@ -65,6 +74,8 @@ class Preprocessing:
         if self.kind == "standardise":
             return (pixels - _per_channel(self.mean, pixels)) / _per_channel(self.std, pixels)
         centred = pixels.flatten(1) - self.mean.to(pixels.dtype)
+        if self.kind == "normalised-zca":
+            centred = normalised(centred / _given(self.std).to(pixels.dtype))
         return (centred @ _given(self.matrix).to(pixels.dtype)).view(pixels.shape)
 
     def inverse(self, images: Tensor) -> Tensor:
@@ -72,6 +83,8 @@ class Preprocessing:
         if self.kind == "standardise":
             return images * _per_channel(self.std, images) + _per_channel(self.mean, images)
         flat = images.flatten(1) @ _given(self.inverse_matrix).to(images.dtype)
+        if self.kind == "normalised-zca":
+            flat = flat * _given(self.std).to(images.dtype)
         return (flat + self.mean.to(images.dtype)).view(images.shape)
 
     def to(self, device: torch.device | str) -> "Preprocessing":
@@ -91,12 +104,12 @@ class Preprocessing:
             CorruptFileError: the kind is unknown, or a tensor is missing.
         """
         kind = meta.get("kind")
-        if kind not in _TENSORS:
-            raise CorruptFileError(f"stored preprocessing of unknown kind {kind!r}; known: {', '.join(_TENSORS)}")
-        missing = [name for name in _TENSORS[kind] if name not in tensors]
+        if kind not in TENSORS:
+            raise CorruptFileError(f"stored preprocessing of unknown kind {kind!r}; known: {', '.join(TENSORS)}")
+        missing = [name for name in TENSORS[kind] if name not in tensors]
         if missing:
             raise CorruptFileError(f"stored {kind} preprocessing lacks {', '.join(missing)}; fit and store it again")
-        return cls(kind, **{name: tensors[name] for name in _TENSORS[kind]}, eps=meta.get("eps"))
+        return cls(kind, **{name: tensors[name] for name in TENSORS[kind]}, eps=meta.get("eps"))
 
     @cached_property
     def key(self) -> str:
@@ -113,7 +126,7 @@ class Preprocessing:
 
     def describe(self) -> dict[str, Any]:
         """Return small JSON facts: kind and key, with the mean and std per channel, or the size and ``eps`` of ZCA."""
-        if self.kind == "zca":
+        if self.kind != "standardise":
             return {"kind": self.kind, "key": self.key, "dimensions": len(self.mean), "eps": self.eps}
         return {"kind": self.kind, "key": self.key, "mean": self.mean.tolist(), "std": _given(self.std).tolist()}
 
@@ -150,6 +163,54 @@ def fit_zca(pixels: "Pixels", max_value: int, eps: float = ZCA_EPS) -> Preproces
     return Preprocessing(
         "zca", zca.mean_vector.flatten(), matrix=zca.transform_matrix, inverse_matrix=zca.transform_inv, eps=float(eps)
     )
+
+
+def fit_share_zca(pixels: "Pixels", max_value: int, *, normalise: bool = False) -> Preprocessing:
+    """Fit the ZCA whitening of FrePo or, with ``normalise``, of KIP on uint8 ``pixels`` (N, C, H, W).
+
+    Channels are standardised by the moments of ``pixels``. FrePo then subtracts the mean image; KIP instead subtracts
+    from each image its own mean and divides it by its norm. With second moments U S U^T (divided by N) and
+    e = 0.1 tr(S) / D: W = U (S + e)^(-1/2) U^T.
+
+    Raises:
+        UsageError: the images have 64 pixels a side or more.
+    """
+    check_zca_size(*pixels.shape[1:])
+    area = pixels.shape[2] * pixels.shape[3]
+    mean, std = (torch.tensor(m).repeat_interleave(area) for m in _channel_moments(pixels, max_value))
+    total, moments, norms = torch.zeros(len(mean)).double(), torch.zeros(len(mean), len(mean)).double(), 0.0
+    for start in range(0, len(pixels), _CHUNK):
+        flat = torch.from_numpy(pixels[start : start + _CHUNK]).flatten(1).double() / max_value
+        flat = (flat - mean) / std
+        if normalise:
+            norms += float((flat - flat.mean(1, keepdim=True)).norm(dim=1).sum())
+            flat = normalised(flat)
+        total += flat.sum(0)
+        moments += flat.T @ flat
+    centre = total / len(pixels) * (not normalise)
+    values, vectors = torch.linalg.eigh(moments / len(pixels) - centre[:, None] * centre)
+    variances = values.clamp(min=0) + ZCA_SHARE * values.mean()
+    matrix, inverse = ((vectors * variances.pow(power)) @ vectors.T for power in (-0.5, 0.5))
+    eps = ZCA_SHARE * float(values.mean())
+    if normalise:
+        tensors = {"mean": mean, "std": std, "matrix": matrix, "inverse_matrix": inverse * norms / len(pixels)}
+        return Preprocessing("normalised-zca", **{name: t.float() for name, t in tensors.items()}, eps=eps)
+    tensors = {"mean": mean + std * centre, "matrix": matrix / std[:, None], "inverse_matrix": inverse * std}
+    return Preprocessing("zca", **{name: t.float() for name, t in tensors.items()}, eps=eps)
+
+
+WHITENINGS: Mapping[str, Callable[["Pixels", int], Preprocessing]] = {
+    "mtt": fit_zca,
+    "frepo": fit_share_zca,
+    "kip": partial(fit_share_zca, normalise=True),
+}
+"""The whitenings by name, each fitted to pixels and their largest value."""
+
+
+def normalised(flat: Tensor) -> Tensor:
+    """Return images ``(N, D)``, each minus its own mean and divided by its norm; constant ones are zero."""
+    centred = flat - flat.mean(1, keepdim=True)
+    return centred / centred.norm(dim=1, keepdim=True).clamp(min=_LEAST_NORM)
 
 
 def check_zca_size(channels: int, height: int, width: int) -> None:

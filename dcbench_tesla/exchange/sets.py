@@ -471,7 +471,7 @@ def _preprocessing(wanted: str, dataset: Dataset) -> Preprocessing:
         return fit_zca(dataset.x_train, dataset.max_value)
     preprocessing = _stored_preprocessing(Path(wanted))
     channels, size = dataset.channels, dataset.channels * dataset.side**2
-    expected = size if preprocessing.kind == "zca" else channels
+    expected = channels if preprocessing.kind == "standardise" else size
     if len(preprocessing.mean) != expected:
         raise UsageError(
             f"{wanted} holds a preprocessing ({preprocessing.kind}) whose mean has {len(preprocessing.mean)} numbers, "

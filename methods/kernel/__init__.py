@@ -1,0 +1,1 @@
+"""Ridge regression with kernels on the synthetic images: :mod:`.kip` and :mod:`.frepo`."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from dcbench_tesla.compute.named_networks import FrePoNet
 from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import DistilledSet, Settings
@@ -105,7 +106,11 @@ class ConvNetEvaluator(TrainedNetwork):
         return ConvNet(channels, classes, side, self.settings.width, self.settings.depth)
 
     def network_for(self, distilled: DistilledSet) -> nn.Module:
-        """Return a freshly initialised ConvNet, of the width that the authors' recipe asks for."""
+        """Return a freshly initialised ConvNet, or the network, width and norm that the authors' recipe asks for."""
         authors, (_, channels, side, _) = self.authors(distilled), distilled.images.shape
-        width = (authors.width if authors else 0) or self.settings.width
-        return ConvNet(channels, len(distilled.class_names), side, width, self.settings.depth)
+        shape = (channels, len(distilled.class_names), side)
+        if authors is None:
+            return self.build(*shape)
+        kind = FrePoNet if authors.network == "frepo" else ConvNet
+        norm = {"norm": authors.norm} if authors.norm else {}
+        return kind(*shape, authors.width or self.settings.width, self.settings.depth, **norm)

@@ -62,6 +62,7 @@ class Recipe:
         strategy: a strategy in its place, of those operations that the set's has; empty: the set's.
         cutmix: probability of CutMix for a batch.
         learned: the batches and rates to follow, in their order.
+        average: decay of a moving average of the weights, which the network ends with; 0: it ends with its last weights.
     """
 
     epochs: int
@@ -81,6 +82,7 @@ class Recipe:
     strategy: str = ""
     cutmix: float = 0.0
     learned: Steps | None = None
+    average: float = 0.0
 
     def start(self, network: nn.Module, epoch: int) -> torch.optim.Optimizer | None:
         """Return a new optimiser for the epochs from ``epoch`` on, or ``None`` to continue with the present one."""
@@ -135,6 +137,31 @@ class Recipe:
                 yield Visit(epoch, i == 0, indices, rng)
 
 
+class MovingAverage:
+    """The moving average ``sum_k d^(t-k) w_k / sum_k d^(t-k)`` of a network's weights and running statistics.
+
+    Args:
+        network: the network, before its first step.
+        decay: d.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._decay, self._weight = decay, 0.0
+        self._live = [t for t in network.state_dict().values() if t.is_floating_point()]
+        self._sums = [torch.zeros_like(t) for t in self._live]
+
+    def add(self) -> None:
+        """Take the weights after a step into the average."""
+        self._weight = self._decay * self._weight + 1
+        for total, value in zip(self._sums, self._live, strict=True):
+            total.mul_(self._decay).add_(value)
+
+    def apply(self) -> None:
+        """Give the network the average."""
+        for total, value in zip(self._sums, self._live, strict=True):
+            value.copy_(total / self._weight)
+
+
 class TrainingSet:
     """A distilled set as augmented batches. Synthetic images are on the device; real pixels are made into inputs.
 
@@ -178,12 +205,17 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int, micr
     optimiser = recipe.start(network, 0)
     assert optimiser is not None, "a recipe starts with an optimiser"
     step, loss = TrainingStep(network, _LOSSES[recipe.loss], micro_batch=micro_batch), torch.zeros(())
+    average = MovingAverage(network, recipe.average) if recipe.average else None
     for number, visit in enumerate(recipe.visits(len(data), seed)):
         if visit.first:
             optimiser = recipe.start(network, visit.epoch) or optimiser
         _set_rate(optimiser, recipe.rate(visit.epoch, number))
         loss = step(*data.batch(visit.indices, visit.rng))
         optimiser.step()
+        if average is not None:
+            average.add()
+    if average is not None:
+        average.apply()
     if not torch.isfinite(loss):
         raise DivergedError(
             f"a network trained on the distilled set diverged (loss {loss.item()}, lr {recipe.lr:g}): "
@@ -264,6 +296,7 @@ class TrainedNetwork(Evaluator):
             augmentation=authors.augmentation,
             strategy=authors.strategy,
             cutmix=authors.cutmix,
+            average=authors.average,
             learned=distilled.steps if authors.schedule == "learned" else None,
         )
 

@@ -41,7 +41,10 @@ class AuthorsRecipe:
         strategy: a strategy in its place, of those operations that the set's has; empty: the set's.
         cutmix: probability of CutMix for a batch.
         augmented_epochs: epochs where the set has a DSA strategy; 0: ``epochs``.
+        average: decay of a moving average of the weights, which is tested in their place; 0: the last weights are.
         width: width of the ConvNet; 0: the evaluator's own.
+        network: which network the evaluator ``convnet`` trains: ``convnet``, or ``frepo`` with its doubling widths.
+        norm: the norm of that network; empty: its own.
         not_theirs: in which the evaluators differ from the authors, as text.
         lacking: why no evaluator can follow the recipe; empty if they can.
     """
@@ -64,7 +67,10 @@ class AuthorsRecipe:
     strategy: str = field(default="", metadata={"later": True})
     cutmix: float = field(default=0.0, metadata={"later": True})
     augmented_epochs: int = field(default=0, metadata={"later": True})
+    average: float = field(default=0.0, metadata={"later": True})
     width: int = 0
+    network: Literal["convnet", "frepo"] = field(default="convnet", metadata={"later": True})
+    norm: str = field(default="", metadata={"later": True})
     not_theirs: str = ""
     lacking: str = ""
 

@@ -185,7 +185,7 @@ class FrePo(Condenser):
         train, classes = self.problem.train, self.problem.task.classes
         rng = self.problem.generator("real images", iteration)
         chosen = torch.randperm(len(train), generator=rng)[: self.settings.real_batch]
-        return chosen, (F.one_hot(train.labels[chosen], classes) - 1 / classes).to(self.images)
+        return chosen, F.one_hot(train.labels[chosen], classes).to(self.images) - 1 / classes
 
     def _inputs(self, rows: Tensor) -> Tensor:
         with origin("inputs"):

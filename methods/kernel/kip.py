@@ -149,8 +149,9 @@ class KIP(Condenser):
         record, gradients = self.gradients(iteration)
         with origin("optimiser"):
             for name, gradient in gradients.items():
-                rate = torch.tensor(getattr(self.settings, f"lr_{name}")).to(self.images)
-                self.values[name] = self.adam.step(iteration, self.values[name], gradient.to(self.images), rate)
+                value, lr = self.values[name][0], getattr(self.settings, f"lr_{name}")
+                rate = torch.tensor(lr, dtype=value.dtype, device=value.device)
+                self.values[name] = self.adam.step(iteration, self.values[name], gradient.to(value), rate)
         return record
 
     def gradients(self, iteration: int) -> tuple[IterationRecord, dict[str, Tensor]]:
@@ -194,7 +195,7 @@ class KIP(Condenser):
 
     def _targets_of(self, rows: Tensor) -> Tensor:
         classes = self.problem.task.classes
-        return (F.one_hot(self.problem.train.labels[rows], classes) - 1 / classes).to(self.images.device).double()
+        return F.one_hot(self.problem.train.labels[rows], classes).to(self.images.device).double() - 1 / classes
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what is learned, and Adam's moments."""

@@ -101,7 +101,8 @@ class Pool:
         size = len(images) if self.coupled else micro_batch or len(images)
         gradient = self._gradient(number, images, labels, size)
         with origin("optimiser"):
-            self.students[number] = self.adam.step(steps, self.students[number], gradient, torch.tensor(rate).to(gradient))
+            lr = torch.tensor(rate, dtype=gradient.dtype, device=gradient.device)
+            self.students[number] = self.adam.step(steps, self.students[number], gradient, lr)
         self.counts[number] += 1
 
     def _gradient(self, number: int, images: Tensor, labels: Tensor, size: int) -> Tensor:

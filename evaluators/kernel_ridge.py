@@ -109,9 +109,7 @@ class Regression(nn.Module):
     support: Tensor
     weights: Tensor
 
-    def __init__(
-        self, distilled: DistilledSet, kernel: tuple[Kernel, int], ridge: float, device: torch.device
-    ) -> None:
+    def __init__(self, distilled: DistilledSet, kernel: tuple[Kernel, int], ridge: float, device: torch.device) -> None:
         super().__init__()
         self._kernel: Callable[[Tensor, Tensor], Tensor] = kernel[0]
         self.register_buffer("support", distilled.inputs(device).double())

@@ -6,6 +6,7 @@
 ``trajectory``  ``mtt``, ``tesla`` and ``tesla-exact``; ``matching`` holds the condenser that all three share.
                 ``ftd`` and ``datm``, whose common base in ``successors`` is built on it
 ``bilevel``     ``dd`` and ``rat-bptt``; ``through_time`` holds the loop through fresh networks that both share
+``kernel``      ``kip`` and ``frepo``, ridge regression; ``pool`` and ``lamb`` hold the networks and optimiser of FrePo
 ``classwise``   ``dc``, ``dsa``, ``dm``, ``idc`` and ``cafe``, with a common base in ``matching``; what matches
                 gradients shares ``gradient_matching``
 ``subset``      ``random``, ``whole``, ``herding``, ``k-center``, ``class-means``; they share ``selection``, ``coreset``

@@ -46,9 +46,7 @@ class Covariances(NamedTuple):
 
     def dense(self, mean: Callable[[Tensor], Tensor] = lambda k: k) -> "Covariances":
         """Return the kernels after a layer of weights that takes the mean of what it sees by ``mean``."""
-        nngp, own, others = (
-            WEIGHT_VARIANCE * mean(k) + BIAS_VARIANCE for k in (self.nngp, self.own, self.others)
-        )
+        nngp, own, others = (WEIGHT_VARIANCE * mean(k) + BIAS_VARIANCE for k in (self.nngp, self.own, self.others))
         return Covariances(nngp, nngp + WEIGHT_VARIANCE * mean(self.ntk), own, others)
 
     def relu(self) -> "Covariances":
@@ -168,7 +166,7 @@ def gram(features: Tensor) -> Tensor:
     """Return ``phi phi^T`` ``(N, N)`` of ``features`` ``(N, F)``, in float64: rounded sums may not be positive."""
     found = torch.zeros(len(features), len(features), dtype=torch.float64, device=features.device)
     for part in features.split(_COLUMNS, 1):
-        found += part.double() @ part.double().T
+        found.addmm_(part.double(), part.double().T)
     return found
 
 

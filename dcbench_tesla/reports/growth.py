@@ -1,7 +1,7 @@
 """Growth of memory and time with matching steps, batch size and IPC (TESLA, Section 3.3): formulas and predictions.
 
 T matching steps, B images per step, N synthetic images (IPC times classes), M real images per step, G bytes of the
-graph of one image, P parameters, I values of an image. Memory does not include the network itself.
+graph of one image, P parameters, I values of an image, F features. Memory does not include the network itself.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,30 +9,30 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from dcbench_tesla.cells.workload import Shape
 from dcbench_tesla.compare.points import Point
 from dcbench_tesla.compare.table import aligned
-from dcbench_tesla.profilers.memory import MemoryMeter, memory_meter
+from dcbench_tesla.profilers.memory import memory_meter
 from dcbench_tesla.records.progress import size
-from dcbench_tesla.reports.frepo import frepo_workload
 
-FREPO = "frepo"
 DATASETS = ("cifar100", "imagenet1k-64")
 
 
 @dataclass(frozen=True)
 class Growth:
-    """The leading terms of a method's memory and time, as formulas."""
+    """The leading terms of the memory and time of a method with some settings, as formulas."""
 
     memory: str
     time: str
+    method: str
+    settings: str = ""
 
 
 GROWTH = {
-    "mtt": Growth("T B G + N I", "T B"),
-    "tesla": Growth("B G + N I", "T B"),
-    "tesla-exact": Growth("B G + T P + N I", "T B"),
-    FREPO: Growth("N G + N^2", "N + M + N^3"),
+    "mtt": Growth("T B G + N I", "T B", "mtt"),
+    "tesla": Growth("B G + N I", "T B", "tesla"),
+    "tesla-exact": Growth("B G + T P + N I", "T B", "tesla-exact"),
+    "frepo": Growth("N G + N^2", "N + M + N^3", "frepo"),
+    "frepo, micro_batch=100": Growth("N (I + F) + N^2", "N + M + N^3", "frepo", "micro_batch=100"),
 }
 
 _BASE = Point(method="", dataset="", matching_steps=20, ipc=10, batch_size=100)
@@ -40,10 +40,10 @@ _DOUBLED = ("matching_steps", "batch_size", "ipc")
 _SHORT = {"matching_steps": "T", "batch_size": "B", "ipc": "IPC"}
 
 
-def _points(dataset: str, method: str) -> Iterator[Point]:
+def _points(dataset: str, growth: Growth) -> Iterator[Point]:
     """Yield the base point, then one point for each quantity with that quantity doubled."""
-    base = replace(_BASE, method=method, dataset=dataset)
-    if method == FREPO:
+    base = replace(_BASE, method=growth.method, dataset=dataset, settings=growth.settings)
+    if growth.method == "frepo":
         base = replace(base, matching_steps=None, batch_size=None)
     yield base
     for name in _DOUBLED:
@@ -53,7 +53,7 @@ def _points(dataset: str, method: str) -> Iterator[Point]:
 
 def count(datasets: Sequence[str] = DATASETS) -> int:
     """Return the number of points that :func:`predict` predicts."""
-    return sum(len(list(_points(dataset, method))) for dataset in datasets for method in GROWTH)
+    return sum(len(list(_points(dataset, growth))) for dataset in datasets for growth in GROWTH.values())
 
 
 def predict(datasets: Sequence[str] = DATASETS, *, done: Callable[[], None] = lambda: None) -> pd.DataFrame:
@@ -62,7 +62,7 @@ def predict(datasets: Sequence[str] = DATASETS, *, done: Callable[[], None] = la
     rows = []
     for dataset in datasets:
         for method, growth in GROWTH.items():
-            for point in _points(dataset, method):
+            for point in _points(dataset, growth):
                 rows.append(
                     {
                         "dataset": dataset,
@@ -72,21 +72,13 @@ def predict(datasets: Sequence[str] = DATASETS, *, done: Callable[[], None] = la
                         "ipc": point.ipc,
                         "width": point.width,
                         "meter": meter.name,
-                        "peak_bytes": _peak(point, meter),
+                        "peak_bytes": meter.measure(point.workload(meter.device)).peak_bytes,
                         "memory_grows_as": growth.memory,
                         "time_grows_as": growth.time,
                     }
                 )
                 done()
     return pd.DataFrame(rows).astype({"matching_steps": "Int64", "batch_size": "Int64"})
-
-
-def _peak(point: Point, meter: MemoryMeter) -> int:
-    if point.method == FREPO:
-        shape = Shape.of(point.dataset)
-        workload = frepo_workload(shape, ipc=point.ipc, width=point.width, depth=point.depth, device=meter.device)
-        return meter.measure(workload).peak_bytes
-    return meter.measure(point.workload(meter.device)).peak_bytes
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -103,8 +95,9 @@ def markdown(table: pd.DataFrame) -> str:
 
 _SYMBOLS = (
     "T matching steps, B images a step, N = IPC times classes synthetic images, M real images a step (1024 of FrePo), "
-    "G bytes of one image's graph, P parameters, I values of an image. Last columns: how many times more bytes with "
-    "T, B or IPC doubled. FrePo here has the ConvNet of the others; its own is wider."
+    "G bytes of one image's graph, P parameters, I values of an image, F features. Last columns: how many times more "
+    "bytes with T, B or IPC doubled. FrePo here has the ConvNet of the others, of which it keeps ten with Adam's "
+    "moments; its own is wider."
 )
 
 

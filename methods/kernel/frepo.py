@@ -119,7 +119,7 @@ class FrePo(Condenser):
         rate = self.settings.lr_images * cosine(iteration, self.iterations, _FLOOR)
         with origin("optimiser"):
             for name, gradient in gradients.items():
-                self.values[name] = lamb_step(iteration, self.values[name], gradient, rate)
+                lamb_step(iteration, self.values[name], gradient, rate)
         rng = self.problem.generator("images of the network", iteration)
         chosen = torch.randperm(len(self.images), generator=rng)[: self.settings.network_batch].to(self.images.device)
         batch = (self.images[chosen], self.labels[chosen])

@@ -22,8 +22,8 @@ class Learned(NamedTuple):
         return cls(value, torch.zeros_like(value), torch.zeros_like(value))
 
 
-def lamb_step(k: int, state: Learned, gradient: Tensor, rate: float) -> Learned:
-    """Return a tensor after its step number k, from 0.
+def lamb_step(k: int, state: Learned, gradient: Tensor, rate: float) -> None:
+    """Make step number k, from 0, in place.
 
     With Adam's direction ``u = m / (sqrt(v) + eps)``, both moments corrected for their start at zero::
 
@@ -32,12 +32,13 @@ def lamb_step(k: int, state: Learned, gradient: Tensor, rate: float) -> Learned:
     You et al., "Large Batch Optimization for Deep Learning" (ICLR 2020), without weight decay, with the usual betas
     0.9 and 0.999 and eps 1e-6.
     """
-    first = _BETA1 * state.first + (1 - _BETA1) * gradient
-    second = _BETA2 * state.second + (1 - _BETA2) * gradient.square()
-    way = first / (1 - _BETA1 ** (k + 1)) / ((second / (1 - _BETA2 ** (k + 1))).sqrt() + _EPS)
+    state.first.mul_(_BETA1).add_(gradient, alpha=1 - _BETA1)
+    state.second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
+    way = (state.second / (1 - _BETA2 ** (k + 1))).sqrt_().add_(_EPS).reciprocal_().mul_(state.first)
+    way.div_(1 - _BETA1 ** (k + 1))
     own, of_way = state.value.norm(), way.norm()
     trust = torch.where((own > 0) & (of_way > 0), own / of_way, 1.0)
-    return Learned(state.value - rate * trust * way, first, second)
+    state.value.sub_(way.mul_(rate * trust))
 
 
 def cosine(step: int, steps: int, floor: float) -> float:

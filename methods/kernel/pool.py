@@ -138,4 +138,3 @@ class Pool:
 def _named(vector: Tensor, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
     parts = vector.split([shape.numel() for shape in shapes.values()])
     return ((name, part.view(shape)) for (name, shape), part in zip(shapes.items(), parts, strict=True))
-

@@ -62,7 +62,7 @@ class Recipe:
         strategy: a strategy in its place, of those operations that the set's has; empty: the set's.
         cutmix: probability of CutMix for a batch.
         learned: the batches and rates to follow, in their order.
-        average: decay of a moving average of the weights, which the network ends with; 0: it ends with its last weights.
+        average: decay of a moving average of the weights, with which the network ends; 0: with its last weights.
     """
 
     epochs: int

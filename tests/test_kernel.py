@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dcbench_tesla.cells.budget import _thrifty
+from dcbench_tesla.cells.evaluation import network_count
+from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.workload import Shape, workload
 from dcbench_tesla.compute.kernels import (
     Covariances,
@@ -24,6 +28,7 @@ from dcbench_tesla.compute.kernels import (
 )
 from dcbench_tesla.compute.named_networks import FrePoNet
 from dcbench_tesla.compute.networks import Network, has_batch_norm
+from dcbench_tesla.config import EvaluationSettings, overrides_from, resolve
 from dcbench_tesla.conformance import tiny_problem, tiny_sets
 from dcbench_tesla.data.preprocessing import fit_share_zca
 from dcbench_tesla.distilled import CENTRED
@@ -426,9 +431,6 @@ def test_the_kernels_own_predictions_are_ridge_regression() -> None:
 
 
 def test_a_kernel_without_seeds_is_tested_once() -> None:
-    from dcbench_tesla.cells.evaluation import network_count
-    from dcbench_tesla.config import EvaluationSettings, resolve
-
     once = EvaluationSettings(networks=5)
     assert network_count("kernel-ridge", KernelRidgeSettings(), once) == 1
     assert network_count("kernel-ridge", KernelRidgeSettings(kernel="random-conv"), once) == 5
@@ -442,3 +444,13 @@ def test_kernels_of_random_networks_differ_by_their_seed() -> None:
     first, other, again = (network(distilled.inputs()) for network in found)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(("method", "pieces"), [("frepo", [5, 3, 2, 1]), ("rat-bptt", [])])
+def test_a_memory_budget_takes_pieces_with_batch_norm_where_they_are_exact(
+    method: str, pieces: list[int], tmp_path: Path
+) -> None:
+    config = resolve(method, "digits", 1, preset="smoke", overrides=overrides_from({"network.norm": "batch"}))
+    cell = Session(tmp_path, device="cpu", quiet=True).cell(config)
+    found = list(_thrifty(cell, config.settings, {"micro_batch"}))
+    assert found == [{}, *({"micro_batch": piece} for piece in pieces)]

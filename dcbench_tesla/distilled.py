@@ -26,7 +26,7 @@ FORMAT = "dcbench distilled set"
 """What the file of one says it is."""
 
 VERSIONS = (1, 2)
-"""The versions of the format: 2 adds learned steps, the space of labels, the decoder and the evaluation recipe."""
+"""The versions of the format: 2 adds learned steps, the space of labels, the decoder and facts of the evaluation."""
 
 PREPROCESSING = "preprocessing."
 """What stands before the names of the preprocessing's tensors in the file of a distilled set."""
@@ -36,7 +36,7 @@ _SUM_TOLERANCE = 1e-3  # of a soft label, in half precision
 _LONGEST = 80  # characters of a value in a message
 _TEXTS = ("method", "dataset", "dataset_fingerprint", "protocol", "key")
 _NUMBERS = ("ipc", "seed", "iteration")
-_NEW_FACTS = ("label_space", "decoder", "evaluation_recipe")
+_NEW_FACTS = ("label_space", "decoder", "evaluation_recipe", "training_steps")
 _NEW_TENSORS = ("steps.rates", "steps.batches")
 
 _Faults = Iterator[tuple[str, str, str]]  # field, what it is, what was expected
@@ -139,6 +139,7 @@ class DistilledSet:
         label_space: ``probabilities``, or ``centred`` for any numbers around one-hot minus 1/K.
         decoder: how the stored images become the ones to train on; ``None`` where they are the same.
         evaluation_recipe: the name of the recipe by which the method's authors train networks on its sets, or empty.
+        training_steps: the number of optimiser steps that was found best for training on the set; 0: none was.
 
     Raises:
         UsageError: shapes or types do not fit together.
@@ -157,6 +158,7 @@ class DistilledSet:
     label_space: str = PROBABILITIES
     decoder: Decoder | None = None
     evaluation_recipe: str = ""
+    training_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.lr is None and len(self.steps):
@@ -205,6 +207,8 @@ class DistilledSet:
             meta["decoder"] = {"name": self.decoder.name, "factor": self.decoder.factor}
         if self.evaluation_recipe:
             meta["evaluation_recipe"] = self.evaluation_recipe
+        if self.training_steps:
+            meta["training_steps"] = self.training_steps
         steps = self.steps
         return {} if steps is None else {"steps.rates": steps.rates, "steps.batches": steps.batches}, meta
 
@@ -230,7 +234,8 @@ class DistilledSet:
         if self.version == 1:
             return self
         labels = self.hard if self.label_space == CENTRED else self.labels
-        return replace(self, labels=labels, label_space=PROBABILITIES, steps=None, evaluation_recipe="").decoded()
+        as_in_1: dict[str, Any] = {"steps": None, "evaluation_recipe": "", "training_steps": 0}
+        return replace(self, labels=labels, label_space=PROBABILITIES, **as_in_1).decoded()
 
     def centred_labels(self) -> Tensor:
         """Return the labels minus 1/K, float32 ``(N, K)``; labels in the centred space as they are."""
@@ -339,6 +344,7 @@ class DistilledSet:
             label_space=meta.get("label_space", PROBABILITIES),
             decoder=Decoder(**meta["decoder"]) if "decoder" in meta else None,
             evaluation_recipe=meta.get("evaluation_recipe", ""),
+            training_steps=meta.get("training_steps", 0),
         )
 
     @classmethod
@@ -523,6 +529,9 @@ def _new_fact_faults(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
         yield "label_space", "is centred, but the labels are classes", "float32 labels (N, K)"
     if not (_is_text(recipe) and _RECIPE_NAME.fullmatch(recipe)):
         yield "evaluation_recipe", _shown(recipe), "a name of small letters, digits and hyphens"
+    steps = meta.get("training_steps", 1)
+    if not _is_whole(steps) or steps < 1:
+        yield "training_steps", _shown(steps), "a whole number of at least 1"
 
 
 def _new_part_faults(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> _Faults:

@@ -189,6 +189,7 @@ class Problem:
         steps: Steps | None = None,
         label_space: str = PROBABILITIES,
         decoder: Decoder | None = None,
+        training_steps: int = 0,
     ) -> DistilledSet:
         """Return ``images`` and ``labels`` as a distilled set, with what its users need to know of the task.
 
@@ -201,6 +202,7 @@ class Problem:
             steps: the training steps, if a rate was learned for each of them; ``lr`` is then left out.
             label_space: ``probabilities`` or ``centred``.
             decoder: how ``images`` become the images to train on, if they are a stored form.
+            training_steps: the number of optimiser steps that was found best for training on the set, if one was.
 
         Raises:
             UsageError: shapes or types do not fit together.
@@ -213,6 +215,7 @@ class Problem:
             steps=None if steps is None else Steps(*(t.detach().clone().cpu() for t in (steps.rates, steps.batches))),
             label_space=label_space,
             decoder=decoder,
+            training_steps=training_steps,
             class_names=self.task.class_names,
             preprocessing=self.task.preprocessing,
             augmentation=self.task.augmentation.strategy,

@@ -48,7 +48,7 @@ class Recipe:
         momentum: momentum of SGD.
         optimiser: ``sgd`` or ``adam``.
         schedule: ``halves`` (a tenth of ``lr`` in the second half of the epochs, with a new optimiser), ``fifths`` (a
-            fifth of ``lr`` after two thirds of the epochs, and a fifth of that after five sixths),
+            fifth of ``lr`` after two thirds of the epochs, and a fifth of that after five sixths), ``constant``,
             ``epoch-cosine`` (``lr`` falls towards zero along a cosine, changed every epoch), ``cosine`` (a linear
             warm-up, then a cosine to ``floor`` times ``lr``, changed every step) or ``learned`` (that of ``learned``).
         least_batch: if the last batch of an epoch has fewer images, it joins the batch before. Batch norm cannot train
@@ -289,7 +289,7 @@ class TrainedNetwork(Evaluator):
             optimiser=authors.optimiser,
             schedule=authors.schedule,
             loss=authors.loss,
-            steps=authors.steps_for(distilled.training_images),
+            steps=authors.steps_for(distilled.training_images, distilled.training_steps),
             most_steps=self.settings.most_steps,
             warm_up=authors.warm_up,
             floor=authors.floor,

@@ -270,6 +270,8 @@ def _training_facts(distilled: DistilledSet) -> dict[str, str]:
     if distilled.decoder is not None:
         f = distilled.decoder.factor
         facts["stored form"] = f"each image holds {f} x {f} smaller ones, resized to its size for training"
+    if distilled.training_steps:
+        facts["steps to train"] = f"{distilled.training_steps}, found with the set"
     if distilled.evaluation_recipe:
         facts["its authors' evaluation"] = distilled.evaluation_recipe
     return facts

@@ -34,7 +34,9 @@ class AuthorsRecipe:
         batch_size: images per step, at most all.
         epochs: passes over the set, where ``steps`` is empty.
         steps: optimiser steps by number of training images.
-        schedule: ``halves``, ``fifths``, ``cosine`` or ``learned``, as ``recipes.toml`` explains.
+        set_steps: whether the set's ``training_steps`` take the place of ``steps``, if it has them.
+        schedule: ``halves``, ``fifths``, ``released``, ``constant``, ``cosine`` or ``learned``, as ``recipes.toml``
+            explains.
         warm_up: steps of linear warm-up of ``cosine``.
         floor: the last rate of ``cosine`` as a share of ``lr``.
         augmentation: whether the set's DSA strategy is used.
@@ -60,7 +62,8 @@ class AuthorsRecipe:
     batch_size: int = 256
     epochs: int = 0
     steps: Mapping[str, int] = field(default_factory=dict)
-    schedule: Literal["halves", "fifths", "cosine", "learned"] = "halves"
+    set_steps: bool = field(default=False, metadata={"later": True})
+    schedule: Literal["halves", "fifths", "released", "constant", "cosine", "learned"] = "halves"
     warm_up: int = 0
     floor: float = 0.0
     augmentation: bool = True
@@ -74,8 +77,13 @@ class AuthorsRecipe:
     not_theirs: str = ""
     lacking: str = ""
 
-    def steps_for(self, images: int) -> int:
-        """Return the steps for ``images`` training images: those of the nearest listed number, by ratio; 0: epochs."""
+    def steps_for(self, images: int, of_the_set: int = 0) -> int:
+        """Return the steps for ``images`` training images: those of the nearest listed number, by ratio; 0: epochs.
+
+        ``of_the_set`` is the set's own number, or 0; a recipe with ``set_steps`` takes it.
+        """
+        if self.set_steps and of_the_set:
+            return of_the_set
         if not self.steps:
             return 0
         return self.steps[min(self.steps, key=lambda listed: abs(math.log(int(listed) / images)))]
@@ -96,6 +104,7 @@ class AuthorsRecipe:
         """Return the recipe in one line, for rows and tables."""
         augmented = f" ({self.augmented_epochs} with DSA)" if self.augmented_epochs else ""
         length = "steps by size" if self.steps else f"{self.epochs} epochs{augmented}"
+        length = "the set's steps" if self.set_steps else length
         mixed = f", CutMix {self.cutmix:g}" if self.cutmix else ""
         how = "the learned steps" if self.schedule == "learned" else f"batch {self.batch_size}, {length}{mixed}"
         theirs = f"; not theirs: {self.not_theirs}" if self.not_theirs else ""

@@ -14,25 +14,21 @@ Shapes: N synthetic images, C channels, H = W = side, K classes, T inner steps.
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, get_args
+from dataclasses import dataclass, field
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from dcbench_tesla.compute.compiling import LossAndGradient
-from dcbench_tesla.compute.networks import FlatNetwork
 from dcbench_tesla.errors import UsageError, unknown_name
-from dcbench_tesla.interface import Condenser, DistilledSet, IterationRecord, Problem, Settings, Sizes
+from dcbench_tesla.interface import DistilledSet, IterationRecord, Problem, Settings
 from dcbench_tesla.profilers import origin
 
-from ..inner.batches import check_independent, fitting
 from ..inner.engine import stream_inner_gradient
-from ..inner.objectives import MeanLoss
 from ..inner.optimisers import PLAIN_SGD, Adam, InnerOptimiser
-from ..inner.step import CompiledStep, InnerStep
 from ..inner.students import Weights
 from ..inner.synthetic import SyntheticBatches
+from .real_loss import RealLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,35 +77,12 @@ class InnerLoop(NamedTuple):
     facts: Mapping[str, float] = {}
 
 
-class ThroughTime(Condenser):
+class ThroughTime(RealLoss):
     """Learns images through the training of fresh networks; subclasses say what is learned and how a loop is made."""
 
     Settings = ThroughTimeSettings
     settings: ThroughTimeSettings
-    compiles = True
     adam = Adam()
-
-    @classmethod
-    def for_device(cls, settings: Any, device: torch.device, sizes: Sizes) -> Any:
-        """Return the settings with ``micro_batch`` chosen for the device.
-
-        It is chosen for the batches of the inner steps, or for the real images if those are never cut.
-        """
-        if settings.micro_batch:
-            return settings
-        batch = cls.inner_batch(settings, sizes.images)
-        of_steps, of_real = fitting(batch, sizes, device), fitting(settings.real_batch, sizes, device)
-        return replace(settings, micro_batch=of_steps if of_steps < batch else max(batch, of_real))
-
-    @classmethod
-    def inner_batch(cls, settings: Any, images: int) -> int:
-        """Return the most synthetic images of ``images`` that an inner step shows."""
-        return images
-
-    @classmethod
-    def refuses_batch_norm(cls, settings: Any) -> str:
-        """Return nothing: students train on the statistics of their batches, and so does the loss on real images."""
-        return ""
 
     @property
     def inner_optimiser(self) -> InnerOptimiser:
@@ -128,10 +101,6 @@ class ThroughTime(Condenser):
         """Return the weights ``(P,)`` of a freshly initialised network."""
         return self.network.initial(self.problem.seed_for("network", iteration, number))
 
-    def augment_real(self, images: Tensor, rows: slice, iteration: int) -> Tensor:
-        """Return the real images ``rows`` of an iteration, augmented; by default as they are."""
-        return images
-
     def learning_rate(self, iteration: int) -> float:
         """Return the learning rate of an iteration's update."""
         return self.settings.lr_images
@@ -146,21 +115,10 @@ class ThroughTime(Condenser):
         Raises:
             UsageError: the network couples the images of a batch, and ``micro_batch`` would cut one.
         """
-        self.problem = problem
-        self.network = FlatNetwork(problem.build_network)
-        self._hard = problem.hard_labels().to(problem.device)
+        super().setup(problem)
         values = {name: value.to(problem.device) for name, value in self.start().items()}
-        most = max(self.inner_batch(self.settings, len(values["images"])), self.settings.real_batch)
-        check_independent(self.network.skeleton, self.settings.micro_batch, most)
-        self._step = (CompiledStep if problem.compile else InnerStep)(self.network.loss)
-        self._real_loss = LossAndGradient(self.network.loss, "the loss on real images", compile=problem.compile)
         with origin("optimiser"):
             self.values = {name: self.adam.begin(value) for name, value in values.items()}
-
-    @property
-    def compiled(self) -> bool:
-        """Whether the inner steps and the loss on real images are compiled; they are not if the compiler failed."""
-        return isinstance(self._step, CompiledStep) and not self._step.given_up and self._real_loss.compiled
 
     @property
     def images(self) -> Tensor:
@@ -196,7 +154,7 @@ class ThroughTime(Condenser):
                 self.initial(iteration, number).to(self.images),
                 loop.batches,
                 loop.rates,
-                objective=self._objective(iteration),
+                objective=self.objective(iteration, self.images),
                 optimiser=self.inner_optimiser,
                 window=loop.window,
                 micro_batch=self.settings.micro_batch,
@@ -211,17 +169,6 @@ class ThroughTime(Condenser):
     def pulled_back(self, batches: SyntheticBatches, rates: Tensor) -> dict[str, Tensor]:
         """Return the gradient of everything that is learned, from those of images, labels and rates."""
         return {"images": batches.image_gradient}
-
-    def _objective(self, iteration: int) -> MeanLoss:
-        rng, train = self.problem.generator("real images", iteration), self.problem.train
-        chosen = torch.randperm(len(train), generator=rng)[: self.settings.real_batch]
-
-        def batch(rows: slice) -> tuple[Tensor, Tensor]:
-            with torch.no_grad(), origin("inputs"):
-                images = self.augment_real(train.inputs(chosen[rows]).to(self.images), rows, iteration)
-                return images, train.labels[chosen[rows]].to(images.device)
-
-        return MeanLoss(self._real_loss, batch, len(chosen), self.settings.micro_batch or len(chosen))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what is learned, and Adam's moments."""

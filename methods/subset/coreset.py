@@ -11,6 +11,7 @@ from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import Condenser, DistilledSet, ExpertRequest, Problem, Settings
 
 from .selection import real_images
+from .trained import trained_network
 
 _BATCH = 512
 
@@ -51,10 +52,7 @@ class Coreset(Condenser):
 
     @torch.no_grad()
     def _features(self, problem: Problem, members: Tensor) -> Tensor:
-        assert problem.experts is not None, "the core provides the experts a method requests"
-        network = problem.build_network().to(problem.device).eval()
-        theta = problem.experts.snapshot(0, self.settings.feature_epochs)
-        torch.nn.utils.vector_to_parameters(theta, network.parameters())
+        network = trained_network(problem, self.settings.feature_epochs)
         batches = (network.features(problem.train.inputs(part)).flatten(1) for part in members.split(_BATCH))
         return torch.cat(list(batches))
 

@@ -13,6 +13,7 @@ A *cell* is (method, data set, IPC, seed) with a value for every setting. Settin
 import dataclasses
 import inspect
 import math
+import re
 import reprlib
 import shlex
 import tomllib
@@ -26,7 +27,7 @@ from dcbench_tesla import registry
 from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.errors import CorruptFileError, UsageError, require, unknown_name
 from dcbench_tesla.presets import Rule, rules_of
-from dcbench_tesla.presets.recipes import AUTHORS
+from dcbench_tesla.presets.recipes import AUTHORS, PUBLISHED, authors_recipe, names
 from dcbench_tesla.presets.released import in_released_code
 from dcbench_tesla.records.regular import regular_file
 
@@ -37,6 +38,7 @@ UNPUBLISHED = "defaults"
 BASELINE = "random"
 """The method that all others are compared with."""
 _CHANGED = ", changed: "
+_SETS = re.compile(r", (\d+) of (\d+) sets")
 _NORMS = ("auto", "instance", "batch", "group", "none")
 _BEYOND = 1 << 62  # whole numbers are counted in 64 bits
 _MOST_TOML = 1 << 20  # bytes
@@ -150,16 +152,19 @@ class EvaluationSettings:
         every: iterations between snapshots of the distilled set, which are evaluated as well; 0 evaluates the final
             set only.
         networks_on_the_way: networks that are trained on each of these snapshots.
+        sets: sets that are condensed, with as many seeds from that of the run on: ``dcbench run`` makes a cell of each.
     """
 
     networks: int = 5
     every: int = 0
     networks_on_the_way: int = 5
+    sets: int = 1
 
     def __post_init__(self) -> None:
         require(self.networks >= 1, f"evaluation.networks must be at least 1, not {self.networks}.")
         require(self.every >= 0, f"evaluation.every must be 0 (only at the end) or more, not {self.every}.")
         require(self.networks_on_the_way >= 1, "evaluation.networks_on_the_way must be at least 1.")
+        require(self.sets >= 1, f"evaluation.sets must be at least 1, not {self.sets}.")
 
 
 SECTIONS: Mapping[str, type] = {
@@ -427,8 +432,10 @@ def resolve(
     built = _build(kinds, rules, overrides, known)
     _check_snapshots(registry.load_method(method)(built["settings"]).iterations, built["evaluation"].every)
     inert = _without_effect(method, built, learned_lr)
-    if not (registry.load_method(method).evaluation_recipe if evaluation_recipe is None else evaluation_recipe):
-        inert |= _authors_without_recipe(built)
+    inert |= {f"data.{name}": why for name, why in built["data"].without_effect(dataset).items()}
+    inert["evaluation.sets"] = "a cell is one set, and dcbench run makes a cell of each"
+    recipe = registry.load_method(method).evaluation_recipe if evaluation_recipe is None else evaluation_recipe
+    inert |= _without_authors(built, method, recipe)
     idle = [o for o in overrides if o.label in inert]
     if idle and leave_out:
         overrides = tuple(o for o in overrides if o not in idle)
@@ -475,7 +482,8 @@ def resolve_all(
 ) -> list[CellConfig]:
     """Return the configuration of every combination of method, data set, IPC and seed.
 
-    Where there are several methods, each takes those overrides that have an effect on it.
+    Where there are several methods, each takes those overrides that have an effect on it. ``evaluation.sets`` adds as
+    many seeds after each seed.
 
     Args:
         methods: names of registered methods.
@@ -490,6 +498,8 @@ def resolve_all(
         UsageError: a name is unknown, or an override has a wrong value or no effect on any of the methods.
     """
     lenient = len(methods) > 1
+    sets, overrides = _number_of_sets(overrides)
+    seeds = list(dict.fromkeys(seed + i for seed in seeds for i in range(sets)))
     configs = [
         resolve(
             method,
@@ -507,6 +517,13 @@ def resolve_all(
     for idle in (o for o in overrides if o.label not in taken):  # no method uses it: resolving it raises the reason
         resolve(methods[0], datasets[0], ipcs[0], preset=preset, evaluators=evaluators, overrides=[idle])
     return configs
+
+
+def _number_of_sets(overrides: Sequence[Override]) -> tuple[int, list[Override]]:
+    """Return the number of sets that the last of ``overrides`` to name it asks for, and the others."""
+    asked = [o for o in overrides if o.label == "evaluation.sets"]
+    numbers = [EvaluationSettings(sets=value_in(EvaluationSettings, o)).sets for o in asked]
+    return [1, *numbers][-1], [o for o in overrides if o not in asked]
 
 
 def baseline_of(config: CellConfig) -> CellConfig:
@@ -674,10 +691,15 @@ def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | No
     return inert
 
 
-def _authors_without_recipe(built: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings ``recipe`` that ask for the recipe of authors who have none, with the reason."""
+def _without_authors(built: Mapping[str, Any], method: str, recipe: str) -> dict[str, str]:
+    """Return the settings ``recipe`` that ask for an authors' recipe that there is not, with the reason."""
+    lacking = authors_recipe(recipe).lacking if recipe in names() else ""
+    if recipe and not lacking:
+        return {}
+    common = f"{method} names no recipe of its own: its authors follow the common one, {PUBLISHED}"
+    reason = f"the recipe {recipe} cannot be followed: {lacking}" if recipe else common
     asking = (section for section, settings in built.items() if getattr(settings, "recipe", "") == AUTHORS)
-    return {f"{section}.recipe": "the set's authors have no recipe of their own" for section in asking}
+    return {f"{section}.recipe": reason for section in asking}
 
 
 def _protocol(preset: str, method: str, rules: list[Rule], changed: tuple[str, ...]) -> str:
@@ -685,8 +707,23 @@ def _protocol(preset: str, method: str, rules: list[Rule], changed: tuple[str, .
     if preset == "paper":
         lenders = [rule.settings_of for rule in rules if rule.settings_of]
         borrowed = f"paper, settings of {lenders[-1]}" if lenders else UNPUBLISHED
-        name = preset if any(method in rule.published for rule in rules) else borrowed
+        own = [rule for rule in rules if method in rule.published]
+        name = with_sets(preset, 1, max(rule.sets for rule in own)) if own else borrowed
     return _with_changes(name, changed)
+
+
+def with_sets(protocol: str, sets: int, published: int = 0) -> str:
+    """Return a protocol that says if it has fewer condensed sets than published: ``paper, 1 of 5 sets``.
+
+    Args:
+        protocol: the protocol, which may say it already, for another number.
+        sets: the number of sets.
+        published: the published number; 0: the one that the protocol names.
+    """
+    known = _SETS.search(protocol)
+    published = published or (int(known[2]) if known else 1)
+    name, changed, rest = _SETS.sub("", protocol).partition(_CHANGED)
+    return f"{name}{f', {sets} of {published} sets' if sets < published else ''}{changed}{rest}"
 
 
 def shown_dataset(dataset: str) -> str:

@@ -9,11 +9,15 @@ from torch import nn
 
 from dcbench_tesla.compute.named_networks import FrePoNet
 from dcbench_tesla.compute.networks import ConvNet
+from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import DistilledSet, Settings
 from dcbench_tesla.presets.recipes import AUTHORS, PUBLISHED
 
 from .training import Recipe, TrainedNetwork
+
+OF_THE_SET = "set"
+_SCHEDULES = ("halves", "released")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,9 @@ class ConvNetSettings(Settings):
             own; of those above only ``width``, ``depth`` and, for recipes without a rate, ``lr`` count then.
         most_steps: end a training by the authors' recipe after so many steps; 0: at its end.
         micro_batch: images in a network at once, for less memory; 0: all. It changes results by rounding only.
+        schedule: ``halves``, or ``released`` for the count of released code, which makes one epoch more and lowers the
+            rate two epochs later.
+        augmentation: ``set`` for the distilled set's DSA, or a strategy in its place; ``each`` is that of DC on digits.
     """
 
     epochs: int = 1000
@@ -46,10 +53,16 @@ class ConvNetSettings(Settings):
     recipe: str = field(default=PUBLISHED, metadata={"later": True})
     most_steps: int = field(default=0, metadata={"later": True})
     micro_batch: int = field(default=0, metadata={"execution": True})
+    schedule: str = field(default="halves", metadata={"later": True})
+    augmentation: str = field(default=OF_THE_SET, metadata={"later": True})
 
     def __post_init__(self) -> None:
         if self.recipe not in (PUBLISHED, AUTHORS):
             raise unknown_name("recipe", self.recipe, (PUBLISHED, AUTHORS))
+        if self.schedule not in _SCHEDULES:
+            raise unknown_name("schedule", self.schedule, _SCHEDULES)
+        if self.augmentation != OF_THE_SET:
+            Augmentation(self.augmentation)
         if self.most_steps < 0:
             raise UsageError(f"convnet.most_steps must be 0 (all) or more, not {self.most_steps}.")
         if self.micro_batch < 0:
@@ -73,7 +86,7 @@ class ConvNetEvaluator(TrainedNetwork):
     def without_effect(cls, settings: ConvNetSettings, *, learned_lr: bool) -> Mapping[str, str]:
         """Return ``lr`` or ``learned_lr``, whichever the other takes the place of, and what another recipe uses."""
         if settings.recipe == AUTHORS:
-            own = ("epochs", "learned_lr", "batch_size", "momentum", "weight_decay")
+            own = ("epochs", "learned_lr", "batch_size", "momentum", "weight_decay", "schedule", "augmentation")
             return dict.fromkeys(own, "recipe authors brings its own")
         unused = {"most_steps": "it is for recipe authors"}
         if not learned_lr:
@@ -99,6 +112,8 @@ class ConvNetEvaluator(TrainedNetwork):
             batch_size=s.batch_size,
             momentum=s.momentum,
             weight_decay=s.weight_decay,
+            schedule=s.schedule,
+            strategy="" if s.augmentation == OF_THE_SET else s.augmentation,
         )
 
     def build(self, channels: int, classes: int, side: int) -> ConvNet:

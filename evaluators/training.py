@@ -47,8 +47,9 @@ class Recipe:
         weight_decay: weight decay.
         momentum: momentum of SGD.
         optimiser: ``sgd`` or ``adam``.
-        schedule: ``halves`` (a tenth of ``lr`` in the second half of the epochs, with a new optimiser), ``fifths`` (a
-            fifth of ``lr`` after two thirds of the epochs, and a fifth of that after five sixths), ``constant``,
+        schedule: ``halves`` (a tenth of ``lr`` in the second half of the epochs, with a new optimiser), ``released``
+            (the same as released code counts: E + 1 epochs, E // 2 + 2 of them at ``lr``), ``fifths`` (a fifth of
+            ``lr`` after two thirds of the epochs, and a fifth of that after five sixths), ``constant``,
             ``epoch-cosine`` (``lr`` falls towards zero along a cosine, changed every epoch), ``cosine`` (a linear
             warm-up, then a cosine to ``floor`` times ``lr``, changed every step) or ``learned`` (that of ``learned``).
         least_batch: if the last batch of an epoch has fewer images, it joins the batch before. Batch norm cannot train
@@ -58,8 +59,8 @@ class Recipe:
         most_steps: training ends after so many steps, whatever its schedule; 0: at its end.
         warm_up: steps of linear warm-up of ``cosine``.
         floor: the last rate of ``cosine`` as a share of ``lr``.
-        augmentation: whether the set's DSA is used.
-        strategy: a strategy in its place, of those operations that the set's has; empty: the set's.
+        augmentation: whether images are augmented.
+        strategy: the DSA strategy in place of the set's, if it is not empty.
         cutmix: probability of CutMix for a batch.
         learned: the batches and rates to follow, in their order.
         average: decay of a moving average of the weights, with which the network ends; 0: with its last weights.
@@ -84,9 +85,19 @@ class Recipe:
     learned: Steps | None = None
     average: float = 0.0
 
+    @property
+    def passes(self) -> int:
+        """The number of passes over the set: ``epochs``, and one more if the schedule is ``released``."""
+        return self.epochs + (self.schedule == "released")
+
+    @property
+    def _second_half(self) -> int | None:
+        """The first epoch of the second half, from 0; ``None`` if the schedule has none."""
+        return {"halves": self.epochs // 2, "released": self.epochs // 2 + 2}.get(self.schedule)
+
     def start(self, network: nn.Module, epoch: int) -> torch.optim.Optimizer | None:
         """Return a new optimiser for the epochs from ``epoch`` on, or ``None`` to continue with the present one."""
-        if epoch not in ((0, self.epochs // 2) if self.schedule == "halves" else (0,)):
+        if epoch not in (0, self._second_half):
             return None
         lr = self.lr if epoch == 0 else 0.1 * self.lr
         if self.optimiser == "adam":
@@ -121,7 +132,7 @@ class Recipe:
         """Return the number of optimiser steps on a set of ``images`` images to train on."""
         whole, rest = divmod(images, self.batch_size)
         an_epoch = max(1, whole + (rest >= self.least_batch))
-        all_steps = self.steps or (self.epochs * an_epoch if self.learned is None else len(self.learned))
+        all_steps = self.steps or (self.passes * an_epoch if self.learned is None else len(self.learned))
         return min(all_steps, self.most_steps or all_steps)
 
     def visits(self, images: int, seed: int) -> Iterator[Visit]:
@@ -170,14 +181,14 @@ class TrainingSet:
     """
 
     def __init__(self, distilled: DistilledSet, device: torch.device, recipe: Recipe) -> None:
-        loss, own = recipe.loss, Augmentation(distilled.augmentation if recipe.augmentation else NO_STRATEGY)
+        loss, strategy = recipe.loss, (recipe.strategy or distilled.augmentation) if recipe.augmentation else NO_STRATEGY
         distilled = distilled.decoded() if loss == "mse" else distilled.plain()
         self._real = distilled.as_labelled(device) if distilled.images.dtype == torch.uint8 else None
         self._images = distilled.images.to(device) if self._real is None else distilled.images
         self._labels = (distilled.centred_labels() if loss == "mse" else distilled.labels).to(device)
         if recipe.cutmix and self._labels.ndim == 1:
             self._labels = F.one_hot(self._labels, len(distilled.class_names)).float()
-        self._augmentation = Augmentation(recipe.strategy).within(own) if recipe.strategy else own
+        self._augmentation = Augmentation(strategy)
         self._cutmix = recipe.cutmix
         self._side = distilled.images.shape[-1]
         self._device = device
@@ -280,6 +291,7 @@ class TrainedNetwork(Evaluator):
 
     def _of_authors(self, authors: AuthorsRecipe, distilled: DistilledSet) -> Recipe:
         learned = distilled.lr if authors.learned_lr else None
+        own = Augmentation(distilled.augmentation)
         return Recipe(
             epochs=(authors.augmented_epochs if distilled.augmentation != NO_STRATEGY else 0) or authors.epochs,
             lr=learned or authors.lr or self.settings.lr,
@@ -294,7 +306,7 @@ class TrainedNetwork(Evaluator):
             warm_up=authors.warm_up,
             floor=authors.floor,
             augmentation=authors.augmentation,
-            strategy=authors.strategy,
+            strategy=authors.strategy and Augmentation(authors.strategy).within(own).strategy,
             cutmix=authors.cutmix,
             average=authors.average,
             learned=distilled.steps if authors.schedule == "learned" else None,

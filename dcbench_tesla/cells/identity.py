@@ -145,7 +145,8 @@ def describe_data(data: DataFacts, settings: DataSettings) -> dict[str, Any]:
         named = {} if settings.whitening == "mtt" else {"whitening": settings.whitening}
         return {**facts, "preprocessing": "zca", **named}
     # the fingerprint does not cover this: a registered set has published statistics, the same pixels as npz: computed
-    return {**facts, "preprocessing": "standardise", "mean": data.mean, "std": data.std}
+    mean, std = settings.moments(data.name, data.mean, data.std)
+    return {**facts, "preprocessing": "standardise", "mean": mean, "std": std}
 
 
 def describe_network(data: DataFacts, settings: NetworkSettings) -> dict[str, Any]:

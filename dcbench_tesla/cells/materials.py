@@ -1,5 +1,6 @@
 """The materials of a cell: its images, split and preprocessed, its network, and the experts it reads."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -128,7 +129,9 @@ class Materials:
     def preprocessing(self) -> Preprocessing:
         """The fitted preprocessing. A ZCA fit is stored under ``preprocessing/`` and loaded from there."""
         if not self.config.data.zca:
-            return fit_standardise(self.dataset, None if self.dataset.mean else self._train_pixels)
+            mean, std = self.config.data.moments(self.dataset.name, self.dataset.mean, self.dataset.std)
+            known = dataclasses.replace(self.dataset, mean=mean, std=std)
+            return fit_standardise(known, None if mean else self._train_pixels)
         facts = describe_data(self.dataset, self.config.data)
         fit = self._workspace.preprocessing / f"fit-{content_key(facts)}.json"
         if (stored := _stored_fit(fit, facts)) is not None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from dcbench_tesla.cells.evaluation import STATISTICS
 from dcbench_tesla.compare.table import aligned
-from dcbench_tesla.config import settings_given
+from dcbench_tesla.config import settings_given, with_sets
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.records.progress import duration, size
 from dcbench_tesla.records.rows import stage_rows, tell_contents_apart
@@ -143,7 +143,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "method": first["method"],
         "settings": settings,
         "condensation": _condensation(first),
-        "protocol": made[0]["protocol"] if made else first["protocol"],
+        "protocol": with_sets(made[0]["protocol"] if made else first["protocol"], len(rows)),
         "evaluator": first["evaluator"],
         "recipe": first["recipe"],
         "evaluator_settings": _as_text({**first["settings"], "version": first.get("evaluator_version", 1)}),

@@ -35,6 +35,11 @@ FLIP_PROBABILITY = 0.5
 SCALE_RATIO = 1.2  # factors lie between 1 / ratio and ratio
 ROTATE_DEGREES = 15.0  # largest angle in either direction
 
+# DC's own augmentation of digits, no part of DSA: one of three operations for every image
+EACH_CROP = 4  # largest translation in pixels
+EACH_SCALE = 0.2  # factors lie between 1 minus this and 1 plus this
+EACH_DEGREES = 45.0  # largest angle in either direction
+
 Parameters = dict[str, Tensor]
 
 
@@ -301,6 +306,22 @@ def _warp(images: Tensor, rows: Tensor) -> Tensor:
     return F.grid_sample(images, grid.expand(images.shape[0], -1, -1, -1), align_corners=True)
 
 
+def _draw_each(count: int, side: int, generator: Generator) -> Parameters:
+    low, high = 1 - EACH_SCALE, 1 + EACH_SCALE
+    return {
+        "kind": _integers(0, 3, count, generator),
+        **{name: _integers(-EACH_CROP, EACH_CROP + 1, count, generator) for name in ("rows", "columns")},
+        **{name: 1 / _uniform(low, high, count, generator) for name in ("x", "y")},
+        "degrees": _uniform(-EACH_DEGREES, EACH_DEGREES, count, generator),
+    }
+
+
+def _each(images: Tensor, parameters: Parameters) -> Tensor:
+    """Move, scale or turn each image, as its ``kind`` 0, 1 or 2 says, as DC augments digits when it evaluates."""
+    ways = torch.stack([f(images, parameters) for f in (_crop, _scale, _rotate)])
+    return ways[parameters["kind"].to(images.device), torch.arange(len(images), device=images.device)]
+
+
 class _Operation(NamedTuple):
     """One operation: ``draw(count, side, generator)`` draws its parameters, ``apply`` uses them on images."""
 
@@ -315,6 +336,7 @@ _OPERATIONS = {
     "flip": _Operation(_draw_flip, _flip),
     "scale": _Operation(_draw_scale, _scale),
     "rotate": _Operation(_draw_rotate, _rotate),
+    "each": _Operation(_draw_each, _each),
 }
 
 

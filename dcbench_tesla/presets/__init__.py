@@ -2,8 +2,9 @@
 
 A preset is a list of rules; where several rules give the same setting, the last one wins. A rule names the cells it is
 for (``methods``, ``datasets``, ``ipcs``; an absent list means all), the methods whose authors ``published`` these
-settings, whose settings they are for the other methods (``settings_of``) and where they are published (``source``). All
-other keys are sections of settings; section ``settings`` holds those of the method.
+settings, whose settings they are for the other methods (``settings_of``), where they are published (``source``), and
+over how many condensed ``sets`` the published accuracy is taken. All other keys are sections of settings; section
+``settings`` holds those of the method.
 """
 
 import tomllib
@@ -22,7 +23,8 @@ class Rule:
     """One rule of a preset: the cells it is for, the origin of its settings, and the settings.
 
     ``published`` holds the methods whose authors published these settings for these cells; ``settings_of`` says whose
-    settings they are when another method uses them. ``values`` are the settings by section and name.
+    settings they are when another method uses them. The published accuracy is over ``sets`` condensations. ``values``
+    are the settings by section and name.
     """
 
     methods: tuple[str, ...]
@@ -31,6 +33,7 @@ class Rule:
     published: tuple[str, ...]
     settings_of: str
     source: str
+    sets: int
     values: Mapping[str, Mapping[str, Any]]
 
     def fits(self, method: str, dataset: str, ipc: int) -> bool:
@@ -51,7 +54,7 @@ def rules_of(preset: str) -> list[Rule]:
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
     text = resources.files("dcbench_tesla.presets").joinpath(f"{preset}.toml").read_text(encoding="utf-8")
-    head = {"methods", "datasets", "ipcs", "published", "settings_of", "source"}
+    head = {"methods", "datasets", "ipcs", "published", "settings_of", "source", "sets"}
     return [
         Rule(
             methods=tuple(rule.get("methods", ())),
@@ -60,6 +63,7 @@ def rules_of(preset: str) -> list[Rule]:
             published=tuple(rule.get("published", ())),
             settings_of=rule.get("settings_of", ""),
             source=rule.get("source", ""),
+            sets=rule.get("sets", 1),
             values={section: values for section, values in rule.items() if section not in head},
         )
         for rule in tomllib.loads(text)["rule"]

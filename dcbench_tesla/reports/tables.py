@@ -13,7 +13,7 @@ import pandas as pd
 
 from dcbench_tesla import registry
 from dcbench_tesla.cells.evaluation import STATISTICS
-from dcbench_tesla.config import CellConfig
+from dcbench_tesla.config import CellConfig, with_sets
 from dcbench_tesla.records.workspace import MARK, Workspace
 from dcbench_tesla.reports.declarations import Declaration, import_problem, row_name
 from dcbench_tesla.reports.failed import Failed
@@ -169,7 +169,7 @@ def _measured(cell: Finished) -> dict[str, Any]:
     s = cell.summary
     return {
         **{name: s[name] for name in (*_MEASURED, "seeds", *_ABOUT[1:])},
-        "cell_protocol": cell.protocol,
+        "cell_protocol": with_sets(cell.protocol, len(cell.rows)),
         "share_of_images": _ratio(cell.made["distilled_images"], cell.training_images),
     }
 

@@ -10,8 +10,8 @@ images and their labels, and a batch (x', y') of real images::
     y <- project(Adam(y, dJ/dy)),    w <- Adam(w, grad_w of the same loss on (x, y))
 
 ``project`` clips labels to [0, 1] and scales every row to a sum of 1. The network starts anew when the moving average
-of J has not fallen for ``patience`` steps; how many steps it had taken at the least average is recorded, and the mean of
-the last three such counts is how long the authors train a network on the labels.
+of J has not fallen for ``patience`` steps. How many steps it had taken at the least average is recorded, and the mean
+of the last three such numbers is how long the authors train a network on the labels.
 
 Shapes: N images, B in a batch, K classes, P parameters, D features.
 """
@@ -164,8 +164,8 @@ class LabelBatch(ShuffledBatches):
 class LD(RealLoss):
     """Label distillation: images stay real ones, and their labels are learned as probabilities.
 
-    Labels start as 1/K. ``inner=step`` differentiates one step of the network, ``inner=ridge`` a ridge regression on its
-    features. No augmentation.
+    Labels start as 1/K. ``inner=step`` differentiates one step of the network, ``inner=ridge`` a ridge regression on
+    its features. No augmentation.
 
     Bohdal, Yang, Hospedales, "Flexible Dataset Distillation: Learn Labels Instead of Images", 2020.
     """
@@ -307,8 +307,8 @@ class LD(RealLoss):
         """Tell how often the network started anew, and how many steps the authors train on the labels."""
         told = ", ".join(map(str, self.restarts.counts)) or "none"
         return [
-            f"the network started anew {self.restarts.networks} times (last recorded steps: {told}); the authors' recipe "
-            f"trains for {self.restarts.steps} steps"
+            f"the network started anew {self.restarts.networks} times (last recorded steps: {told}); by the authors' "
+            f"recipe a network is trained for {self.restarts.steps} steps"
         ]
 
     def distilled(self) -> DistilledSet:

@@ -79,6 +79,7 @@ class RaTBPTT(ThroughTime):
 
     Settings = RaTBPTTSettings
     settings: RaTBPTTSettings
+    evaluation_recipe = "rat-bptt"
 
     @property
     def inner_optimiser(self) -> InnerOptimiser:

@@ -76,7 +76,8 @@ class SyntheticBatches(ABC):
 class ShuffledBatches(SyntheticBatches):
     """Batches that are chunks of a random permutation, with a new permutation when one is used up.
 
-    A permutation comes from a generator of ``repetition`` and its number, so a batch can be made again.
+    A permutation comes from a generator of ``repetition`` and its number, so a batch can be made again. If the size of
+    a batch does not divide N, one batch of each permutation is shorter: the last, or the first.
 
     Args:
         problem: has the generators.
@@ -85,6 +86,7 @@ class ShuffledBatches(SyntheticBatches):
         steps: T.
         batch_size: images in a batch; 0: all.
         repetition: numbers that tell this inner loop from others, such as the iteration.
+        short_first: whether the shorter batch comes first.
     """
 
     def __init__(
@@ -96,22 +98,26 @@ class ShuffledBatches(SyntheticBatches):
         steps: int,
         batch_size: int,
         repetition: tuple[int, ...],
+        short_first: bool = False,
     ) -> None:
         super().__init__(images, labels, steps)
         self._problem, self._repetition = problem, repetition
         self._most = min(batch_size or len(images), len(images))
+        self._before = self._most - len(images) % self._most if short_first and len(images) % self._most else 0
 
-    def _place(self, k: int) -> tuple[int, int]:
-        """Return the number of step k's permutation, and where in it the batch begins."""
+    def _place(self, k: int) -> tuple[int, slice]:
+        """Return the number of step k's permutation, and the batch's part of it."""
         permutation, chunk = divmod(k, math.ceil(len(self.images) / self._most))
-        return permutation, chunk * self._most
+        begin = chunk * self._most - self._before  # below 0 for a first batch that is the short one
+        return permutation, slice(max(begin, 0), min(begin + self._most, len(self.images)))
 
     def size(self, k: int) -> int:
         """See :meth:`SyntheticBatches.size`; nothing is drawn."""
-        return min(self._most, len(self.images) - self._place(k)[1])
+        part = self._place(k)[1]
+        return part.stop - part.start
 
     def indices(self, k: int) -> Tensor:
         """See :meth:`SyntheticBatches.indices`."""
-        permutation, begin = self._place(k)
+        permutation, part = self._place(k)
         rng = self._problem.generator("inner batches", *self._repetition, permutation)
-        return torch.randperm(len(self.images), generator=rng)[begin : begin + self._most]
+        return torch.randperm(len(self.images), generator=rng)[part]

@@ -3,9 +3,10 @@
 For every class, of each image in a pool several random crops are drawn. A trained network, the teacher, scores a crop z
 by its cross-entropy with the class, after z was shrunk to a tile's size and enlarged again to the image's::
 
-    s(z) = CE(teacher(z), class);     of an image the crop with the least s stands;     of these the f^2 IPC least are taken
+    s(z) = CE(teacher(z), class)
 
-and put together, f x f to an image, in the order of s. Nothing is optimised. Labels are ``softmax(teacher(x) / t)`` of
+An image stands for its crop of least s. Of these the f^2 IPC with the least s are put together in the order of s, f x f
+to an image. Nothing is optimised. Labels are ``softmax(teacher(x) / t)`` of
 the finished images, stored once, or the classes.
 
 Shapes: C channels, H = W = side, K classes, f the factor.

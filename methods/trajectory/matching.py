@@ -46,6 +46,7 @@ from ..stored import StoredForm, check_factor, with_stored_form
 Labels = Literal["hard", "target", "last", "learned"]
 LabelSpace = Literal["logits", "probabilities"]
 
+_SHORT = ("last", "first")
 _NEARLY_ONE_HOT = 0.99
 _LEAST_PROBABILITY = 1e-6  # not 0, because a row of zeros could not be normalised
 _TEACHER_CHUNK = 256
@@ -66,6 +67,8 @@ class MatchingSettings(Settings):
         min_student_lr: b is clamped at this value after each update, because it could turn negative.
         momentum: momentum of all these updates.
         batch_size: training images per matching step; 0: all.
+        short_batch: which batch of a permutation is the shorter one, if ``batch_size`` does not divide the number of
+            images: the ``last`` or, as in released code, the ``first``.
         labels: ``hard``; ``target``: softmax of the drawn expert at the target epoch (TESLA Section 3.4); ``last``: of
             the drawn expert at ``last_epoch``; ``learned``: optimised together with the images.
         label_space: the space of learned labels, ``logits`` or ``probabilities``.
@@ -92,6 +95,7 @@ class MatchingSettings(Settings):
     last_epoch: int = 50
     precision: str = field(default="float32", metadata={"later": True})
     factor: int = field(default=1, metadata={"later": True})
+    short_batch: str = field(default="last", metadata={"later": True})
 
     def __post_init__(self) -> None:
         check_factor(self.factor)
@@ -112,6 +116,8 @@ class MatchingSettings(Settings):
             raise unknown_name("kind of labels", self.labels, get_args(Labels))
         if self.label_space not in get_args(LabelSpace):
             raise unknown_name("label space", self.label_space, get_args(LabelSpace))
+        if self.short_batch not in _SHORT:
+            raise unknown_name("place of the shorter batch", self.short_batch, _SHORT)
         check_precision(self.precision)
 
     def inert(self) -> Mapping[str, str]:
@@ -446,7 +452,8 @@ class InnerBatches(ShuffledBatches):
     ) -> None:
         labels = labels.detach().requires_grad_(settings.labels == "learned")
         how = {"steps": settings.steps, "batch_size": settings.batch_size}
-        super().__init__(problem, images, labels, **how, repetition=(iteration,))
+        first = settings.short_batch == "first"
+        super().__init__(problem, images, labels, **how, repetition=(iteration,), short_first=first)
         self._iteration = iteration
 
     def augmented(self, k: int, rows: slice, images: Tensor) -> Tensor:

@@ -277,6 +277,22 @@ def test_meta_and_fake_tensors_are_augmented_without_values(operation: str, siam
         assert torch.autograd.grad(result.sum(), fake)[0].shape == fake.shape
 
 
+def test_dcs_own_augmentation_makes_one_of_three_operations_with_each_image() -> None:
+    """At most 4 pixels, a factor between 0.8 and 1.2 and 45 degrees, against the operations of DSA on single images."""
+    batch, draw = images(60, 1, 28), a_draw("each", 60, 28)
+    p = draw.parameters
+    assert p["kind"].bincount().tolist() == pytest.approx([20, 20, 20], abs=12)
+    assert (int(p["rows"].min()), int(p["columns"].max())) == (-4, 4)
+    for name, least, most in (("x", 1 / 1.2, 1 / 0.8), ("y", 1 / 1.2, 1 / 0.8), ("degrees", -45.0, 45.0)):
+        assert least <= float(p[name].min()) < least + 0.1 * (most - least)
+        assert most - 0.1 * (most - least) < float(p[name].max()) <= most
+    found = apply(batch, draw)
+    for i in range(60):
+        operation = ("crop", "scale", "rotate")[int(p["kind"][i])]
+        alone = Draw(operation, {name: values[i : i + 1] for name, values in p.items()})
+        torch.testing.assert_close(found[i], apply(batch[i : i + 1], alone)[0])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_cuda_agrees_with_the_cpu(operation: str) -> None:

@@ -1,4 +1,4 @@
-"""`dd` and `rat-bptt` against plain loops kept as one graph, and what is particular to each."""
+"""`dd`, `rat-bptt` and `ld` against plain loops kept as one graph, and what is particular to each."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +18,7 @@ from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.interface import Condenser, Problem, Task
 from dcbench_tesla.methods.bilevel.dd import DD
+from dcbench_tesla.methods.bilevel.ld import LD, Restarts
 from dcbench_tesla.methods.bilevel.rat_bptt import RaTBPTT
 from dcbench_tesla.methods.bilevel.through_time import ThroughTime
 from dcbench_tesla.profilers import LiveBytes
@@ -240,3 +241,150 @@ def test_time_is_that_of_a_mean_window() -> None:
     few, factor = RaTBPTT.probe(RaTBPTT.Settings(steps=200, window=60))
     assert (few.steps, few.window) == (60, 60)
     assert factor == pytest.approx(1 + 70 / 240)
+
+
+# ---- ld --------------------------------------------------------------------------------------------------------------
+
+
+def label_method(dtype: torch.dtype = torch.float64, **settings: Any) -> LD:
+    """LD with labels that differ, as they are after some iterations."""
+    method = LD(LD.Settings(real_batch=REAL, batch_size=4, **settings))
+    method.setup(problem())
+    labels = (torch.randn(CLASSES * IPC, CLASSES, generator=generator(0, "labels"))).softmax(1)
+    method._labels = method.adam.begin(labels)
+    method.images = method.images.to(dtype)
+    for name in ("_labels", "_network", "_factor"):
+        setattr(method, name, tuple(t.to(dtype) for t in getattr(method, name)))
+    last = torch.randn(method._last.shape, generator=generator(0, "last"))
+    method._last = last.to(dtype)
+    return method
+
+
+def label_batch(method: LD, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The labels as a leaf, and the inputs and labels of an iteration's batch of fixed images."""
+    leaf = method.labels.clone().requires_grad_()
+    order = torch.randperm(CLASSES * IPC, generator=method.problem.generator("inner batches", iteration, 0))[:4]
+    return leaf, method.images[order], leaf[order]
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    soft = F.one_hot(labels, CLASSES).to(logits) if labels.ndim == 1 else labels
+    return -(soft * logits.log_softmax(1)).sum(1).mean()
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_the_gradient_of_one_step_is_that_of_autograd(micro_batch: int) -> None:
+    method = label_method(student_lr=0.3, micro_batch=micro_batch)
+    record, found = method.gradients(5)
+    leaf, images, labels = label_batch(method, 5)
+    net, real = FlatNetwork(method.problem.build_network), real_batch(method, 5)
+    w = method._network[0].clone().requires_grad_()
+    (g,) = grad(mean_cross_entropy(net(w, images), labels), w, create_graph=True)
+    value = mean_cross_entropy(net(w - 0.3 * g, real[0]), real[1])
+    check(found, {"labels": leaf}, value)
+    assert record.loss == pytest.approx(float(value.detach()), rel=1e-12)
+    torch.testing.assert_close(method._found(5).network, g.detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_the_gradient_through_ridge_regression_is_that_of_autograd(micro_batch: int) -> None:
+    method = label_method(inner="ridge", ridge=0.7, local_share=0.2, micro_batch=micro_batch)
+    _, found = method.gradients(5)
+    leaf, images, labels = label_batch(method, 5)
+    net, real = FlatNetwork(method.problem.build_network), real_batch(method, 5)
+    w = method._network[0].clone().requires_grad_()
+
+    def features(x: Tensor, theta: Tensor) -> Tensor:
+        return torch.cat([net.features(theta, x), torch.ones(len(x), 1).double()], 1)
+
+    factor, f = torch.ones(1).double().requires_grad_(), features(images, w.detach())
+    inverse = torch.linalg.inv(f @ f.T + 0.7 * torch.eye(4).double())
+    last = 0.8 * method._last + 0.2 * f.T @ inverse @ labels
+    check(
+        found,
+        {"labels": leaf, "factor": factor},
+        mean_cross_entropy(factor * (features(real[0], w.detach()) @ last), real[1]),
+    )
+    inner = mean_cross_entropy(features(images, w) @ last.detach(), labels.detach())
+    torch.testing.assert_close(method._found(5).network, grad(inner, w)[0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(method._found(5).last, last.detach())
+
+
+@pytest.mark.parametrize("inner", ["step", "ridge"])
+def test_labels_alone_are_learned_by_torchs_adam_and_stay_probabilities(inner: str) -> None:
+    method = LD(LD.Settings(real_batch=REAL, batch_size=4, lr_labels=0.2, inner=inner))
+    method.setup(problem())
+    images, before = method.images.clone(), method.distilled()
+    torch.testing.assert_close(before.labels, torch.full((CLASSES * IPC, CLASSES), 1 / CLASSES))
+    leaf = method.labels.clone()
+    optimiser = torch.optim.Adam([leaf], 0.2)
+    for iteration in range(4):
+        leaf.grad = method.gradients(iteration)[1]["labels"].clone()
+        optimiser.step()
+        leaf.clamp_(0, 1)
+        leaf.div_(leaf.sum(1, keepdim=True))
+        method.iterate(iteration)
+        torch.testing.assert_close(method.labels, leaf, rtol=1e-5, atol=1e-6)
+    after = method.distilled()
+    assert torch.equal(method.images, images)
+    assert after.images.dtype == torch.uint8
+    assert torch.equal(after.images, before.images)
+    assert not torch.equal(after.labels, before.labels)
+    torch.testing.assert_close(after.labels.sum(1), torch.ones(CLASSES * IPC))
+
+
+def test_a_row_of_labels_that_falls_to_zero_becomes_uniform() -> None:
+    method = label_method(torch.float32)
+    method.labels.copy_(torch.tensor([[-1.0, -2.0, 0.0]] * 3 + [[3.0, 1.0, -1.0]] * 3))
+    method._project()
+    torch.testing.assert_close(method.labels[[0, 3]], torch.tensor([[1 / 3] * 3, [0.5, 0.5, 0.0]]))
+
+
+def test_a_network_starts_anew_when_the_mean_of_the_losses_stops_falling() -> None:
+    restarts = Restarts(2)
+    losses = [5.0, 4.0, 3.0, 2.0, 9.0, 9.0]  # means 4.5, 3.5, 2.5, 5.5, 9: best after four steps
+    assert [restarts.after(x) for x in losses] == [False] * 5 + [True]
+    assert (restarts.counts, restarts.age, restarts.networks, restarts.steps) == ([4], 0, 1, 4)
+    again = Restarts(2)
+    again.load_state_dict(restarts.state_dict())
+    for count in (2, 3, 2, 3):
+        falling = [float(10 - i) for i in range(count)]
+        assert [again.after(x) for x in [*falling, 99.0, 99.0]] == [False] * (count + 1) + [True]
+    assert (again.counts, again.networks, again.steps) == ([3, 2, 3], 5, 3)
+    assert restarts.networks == 1
+
+
+def test_a_new_network_is_another_one_and_a_resumed_run_goes_on_with_it() -> None:
+    def run(method: LD, iterations: range) -> LD:
+        for iteration in iterations:
+            method.iterate(iteration)
+        return method
+
+    settings: dict[str, Any] = {"patience": 1, "lr_network": 0.5, "inner": "ridge"}
+    whole = run(label_method(torch.float32, **settings), range(12))
+    assert whole.restarts.networks > 0
+    assert not torch.equal(whole._fresh(), label_method(torch.float32)._fresh())
+    assert "started anew" in whole.notes()[0]
+    half = {
+        name: value.clone()
+        for name, value in run(label_method(torch.float32, **settings), range(7)).state_dict().items()
+    }
+    again = label_method(torch.float32, **settings)
+    again.load_state_dict(half)
+    for name, value in run(again, range(7, 12)).state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+    assert again.distilled().training_steps == whole.restarts.steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"inner": "steps"}, "unknown inner solution 'steps'. Did you mean 'step'"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"ridge": 0.0}, "ridge must be finite and positive"),
+        ({"local_share": 0.0}, r"local_share must lie in \(0, 1\]"),
+    ],
+)
+def test_wrong_settings_of_ld_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        LD.Settings(**settings)

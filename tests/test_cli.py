@@ -103,7 +103,7 @@ COMMAND_LINE = {
             *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out"),
             *("--shipped", "--backend", "--jobs", "--timeout", "--backend-option", "--log", "--compile", "--force"),
         ]
-        for what in ("table1", "table2", "table3", "figure2", "all")
+        for what in ("table1", "table2", "table3", "related", "figure2", "all")
     },
     "import": [],
     "import set": [

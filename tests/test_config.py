@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.identity import describe_data
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import (
@@ -24,6 +27,7 @@ from dcbench_tesla.config import (
     resolve_all,
     setting_names,
     settings_given,
+    with_sets,
 )
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.datasets import load_dataset
@@ -328,6 +332,75 @@ def test_published_exceptions() -> None:
     imagenet = resolve("tesla", "imagenet1k-64", 1)
     assert (imagenet.settings.iterations, imagenet.experts.count) == (1500, 50)
     assert resolve("whole", "cifar10", 1).evaluators["convnet"].epochs == 60
+
+
+def test_paper_preset_follows_the_released_code_of_each_method() -> None:
+    for method in ("dc", "dsa", "dm", "mtt", "tesla", "ftd", "datm", "random"):
+        assert resolve(method, "cifar10", 10).evaluators["convnet"].schedule == "released"
+    assert resolve("whole", "cifar10", 1).evaluators["convnet"].schedule == "halves"
+    assert resolve("dc", "mnist", 1).evaluators["convnet"].augmentation == "each"
+    assert resolve("dc", "mnist", 1).evaluators["convnet"].epochs == 1000
+    assert resolve("dc", "svhn", 1).evaluators["convnet"].epochs == 300
+    batches = {(m, i): resolve(m, "tiny-imagenet", i).settings.short_batch for m in ("mtt", "tesla") for i in (10, 50)}
+    assert batches == {("mtt", 10): "last", ("mtt", 50): "first", ("tesla", 10): "last", ("tesla", 50): "first"}
+    assert [resolve(m, "cifar10", 1).evaluation.networks for m in ("dc", "dsa", "dm", "ld")] == [20, 20, 5, 20]
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "mean", "std"),
+    [
+        ("dc", "cifar100", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+        ("dsa", "cifar100", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+        ("dm", "cifar100", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+        ("mtt", "cifar100", (0.5,), (0.25,)),
+        ("dm", "cifar10", (0.5,), (0.25,)),
+        ("ld", "cifar10", (125.3 / 255, 123 / 255, 113.9 / 255), (63 / 255, 62.1 / 255, 66.7 / 255)),
+    ],
+)
+def test_mean_and_std_follow_the_method_and_the_key_follows_them(
+    method: str, dataset: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    data = SimpleNamespace(name=dataset, fingerprint="0", side=32, mean=(0.5,), std=(0.25,), flippable=True)
+    facts = describe_data(data, resolve(method, dataset, 10).data)
+    assert (facts["mean"], facts["std"]) == (mean, std)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "given", "message"),
+    [
+        ("cifar10", "data.statistics=dc", "data.statistics has no effect: dc has no statistics of its own for cifar10"),
+        ("cifar100", "data.statistics=cd", "unknown data.statistics 'cd'. Did you mean 'dc'"),
+        ("cifar100", "evaluation.sets=2", "evaluation.sets has no effect: a cell is one set"),
+        ("cifar100", "convnet.schedule=half", "unknown schedule 'half'. Did you mean 'halves'"),
+        ("cifar100", "convnet.augmentation=eech", "unknown augmentation 'eech'. Did you mean 'each'"),
+        ("cifar100", "short_batch=frist", "unknown place of the shorter batch 'frist'. Did you mean 'first'"),
+        ("cifar100", "convnet.recipe=authors", "mtt names no recipe of its own: its authors follow the common one"),
+    ],
+)
+def test_what_follows_released_code_is_checked(dataset: str, given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        resolve("mtt", dataset, 10, overrides=[parse_set(given)])
+
+
+def test_a_recipe_that_cannot_be_followed_is_refused_before_anything_runs() -> None:
+    asked = [parse_set("convnet.recipe=authors")]
+    with pytest.raises(UsageError, match="the recipe rded cannot be followed: its loss is the KL divergence"):
+        resolve("rded", "digits", 1, overrides=asked)
+    assert resolve("ld", "digits", 1, overrides=asked).evaluators["convnet"].recipe == "authors"
+
+
+def test_sets_are_cells_of_as_many_seeds_and_fewer_are_told() -> None:
+    sets = [parse_set("evaluation.sets=3")]
+    found = resolve_all(["dm"], ["cifar10"], [10], [0, 7], overrides=sets)
+    assert [c.seed for c in found] == [0, 1, 2, 7, 8, 9]
+    assert {c.protocol for c in found} == {"paper, 1 of 5 sets"}
+    assert [c.changed for c in found] == [()] * 6
+    assert with_sets("paper, 1 of 5 sets, changed: steps", 4) == "paper, 4 of 5 sets, changed: steps"
+    assert with_sets("paper, 1 of 5 sets", 5) == "paper"
+    assert with_sets("quick", 3) == "quick"
+    assert resolve("dm", "digits", 10).protocol == "defaults"
+    with pytest.raises(UsageError, match=r"evaluation\.sets must be at least 1"):
+        resolve_all(["dm"], ["cifar10"], [10], [0], overrides=[parse_set("evaluation.sets=0")])
 
 
 # ----------------------------------------------------------------------------------- several methods share one --set

@@ -153,6 +153,22 @@ def test_recipe_with_augmentation_and_soft_labels(strategy: str) -> None:
     assert torch.allclose(flatten_parameters(network), by_hand(small_network(), made, RECIPE, 7), atol=1e-6)
 
 
+@pytest.mark.parametrize(("epochs", "at_full_rate"), [(4, 4), (5, 4), (6, 5)])
+def test_released_code_makes_one_epoch_more_and_lowers_the_rate_two_later(epochs: int, at_full_rate: int) -> None:
+    """E + 1 epochs, E // 2 + 2 of them at the full rate, then a new optimiser: written out by other recipes."""
+    made, counted = learnable(), dataclasses.replace(RECIPE, epochs=epochs, schedule="released")
+    longer = dataclasses.replace(RECIPE, epochs=2 * at_full_rate, schedule="halves")  # halves at that epoch
+    visits = list(counted.visits(10, 7))
+    assert len(visits) == counted.total(10) == sum(v.epoch <= epochs for v in longer.visits(10, 7))
+    network, other = small_network(), small_network()
+    rates = [o.param_groups[0]["lr"] / RECIPE.lr for e in range(epochs + 1) if (o := counted.start(other, e))]
+    assert rates == pytest.approx([1.0, 0.1])
+    assert [e for e in range(epochs + 1) if counted.start(other, e)] == [0, at_full_rate]
+    cut = dataclasses.replace(longer, most_steps=len(visits))
+    a, b = (flatten_parameters(train(n, TrainingSet(made, CPU), r, 7)) for n, r in ((network, counted), (other, cut)))
+    assert torch.equal(a, b)
+
+
 def test_one_epoch_is_all_at_the_full_rate() -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1, momentum=0.0, weight_decay=0.0, batch_size=10)
     start = flatten_parameters(small_network())

@@ -38,6 +38,7 @@ def made(**changed: Any) -> DistilledSet:
 NEW: dict[str, dict[str, Any]] = {
     "steps": {"steps": STEPS},
     "centred": {"labels": VALUES, "label_space": CENTRED},
+    "steps to train": {"training_steps": 60},
     "decoder": {"decoder": Decoder(2)},
     "recipe": {"evaluation_recipe": "datm"},
     "all but a decoder": {
@@ -112,6 +113,8 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"version": "2"}, "in version '2'"),
     (NEW["steps"], {"version": 1}, r"steps\.rates stands in a file of version 1"),
     (NEW["centred"], {"version": 1}, "label_space stands in a file of version 1"),
+    (NEW["centred"], {"training_steps": 0}, "training_steps is 0; expected a whole number of at least 1"),
+    (NEW["centred"], {"training_steps": 2.5}, "training_steps is 2.5"),
     (NEW["centred"], {"label_space": "logits"}, "label_space is 'logits'; expected probabilities or centred"),
     (NEW["centred"], {"label_space": ["centred"]}, "label_space is"),
     (NEW["centred"], {"label_space": "probabilities"}, "labels of image 0 are no probabilities"),

@@ -299,6 +299,21 @@ def test_a_recipe_that_there_is_not() -> None:
         ConvNetSettings(recipe="author")
 
 
+def test_ld_is_adam_at_a_constant_rate_for_the_sets_own_steps() -> None:
+    soft = torch.rand(N, K, generator=torch.Generator().manual_seed(1)).softmax(1)
+    distilled = made("ld", labels=soft, training_steps=7, augmentation="flip")  # which it does not use
+    network = start()
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    for batch, _ in zip(batches(50), range(7), strict=False):
+        optimiser.zero_grad()
+        (-(soft[batch] * network(distilled.images[batch]).log_softmax(1)).sum(1).mean()).backward()
+        optimiser.step()
+    assert torch.allclose(trained(distilled), flatten_parameters(network), atol=1e-6)
+    assert evaluator().cost(distilled) == 7
+    assert evaluator().cost(dataclasses.replace(distilled, training_steps=0)) == 1000
+    assert distilled.plain().training_steps == 0
+
+
 # ---- sets of format 2 by other recipes -------------------------------------------------------------------------------
 
 

@@ -467,6 +467,64 @@ def test_every_method_of_the_papers_tables_is_implemented(write: Written) -> Non
     assert set(write.table()["status"]) == {"not run"}
     assert set(HIDDEN) < {config.method for config in cells(declarations()["table1"])}
     assert "not implemented" not in report(declarations()["table1"], Workspace(write.root)).text
+# ------------------------------------------------------------------------------------------------------- related work
+
+
+def test_every_method_of_this_repository_is_in_one_family() -> None:
+    families = declarations()["related"].families
+    named = [name for methods in families.values() for name in methods]
+    assert len(named) == len(set(named))
+    own = {name for name in registry.names("methods") if registry.load_method(name).__module__.startswith("dcbench_")}
+    assert own <= set(named)
+    assert list(families) == ["hard labels on fixed pixels", "soft or learned labels", "parametrised"]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "family"),
+    [
+        ("tesla", {"labels": "hard"}, 0),
+        ("tesla", {"labels": "target"}, 1),
+        ("dm", {"factor": 2}, 2),
+        ("dm", {"factor": 1}, 0),
+        ("idc", {}, 2),
+        ("idc", {"factor": 1}, 0),
+        ("rded", {"labels": "hard"}, 1),
+        ("datm", {"labels": "learned"}, 1),
+    ],
+)
+def test_settings_can_make_a_cell_one_of_another_family(method: str, settings: dict[str, Any], family: int) -> None:
+    declared = declarations()["related"]
+    assert declared.family(method, settings) == [*declared.families][family]
+
+
+def test_related_work_has_families_with_numbered_sources(write: Written) -> None:
+    write("tesla", [0.7, 0.72], ipc=1)
+    write("dm", [0.3], ipc=1)
+    write("ld", [0.5], ipc=1)
+    write("dm", [0.9], ipc=1, sets={"lr_images": 5.0})  # changed: Table 1 has it
+    made = report(declarations()["related"], Workspace(write.root), Part(datasets=("cifar10",), ipcs=(1,)))
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in made.text.splitlines() if line.startswith("|")]
+    assert lines[0] == ["data set", "family", "method", "accuracy", "IPC 1", "source"]
+    sources = {line.split(": ", 1)[0]: line.split(": ", 1)[1] for line in made.text.splitlines() if ": " in line}
+    by_method: dict[str, list[list[str]]] = {}
+    method = ""
+    for line in lines[2:]:
+        method = line[2] or method
+        by_method.setdefault(method, []).append(line[3:])
+    assert by_method["`tesla`"][1][:2] == ["paper, best on test", "71.0 ± 1.0"]
+    assert [line[1] for line in by_method["`dm`"]] == ["26.0 ± 0.8", "30.0", "30.0"]
+    (printed, *own) = by_method["`ld`"]
+    assert printed[1] == "25.7 ± 0.7"
+    assert sources[f"- source {printed[2]}"].endswith("the network is another one, AlexNet")
+    assert [line[1] for line in own] == ["50.0", "50.0"]
+    assert by_method["`rded`"][0][1] == "23.5 ± 0.3"
+    assert "79.5" not in made.text  # DD's on MNIST is from memory, and is not printed
+    families = [line[1] for line in lines[2:] if line[1]]
+    assert families == list(declarations()["related"].families)
+    rows = made.rows[Workspace(write.root).tables / "related.csv"]
+    ld = one(rows[rows["published"].notna()], dataset="cifar10", ipc=1, method="ld")
+    assert (ld["status"], ld["published"]) == ("run", 0.257)
+    assert pd.isna(ld["difference_points"])  # of another network
 
 
 # ----------------------------------------------------------------------------------------------------------- a plugin
@@ -832,7 +890,7 @@ def test_all_of_them_and_one_that_fails_does_not_stop_the_others(tmp_path: Path)
     assert result.exit_code == 1
     assert "figure1 has nothing of digits" in result.stderr
     assert "table2.csv is another table: it has no column status. Move it away." in result.stderr
-    assert result.stderr.splitlines()[-1] == "Error: 1 of 5 failed, see above."
+    assert result.stderr.splitlines()[-1] == "Error: 1 of 6 failed, see above."
     assert {"table1.csv", "table3.csv", "figure2.md"} <= {path.name for path in tmp_path.glob("tables/*")}
     assert {path.name for path in tmp_path.glob("figures/*")} == {"figure2a.csv", "figure2b.csv"}
     assert (tmp_path / "tables" / "table2.csv").read_text() == "my,own\n1,2\n"
@@ -843,7 +901,7 @@ def test_all_of_a_method_that_some_have_not(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "table2 has no dsa" in result.stderr
     assert "figure1 has nothing of dsa" in result.stderr
-    assert {path.stem for path in tmp_path.glob("tables/*")} == {"table1", "table3"}
+    assert {path.stem for path in tmp_path.glob("tables/*")} == {"related", "table1", "table3"}
 
 
 @pytest.mark.parametrize(

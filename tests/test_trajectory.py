@@ -29,6 +29,7 @@ from dcbench_tesla.methods.inner import matching_gradient, stream_matching_gradi
 from dcbench_tesla.methods.inner.engine import Mode, StreamedGradient
 from dcbench_tesla.methods.inner.step import Loss
 from dcbench_tesla.methods.inner.students import Weights
+from dcbench_tesla.methods.inner.synthetic import ShuffledBatches
 from dcbench_tesla.methods.trajectory.matching import InnerBatches, MatchingSettings
 from dcbench_tesla.profilers import LiveBytes
 
@@ -557,3 +558,20 @@ def test_it_runs_on_fake_tensors(mode: Mode, keep: int) -> None:
         x, y = [torch.empty(4, 3)] * 2, [torch.empty(4)] * 2
         result = matching_gradient(quadratic, torch.empty(3), torch.empty(3), x, y, 0.1, mode, keep=keep)
     assert result.inputs[1].shape == (4, 3)
+
+
+def test_the_shorter_batch_can_come_first() -> None:
+    """Five images in batches of two: 1, 2, 2 of every permutation, as released code takes them from the end."""
+    found = problem()
+    images, labels = torch.zeros(5, 1, 8, 8), torch.zeros(5, dtype=torch.long)
+    how: dict[str, Any] = {"steps": 6, "batch_size": 2, "repetition": (0,)}
+    for first, sizes in ((True, [1, 2, 2]), (False, [2, 2, 1])):
+        batches = ShuffledBatches(found, images, labels, **how, short_first=first)
+        assert [batches.size(k) for k in range(6)] == sizes * 2
+        for permutation in (0, 1):
+            order = torch.randperm(5, generator=found.generator("inner batches", 0, permutation))
+            shown = [batches.indices(3 * permutation + k) for k in range(3)]
+            assert [len(b) for b in shown] == sizes
+            assert torch.equal(torch.cat(shown), order)
+    even = ShuffledBatches(found, images[:4], labels[:4], **how, short_first=True)
+    assert [even.size(k) for k in range(6)] == [2] * 6

@@ -121,6 +121,24 @@ def table3(**given: Any) -> None:
 
 
 @reproduce.command()
+@_part_options
+def related(**given: Any) -> None:
+    """Related work: all methods in three families.
+
+    Hard labels on fixed pixels, soft or learned labels, and parametrised sets stand apart, each method with published
+    numbers and their sources beside the own ones. Methods that are not installed have published numbers only. Writes
+    OUT/tables/related (CSV, Markdown, LaTeX, PNG and SVG).
+
+    \b
+    Examples:
+      dcbench reproduce related
+      dcbench reproduce related --dataset fashion-mnist --ipc 1 --ipc 10
+      dcbench reproduce related --preset quick --dataset fashion-mnist --method ld --method rded --run
+    """
+    _reproduce("related", **given)
+
+
+@reproduce.command()
 @options(
     click.option("--dataset", "datasets", multiple=True, help="Make the figure only if it has this data set."),
     click.option("--method", "methods", multiple=True, help="Make the figure only if it has this method."),

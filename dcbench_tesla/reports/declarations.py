@@ -37,13 +37,16 @@ class Declaration:
         shares: whether to show shares of the whole set's accuracy and of its images.
         alone: for Figure 2b, the settings of cells that change the labels only; a list holds the values to compare.
         note: what the paper's text says about it.
+        families: for a table of families, the methods of each; ``methods`` are then all of them. Each line is a method,
+            and the columns are IPCs. Published numbers are those of any network, and only cells by unchanged presets
+            are shown.
     """
 
     name: str
     title: str
     paper: str
     columns: Literal["method", "labels", "evaluator"]
-    methods: Sequence[str]
+    methods: Sequence[str] = ()
     evaluators: Sequence[str]
     published: str
     datasets: Mapping[str, Sequence[int]]
@@ -53,6 +56,23 @@ class Declaration:
     shares: bool = False
     alone: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    families: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.families:
+            object.__setattr__(self, "methods", tuple(name for methods in self.families.values() for name in methods))
+
+    def family(self, method: str, settings: Mapping[str, Any]) -> str:
+        """Return the family of a cell: that of the method, unless its settings make it one of another family.
+
+        Labels that are not ``hard`` make the second family of the first, a stored form of several images the third, and
+        a stored form of one image the first of the third.
+        """
+        hard, soft, stored = self.families
+        own = next(family for family, methods in self.families.items() if method in methods)
+        if settings.get("factor", 1 + (own == stored)) > 1:
+            return stored
+        return own if own == soft else hard if settings.get("labels", "hard") == "hard" else soft
 
     @property
     def variants(self) -> list[dict[str, Any]]:

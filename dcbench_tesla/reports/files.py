@@ -15,6 +15,7 @@ from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import Declaration, Part
 from dcbench_tesla.reports.failed import failures
 from dcbench_tesla.reports.plots import curves_figure, epochs_figure, table_figure
+from dcbench_tesla.reports.related import related_sheet
 from dcbench_tesla.reports.tables import RUN, runs, table
 from dcbench_tesla.reports.text import lacking, protocol_names, sheet
 
@@ -108,10 +109,11 @@ def report(declaration: Declaration, workspace: Workspace, part: Part | None = N
 def _table_report(declaration: Declaration, workspace: Workspace, part: Part) -> Report:
     ran, failed = runs(declaration, workspace), failures(workspace, declaration.methods)
     found = table(declaration, ran, failed)
-    whole = sheet(declaration, found, lacking(declaration, Part(), ran, failed), Part())
+    as_text = related_sheet if declaration.families else sheet
+    whole = as_text(declaration, found, lacking(declaration, Part(), ran, failed), Part())
     stem = workspace.tables / declaration.name
     return Report(
-        text=sheet(declaration, found, lacking(declaration, part, ran, failed), part).markdown(),
+        text=as_text(declaration, found, lacking(declaration, part, ran, failed), part).markdown(),
         rows={stem.with_suffix(".csv"): found},
         texts={stem.with_suffix(".md"): whole.markdown(), stem.with_suffix(".tex"): whole.latex()},
         figures={stem: table_figure(declaration, found)},

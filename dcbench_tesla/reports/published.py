@@ -47,7 +47,7 @@ def references() -> pd.DataFrame:
 
     Columns: ``file``; ``dataset``, ``ipc`` (missing for the whole data set), ``method``, ``evaluator`` (empty for
     networks without an evaluator) and ``labels`` by their names here; ``mean`` and ``std`` as fractions; ``source`` and
-    ``note``.
+    ``note``; ``network``, as ``published_accuracy.csv`` names it.
 
     Raises:
         UsageError: a name in a file is neither an alias nor registered nor external.
@@ -75,7 +75,14 @@ def published_datasets(file: str) -> frozenset[str]:
 
 @cache
 def published(
-    file: str, dataset: str, ipc: int | None, method: str, evaluator: str, labels: str = ""
+    file: str,
+    dataset: str,
+    ipc: int | None,
+    method: str,
+    evaluator: str,
+    labels: str = "",
+    *,
+    any_network: bool = False,
 ) -> Published | None:
     """Return the published accuracy to compare with a cell of the paper's table ``file``, or ``None``.
 
@@ -86,13 +93,18 @@ def published(
         method: name of the method.
         evaluator: name of the network.
         labels: the label strategy, if the table compares them.
+        any_network: if nothing is published for the network ``evaluator``, take the number of another one, with a note.
     """
     table = references()
     fits = table["ipc"].isna() if ipc is None else table["ipc"] == ipc
-    for name, value in (("dataset", dataset), ("method", method), ("evaluator", evaluator), ("labels", labels)):
+    for name, value in (("dataset", dataset), ("method", method), ("labels", labels)):
         fits &= table[name] == value
-    found = table[fits.fillna(False)]
-    beside = found[found["file"] == (file if dataset in published_datasets(file) else ELSEWHERE)]
+    of_any = table[fits.fillna(False)]
+    of_any = of_any[of_any["file"] == (file if dataset in published_datasets(file) else ELSEWHERE)]
+    found = table[(fits & (table["evaluator"] == evaluator)).fillna(False)]
+    beside = of_any[of_any["evaluator"] == evaluator]
+    if beside.empty and any_network:
+        found = beside = of_any.assign(note="the network is another one, " + of_any["network"].astype(str))
     if beside.empty:
         return None
     chosen, *others = map(_published, [beside.iloc[0], *(row for _, row in found.iterrows())])
@@ -144,7 +156,7 @@ def _elsewhere(aliases: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             raise unknown_name("published network", row["arch"], aliases["networks"])
         known = network if isinstance(network, dict) else {"evaluator": network}
         kept = {key: row[key] for key in ("file", "source", "labels", "dataset", "method", "mean", "std")}
-        yield {**kept, "note": "", "ipc": row["ipc"].replace("whole", ""), **known}
+        yield {**kept, "note": "", "network": row["arch"], "ipc": row["ipc"].replace("whole", ""), **known}
 
 
 def _resolved(row: Mapping[str, Any], aliases: Mapping[str, Any]) -> dict[str, str]:

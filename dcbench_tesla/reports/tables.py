@@ -6,6 +6,7 @@ number, and shares of the whole set's accuracy are those of ``best_on_test``. Ac
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -13,9 +14,9 @@ import pandas as pd
 
 from dcbench_tesla import registry
 from dcbench_tesla.cells.evaluation import STATISTICS
-from dcbench_tesla.config import CellConfig, with_sets
+from dcbench_tesla.config import CellConfig, resolve, with_sets
 from dcbench_tesla.records.workspace import MARK, Workspace
-from dcbench_tesla.reports.declarations import Declaration, import_problem, row_name
+from dcbench_tesla.reports.declarations import Declaration, implemented, import_problem, row_name
 from dcbench_tesla.reports.failed import Failed
 from dcbench_tesla.reports.finished import Finished, by_protocol, chosen, finished, training_images
 from dcbench_tesla.reports.published import Published, published
@@ -38,6 +39,8 @@ COLUMNS = [*_KEY, "status", *_MEASURED, "seeds", *_PUBLISHED, "difference_points
 def runs(declaration: Declaration, workspace: Workspace) -> list[Finished]:
     """Return the finished evaluations with a table's methods, networks and label strategies."""
     ran = finished(workspace, declaration.methods, declaration.evaluators)
+    if declaration.families:
+        return [cell for cell in ran if ", changed: " not in cell.name()]
     return [cell for cell in ran if cell.settings.get("labels") in (None, *declaration.labels)]
 
 
@@ -50,7 +53,8 @@ def table(declaration: Declaration, ran: Sequence[Finished], failed: Sequence[Fa
     whole data set has one for every IPC.
     """
     lines = [line for where in _rows(declaration, ran) for line in _lines(declaration, *where, ran, failed)]
-    found = _with_shares(pd.DataFrame(lines, columns=COLUMNS))
+    further = ["family", "published_family"] if declaration.families else []
+    found = _with_shares(pd.DataFrame(lines, columns=[*COLUMNS, *further]))
     return found.astype({name: "Int64" for name in found.columns if name.endswith("_networks") and "std" not in name})
 
 
@@ -135,17 +139,27 @@ def _line(
 ) -> dict[str, Any]:
     dataset, ipc, method = where["dataset"], where["ipc"], where["method"]
     own_ipc = None if method == WHOLE else ipc
-    printed = published(declaration.published, dataset, own_ipc, method, where["evaluator"], where["labels"])
+    what = (declaration.published, dataset, own_ipc, method, where["evaluator"], where["labels"])
+    printed = published(*what, any_network=bool(declaration.families))
     line = {**where, "status": _status(method, cell, failure), **_printed(printed)}
+    if declaration.families:
+        line["family"] = declaration.family(method, cell.settings if cell else {})
+        line["published_family"] = declaration.family(method, _settings_of_paper(dataset, ipc, method))
     if printed is not None:
         whole = published(declaration.published, dataset, None, WHOLE, where["evaluator"])
         line["published_share_of_whole"] = _ratio(printed.mean, whole.mean) if whole else None
         line["published_share_of_images"] = 1.0 if method == WHOLE else _published_share_of_images(dataset, ipc)
     if cell is not None:
         line |= _measured(cell)
-    if cell is not None and printed is not None:
+    if cell is not None and printed is not None and not (declaration.families and printed.note):
         line["difference_points"] = round(100 * (cell.summary[COMPARED] - printed.mean), 6)
     return line
+
+
+@cache
+def _settings_of_paper(dataset: str, ipc: int, method: str) -> Mapping[str, Any]:
+    """Return a method's settings under preset ``paper``; none if it is not installed."""
+    return vars(resolve(method, dataset, ipc).settings) if [*implemented([method])] else {}
 
 
 def _status(method: str, cell: Finished | None, failure: Failed | None) -> str:

@@ -221,6 +221,8 @@ def _legend(
         "networks. `best on test`: of the set that the test images choose among those tested on the way. Published "
         "numbers are such maxima: differences (in points) and shares of the whole set's accuracy are of `best on test`."
     )
+    if declaration.note:
+        yield declaration.note
     if declaration.shares:
         yield "`images`: the share of the training images that the condensed set is, of those that its protocol uses."
     for (protocol,), own in grouped(ours, ["protocol"]).items():

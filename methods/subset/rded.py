@@ -9,7 +9,7 @@ An image stands for its crop of least s. Of these the f^2 IPC with the least s a
 to an image. Nothing is optimised. Labels are ``softmax(teacher(x) / t)`` of
 the finished images, stored once, or the classes.
 
-Shapes: C channels, H = W = side, K classes, f the factor.
+Shapes: C channels, H = W = side, K classes, f the crops along a side.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class RDEDSettings(Settings):
         pool: images of a class that crops are drawn from, at random; 0: all. At least as many as crops are needed.
         crops: crops drawn of each.
         least_area: the least area of a crop, as a share of the image's; the largest is 1.
-        factor: f; 0: 1 below 64 pixels, and 2 from there on.
+        grid: f, crops along each side of an image; 0: 1 below 64 pixels, and 2 from there on.
         labels: ``soft``, the teacher's probabilities, or ``hard``.
         temperature: t, by which the teacher's outputs are divided.
     """
@@ -49,13 +49,13 @@ class RDEDSettings(Settings):
     pool: int = 300
     crops: int = 5
     least_area: float = 0.08
-    factor: int = 0
+    grid: int = 0
     labels: str = "soft"
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.teacher_epochs < 1 or self.crops < 1 or min(self.pool, self.factor) < 0:
-            raise UsageError("teacher_epochs and crops must be at least 1, pool and factor not negative.")
+        if self.teacher_epochs < 1 or self.crops < 1 or min(self.pool, self.grid) < 0:
+            raise UsageError("teacher_epochs and crops must be at least 1, pool and grid not negative.")
         if not 0 < self.least_area <= 1 or not 0 < self.temperature < float("inf"):
             raise UsageError("least_area must lie in (0, 1], and temperature must be positive and finite.")
         if self.labels not in _LABELS:
@@ -89,36 +89,36 @@ class RDED(Condenser):
         Raises:
             UsageError: a class has fewer images than crops are needed.
         """
-        teacher, factor = trained_network(problem, self.settings.teacher_epochs), self._factor(problem.task.side)
-        images = torch.cat([self._of_class(problem, teacher, c, factor) for c in range(problem.task.classes)])
+        teacher, grid = trained_network(problem, self.settings.teacher_epochs), self._grid(problem.task.side)
+        images = torch.cat([self._of_class(problem, teacher, c, grid) for c in range(problem.task.classes)])
         labels = problem.hard_labels()
         if self.settings.labels == "soft":
             outputs = torch.cat([teacher(part) for part in images.split(_BATCH)])
             labels = (outputs / self.settings.temperature).softmax(1)
         self._made = problem.distilled(images, labels)
 
-    def _factor(self, side: int) -> int:
-        factor = self.settings.factor or (2 if side >= _LARGE_SIDE else 1)
-        if factor > side:
-            raise UsageError(f"factor={factor} leaves less than a pixel of {side} for a crop.")
-        return factor
+    def _grid(self, side: int) -> int:
+        grid = self.settings.grid or (2 if side >= _LARGE_SIDE else 1)
+        if grid > side:
+            raise UsageError(f"grid={grid} leaves less than a pixel of {side} for a crop.")
+        return grid
 
-    def _of_class(self, problem: Problem, teacher: nn.Module, c: int, factor: int) -> Tensor:
+    def _of_class(self, problem: Problem, teacher: nn.Module, c: int, grid: int) -> Tensor:
         """Return the images of class ``c``, ``(IPC, C, H, W)`` in network space."""
-        members, needed = problem.train.members[c], factor**2 * problem.ipc
+        members, needed = problem.train.members[c], grid**2 * problem.ipc
         if len(members) < needed:
             raise UsageError(
                 f"class {problem.task.class_names[c]} has {len(members)} training images, and rded needs {needed}, "
-                f"{factor} x {factor} for each of {problem.ipc}: give --set factor=1, or a smaller --ipc."
+                f"{grid} x {grid} for each of {problem.ipc}: give --set grid=1, or a smaller --ipc."
             )
         size = max(self.settings.pool or len(members), needed)
         pool = members[torch.randperm(len(members), generator=problem.generator("pool", c))[:size]]
-        tiles = crops_of(problem, pool, self.settings, factor, problem.seed_for("crops", c))
+        tiles = crops_of(problem, pool, self.settings, grid, problem.seed_for("crops", c))
         scores = torch.cat([self._scores(problem, teacher, part, c) for part in tiles.split(_BATCH)])
         least, which = scores.view(len(pool), -1).min(1)
         order = least.argsort(stable=True)[:needed]
         best = tiles.view(len(pool), -1, *tiles.shape[1:])[order, which[order].to(order)]
-        return problem.train.preprocessing.forward(put_together(best, factor, problem.task.side))
+        return problem.train.preprocessing.forward(put_together(best, grid, problem.task.side))
 
     def _scores(self, problem: Problem, teacher: nn.Module, tiles: Tensor, c: int) -> Tensor:
         """Return the teacher's cross-entropy with class ``c`` for every tile, ``(n,)``."""
@@ -130,14 +130,14 @@ class RDED(Condenser):
         return self._made
 
 
-def crops_of(problem: Problem, pool: Tensor, settings: RDEDSettings, factor: int, seed: int) -> Tensor:
+def crops_of(problem: Problem, pool: Tensor, settings: RDEDSettings, grid: int, seed: int) -> Tensor:
     """Return the random crops of the images ``pool``, as tiles of pixels in [0, 1], ``(len(pool) crops, C, h, h)``.
 
     h = ceil(H / f). Places, areas and aspects are drawn as for random resized crops.
     """
     from torchvision.transforms import RandomResizedCrop
 
-    tile = -(-problem.task.side // factor)
+    tile = -(-problem.task.side // grid)
     scale, tiles = [settings.least_area, 1.0], []
     with seeded(seed):
         for image in problem.train.pixels[pool].to(problem.device).float() / problem.train.max_value:
@@ -147,11 +147,11 @@ def crops_of(problem: Problem, pool: Tensor, settings: RDEDSettings, factor: int
     return torch.cat(tiles)
 
 
-def put_together(tiles: Tensor, factor: int, side: int) -> Tensor:
+def put_together(tiles: Tensor, grid: int, side: int) -> Tensor:
     """Return images ``(n / f^2, C, side, side)`` of ``tiles`` ``(n, C, h, h)``, f x f each, row by row."""
     channels, tile = tiles.shape[1], tiles.shape[-1]
-    grid = tiles.view(-1, factor, factor, channels, tile, tile).permute(0, 3, 1, 4, 2, 5)
-    return grid.reshape(-1, channels, factor * tile, factor * tile)[:, :, :side, :side]
+    grid = tiles.view(-1, grid, grid, channels, tile, tile).permute(0, 3, 1, 4, 2, 5)
+    return grid.reshape(-1, channels, grid * tile, grid * tile)[:, :, :side, :side]
 
 
 def _resized(images: Tensor, side: int) -> Tensor:

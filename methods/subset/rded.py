@@ -150,8 +150,8 @@ def crops_of(problem: Problem, pool: Tensor, settings: RDEDSettings, grid: int, 
 def put_together(tiles: Tensor, grid: int, side: int) -> Tensor:
     """Return images ``(n / f^2, C, side, side)`` of ``tiles`` ``(n, C, h, h)``, f x f each, row by row."""
     channels, tile = tiles.shape[1], tiles.shape[-1]
-    grid = tiles.view(-1, grid, grid, channels, tile, tile).permute(0, 3, 1, 4, 2, 5)
-    return grid.reshape(-1, channels, grid * tile, grid * tile)[:, :, :side, :side]
+    rows = tiles.view(-1, grid, grid, channels, tile, tile).permute(0, 3, 1, 4, 2, 5)
+    return rows.reshape(-1, channels, grid * tile, grid * tile)[:, :, :side, :side]
 
 
 def _resized(images: Tensor, side: int) -> Tensor:

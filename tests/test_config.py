@@ -368,8 +368,9 @@ def test_mean_and_std_follow_the_method_and_the_key_follows_them(
 @pytest.mark.parametrize(
     ("dataset", "given", "message"),
     [
-        ("cifar10", "data.statistics=dc", "data.statistics has no effect: dc has no statistics of its own for cifar10"),
-        ("cifar100", "data.statistics=cd", "unknown data.statistics 'cd'. Did you mean 'dc'"),
+        ("svhn", "data.statistics=dc", "data.statistics has no effect: dc has no statistics of its own for svhn"),
+        ("cifar10", "data.statistics=ld", "data.statistics has no effect: data.zca whitens, and does not standardise"),
+        ("cifar100", "data.statistics=dcc", "unknown data.statistics 'dcc'. Did you mean 'dc'"),
         ("cifar100", "evaluation.sets=2", "evaluation.sets has no effect: a cell is one set"),
         ("cifar100", "convnet.schedule=half", "unknown schedule 'half'. Did you mean 'halves'"),
         ("cifar100", "convnet.augmentation=eech", "unknown augmentation 'eech'. Did you mean 'each'"),

@@ -501,7 +501,7 @@ def test_related_work_has_families_with_numbered_sources(write: Written) -> None
     write("tesla", [0.7, 0.72], ipc=1)
     write("dm", [0.3], ipc=1)
     write("ld", [0.5], ipc=1)
-    write("dm", [0.9], ipc=1, sets={"lr_images": 5.0})  # changed: Table 1 has it
+    write("dm", [0.9], ipc=1, sets={"lr_images": 5.0}, settings={"lr_images": 5.0})  # changed: Table 1 has it
     made = report(declarations()["related"], Workspace(write.root), Part(datasets=("cifar10",), ipcs=(1,)))
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in made.text.splitlines() if line.startswith("|")]
     assert lines[0] == ["data set", "family", "method", "accuracy", "IPC 1", "source"]

@@ -99,7 +99,8 @@ def thirty(side: int = 8) -> Problem:
 
 def shrunk(pixels: Tensor, size: int) -> Tensor:
     """An image (C, h, w) with ``size`` pixels a side."""
-    return resize(pixels, [size, size], antialias=True)
+    found: Tensor = resize(pixels, [size, size], antialias=True)
+    return found
 
 
 def best_crops(problem: Problem, teacher: nn.Module, c: int, settings: RDEDSettings, tile: int) -> list[Tensor]:

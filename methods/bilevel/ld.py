@@ -232,7 +232,7 @@ class LD(RealLoss):
 
     def _found(self, iteration: int) -> "_Found":
         labels = self.labels.detach().requires_grad_()
-        how = {"steps": 1, "batch_size": self.settings.batch_size}
+        how: dict[str, Any] = {"steps": 1, "batch_size": self.settings.batch_size}
         batch = LabelBatch(self.problem, self.images, labels, **how, repetition=(iteration,))
         return (self._by_step if self.settings.inner == "step" else self._by_ridge)(iteration, batch)
 

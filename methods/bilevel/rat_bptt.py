@@ -186,7 +186,7 @@ class _Shuffled(ShuffledBatches):
     """The batches of one network: chunks of random permutations, and an augmentation for each step."""
 
     def __init__(self, method: RaTBPTT, labels: Tensor, steps: int, iteration: int, number: int) -> None:
-        how = {"steps": steps, "batch_size": method.settings.batch_size}
+        how: dict[str, Any] = {"steps": steps, "batch_size": method.settings.batch_size}
         super().__init__(method.problem, method.images, labels, **how, repetition=(iteration, number))
         self._method = method
 

@@ -105,19 +105,19 @@ class ShuffledBatches(SyntheticBatches):
         self._most = min(batch_size or len(images), len(images))
         self._before = self._most - len(images) % self._most if short_first and len(images) % self._most else 0
 
-    def _place(self, k: int) -> tuple[int, slice]:
-        """Return the number of step k's permutation, and the batch's part of it."""
+    def _place(self, k: int) -> tuple[int, int, int]:
+        """Return the number of step k's permutation, and where in it the batch begins and ends."""
         permutation, chunk = divmod(k, math.ceil(len(self.images) / self._most))
         begin = chunk * self._most - self._before  # below 0 for a first batch that is the short one
-        return permutation, slice(max(begin, 0), min(begin + self._most, len(self.images)))
+        return permutation, max(begin, 0), min(begin + self._most, len(self.images))
 
     def size(self, k: int) -> int:
         """See :meth:`SyntheticBatches.size`; nothing is drawn."""
-        part = self._place(k)[1]
-        return part.stop - part.start
+        begin, end = self._place(k)[1:]
+        return end - begin
 
     def indices(self, k: int) -> Tensor:
         """See :meth:`SyntheticBatches.indices`."""
-        permutation, part = self._place(k)
+        permutation, begin, end = self._place(k)
         rng = self._problem.generator("inner batches", *self._repetition, permutation)
-        return torch.randperm(len(self.images), generator=rng)[part]
+        return torch.randperm(len(self.images), generator=rng)[begin:end]

@@ -180,6 +180,16 @@ class LD(RealLoss):
         """Return settings with two pieces of real images; more need no more memory."""
         return replace(settings, real_batch=min(settings.real_batch, 2 * settings.micro_batch or settings.real_batch))
 
+    @classmethod
+    def inner_batch(cls, settings: Any, images: int) -> int:
+        """See :meth:`RealLoss.inner_batch`."""
+        return min(settings.batch_size or images, images)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the step and the loss on real images are compiled; the ridge version runs eagerly."""
+        return self.settings.inner == "step" and super().compiled
+
     def setup(self, problem: Problem) -> None:
         """Choose the images, make all labels 1/K, and start a network; the ridge version's last layer is zero."""
         super().setup(problem)

@@ -103,7 +103,7 @@ class RaTBPTT(ThroughTime):
 
     @classmethod
     def inner_batch(cls, settings: Any, images: int) -> int:
-        """See :meth:`ThroughTime.inner_batch`."""
+        """See :meth:`RealLoss.inner_batch`."""
         return min(settings.batch_size or images, images)
 
     def setup(self, problem: Problem) -> None:

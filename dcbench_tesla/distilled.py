@@ -9,18 +9,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 from dcbench_tesla.compute.state import plain_torch
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import TENSORS, Preprocessing
 from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
+from dcbench_tesla.records import pictures
 from dcbench_tesla.records.store import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FORMAT = "dcbench distilled set"
 """What the file of one says it is."""
@@ -51,6 +56,7 @@ TILES = "tiles"
 LARGEST_FACTOR = 16
 """The largest factor of a decoder."""
 
+_MOST_CLASSES, _MOST_OF_A_CLASS = 100, 50  # in a picture
 _RECIPE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _SAME_RATE = 1e-5  # relative: a mean in float32 and in float64
 _GREY = 0.5  # what IDC's images are padded with, as a pixel in [0, 1]
@@ -191,6 +197,45 @@ class DistilledSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        shape, told = " x ".join(map(str, self.images.shape[1:])), self.provenance
+        facts = [f"{len(self):,} images of {shape}", f"{len(self.class_names)} classes"]
+        facts += [f"{told['method']} on {told.get('dataset')}"] if told.get("method") else []
+        facts += [f"IPC {told['ipc']}"] if told.get("ipc") else []
+        facts += [f"learned rate {self.lr:.3g}"] if self.lr is not None else []
+        return f"DistilledSet({', '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        return pictures.as_html(self.picture(), repr(self))
+
+    def picture(self) -> "Image":
+        """Return a picture of the set, preprocessing undone: a row a class, 100 classes and 50 images of each at most.
+
+        Sets of one image a class have ten classes in a row.
+        """
+        rows = self._rows()[:_MOST_CLASSES]
+        return pictures.sheet(self.choose(torch.cat(rows)).pixels(), [len(row) for row in rows])
+
+    def show(self) -> None:
+        """Show :meth:`picture` in a notebook's output, or on the screen."""
+        pictures.show(self.picture())
+
+    def _rows(self) -> list[Tensor]:
+        """The indices of each class's images: by position in a synthetic set, because soft labels can differ."""
+        count, classes = len(self), len(self.class_names)
+        if count % classes == 0 and self.images.dtype == torch.float32:
+            return [row[:_MOST_OF_A_CLASS] for row in torch.arange(count).split(count // classes)]
+        return [(self.hard == c).nonzero().flatten()[:_MOST_OF_A_CLASS] for c in self.hard.unique()]
+
+    def as_torch_dataset(self) -> TensorDataset:
+        """Return what a network is trained on, as a data set of PyTorch: float32 inputs ``(C, H, W)`` and labels.
+
+        Labels are classes, or probabilities ``(K,)``. Images of other origin (test images) become inputs by
+        ``preprocessing.forward``. Stored images are decoded; learned steps are left out.
+        """
+        plain = self.plain()
+        return TensorDataset(plain.inputs(), plain.labels)
 
     @property
     def version(self) -> int:

@@ -451,6 +451,19 @@ class Evaluator(ABC):
         """Return whether networks of different seeds differ; otherwise the core trains one and no more."""
         return True
 
+    @classmethod
+    def for_networks(cls, name: str, build: Callable[[int, int, int], nn.Module]) -> "type[Evaluator]":
+        """Return an evaluator that trains other networks by this one's settings and recipe.
+
+        Args:
+            name: the name of its class.
+            build: returns a freshly initialised network, called with channels, classes and the images' side in pixels.
+
+        Raises:
+            NotImplementedError: this evaluator's recipe is for its own network only.
+        """
+        raise NotImplementedError(f"{cls.__name__} trains its own network only")
+
     def given(self, distilled: DistilledSet) -> DistilledSet:
         """Return the set as :meth:`train` and :meth:`cost` take it, whole or plain."""
         return distilled if self.whole_sets else distilled.plain()

@@ -6,7 +6,7 @@ cross-entropy; after half of the epochs the learning rate is multiplied by 0.1 a
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, ClassVar, NamedTuple
@@ -247,6 +247,18 @@ class TrainedNetwork(Evaluator):
     """
 
     whole_sets: ClassVar[bool] = True
+
+    @classmethod
+    def for_networks(cls, name: str, build: Callable[[int, int, int], nn.Module]) -> type[Evaluator]:
+        """Return an evaluator of the networks of ``build``, whose batches have two images or more, for batch norm."""
+
+        def recipe_for(self: TrainedNetwork, distilled: DistilledSet) -> Recipe:
+            return replace(cls.recipe_for(self, distilled), least_batch=2)
+
+        own = {"network_for": TrainedNetwork.network_for, "recipe_for": recipe_for}
+        return type(
+            name, (cls,), {**own, "build": lambda _, *sizes: build(*sizes), "__doc__": f"{name}, not registered."}
+        )
 
     @abstractmethod
     def build(self, channels: int, classes: int, side: int) -> nn.Module:

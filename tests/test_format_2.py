@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dcbench_tesla.cells.sheet import write_sheet
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import CENTRED, FORMAT, Decoder, DistilledSet, Steps
 from dcbench_tesla.errors import CorruptFileError, DivergedError, UsageError
 from dcbench_tesla.exchange import FORMATS, export_set, import_set
 from dcbench_tesla.exchange.sets import Given
+from dcbench_tesla.records.pictures import write_png
 from dcbench_tesla.records.store import load_tensors, save_tensors
 
 PLAIN = Preprocessing("standardise", torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.5]))
@@ -258,5 +258,5 @@ def test_the_card_and_the_table_tell_it(tmp_path: Path) -> None:
 
 def test_a_sheet_shows_the_stored_images(tmp_path: Path) -> None:
     for name, distilled in (("stored", made(decoder=Decoder(2))), ("plain", made())):
-        write_sheet(distilled, tmp_path / f"{name}.png")
+        write_png(distilled.picture(), tmp_path / f"{name}.png")
     assert (tmp_path / "stored.png").read_bytes() == (tmp_path / "plain.png").read_bytes()

@@ -17,6 +17,7 @@ from dcbench_tesla.config import CellConfig
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import prepared_bytes
+from dcbench_tesla.data.own.decisions import Decided
 from dcbench_tesla.data.preprocessing import WHITENINGS, Preprocessing, check_zca_size, fit_standardise
 from dcbench_tesla.data.splits import Indices, Splits, choose, cut
 from dcbench_tesla.distilled import load_whitening
@@ -147,6 +148,12 @@ class Materials:
             save_tensors(fit.with_name(f"{fitted.key}.safetensors"), tensors, about)
             write_json(fit, {"preprocessing": fitted.key, "data": facts})
             return fitted
+
+    def decided(self, *, fit: bool = False) -> Decided:
+        """Return what is decided for the images; with ``fit`` a whitening is fitted that has not been yet."""
+        fitted = self.preprocessing if fit or not self.config.data.zca else None
+        held = len(self._indices.validation)
+        return Decided(self.dataset, self.config.data, self.train_images, held, fitted, self.augmentation)
 
     def whitening_files(self, key: str) -> list[Path]:
         """Return the record of this data's whitening and the files of the whitening ``key`` and of the recorded one."""

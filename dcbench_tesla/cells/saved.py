@@ -103,12 +103,17 @@ def evaluate_saved(
         )
     session = Session(out, data_dir=data_dir, device=device, quiet=quiet)
     evaluators = tuple(evaluators) or ("convnet",)
-    _check_overrides(overrides, evaluators)
+    check_overrides(overrides, evaluators)
     file = _SavedSet(session, path, dataset, evaluators, overrides, preset or "paper", seed or 0)
     return {name: file.evaluate(name, force=force) for name in file.config.evaluators}
 
 
-def _check_overrides(overrides: Sequence[Override], evaluators: Iterable[str]) -> None:
+def check_overrides(overrides: Sequence[Override], evaluators: Iterable[str]) -> None:
+    """Check that only settings of the evaluation and of its evaluators are changed.
+
+    Raises:
+        UsageError: another setting is.
+    """
     for override in overrides:
         if override.section not in {"evaluation", *evaluators}:
             raise UsageError(
@@ -135,7 +140,7 @@ def _evaluate_cell(
     force: bool,
 ) -> dict[str, dict[str, Any]]:
     stored = _configuration(folder)
-    _check_overrides(overrides, evaluators or stored["evaluators"])
+    check_overrides(overrides, evaluators or stored["evaluators"])
     config = _restored(folder, stored, evaluators, overrides)
     words = [f"{stored['command']} && dcbench evaluate {folder.name}"]
     words += [f"--evaluator {name}" for name in config.evaluators]
@@ -215,6 +220,31 @@ def _restored(
         raise CorruptFileError(f"{path} is not what a run wrote ({error!r}). {_CHANGED_BY_HAND}") from error
 
 
+def config_of(
+    distilled: DistilledSet,
+    dataset: str,
+    evaluators: Sequence[str],
+    overrides: Sequence[Override],
+    *,
+    preset: str,
+    seed: int,
+) -> CellConfig:
+    """Return the configuration by which networks are trained on a distilled set that belongs to no cell here."""
+    facts = distilled.provenance
+    method = str(facts.get("method") or "")
+    return resolve(
+        method if method in registry.names("methods") else BASELINE,
+        dataset,
+        int(facts.get("ipc") or max(1, len(distilled) // len(distilled.class_names))),
+        seed=seed,
+        preset=preset,
+        evaluators=evaluators,
+        overrides=overrides,
+        learned_lr=distilled.lr is not None,
+        evaluation_recipe=distilled.evaluation_recipe,
+    )
+
+
 class _SavedSet:
     """The file of a distilled set, with the test images for it and the place of its rows."""
 
@@ -241,22 +271,11 @@ class _SavedSet:
                 raise UsageError(f"setting {override.label} has no effect: a file holds one set. Leave it out.")
         method = str(self.facts.get("method") or "")
         known = method in registry.names("methods")
-        ipc = int(self.facts.get("ipc") or max(1, len(self.distilled) // len(self.distilled.class_names)))
-        self.config: CellConfig = resolve(
-            method if known else BASELINE,
-            named,
-            ipc,
-            seed=seed,
-            preset=preset,
-            evaluators=evaluators,
-            overrides=overrides,
-            learned_lr=self.distilled.lr is not None,
-            evaluation_recipe=self.distilled.evaluation_recipe,
-        )
+        self.config = config_of(self.distilled, named, evaluators, overrides, preset=preset, seed=seed)
         self.method = method or "unknown"
         self._named, self._has_ipc = dataset, not known or registry.load_method(method).uses_ipc
         self.dataset = session.dataset(named)
-        self.test = _test_images(path, self.distilled, self.dataset, torch.device(session.execution.device))
+        self.test = images_to_test_on(path, self.distilled, self.dataset, torch.device(session.execution.device))
 
     def evaluate(self, name: str, *, force: bool) -> dict[str, Any]:
         """Train and test the networks that are not recorded yet; return the row."""
@@ -337,8 +356,14 @@ class _SavedSet:
         }
 
 
-def _test_images(path: Path, distilled: DistilledSet, dataset: Dataset, device: torch.device) -> LabelledImages:
-    """Return the test images of ``dataset``, with the preprocessing of the distilled set."""
+def images_to_test_on(
+    path: Path | str, distilled: DistilledSet, dataset: Dataset, device: torch.device
+) -> LabelledImages:
+    """Return the test images of ``dataset``, with the preprocessing of the distilled set, which messages call ``path``.
+
+    Raises:
+        UsageError: they have other classes or another size than the set.
+    """
     if dataset.class_names != distilled.class_names or dataset.x_test.shape[1:] != distilled.images.shape[1:]:
         raise UsageError(f"{dataset.name} has other classes or another image size than the distilled set {path}.")
     made_from = distilled.provenance.get("dataset_fingerprint")

@@ -11,8 +11,10 @@ from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.compute.malloc import give_back_freed_memory
 from dcbench_tesla.config import BASELINE, CellConfig, baseline_of
 from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.data.splits import Splits
-from dcbench_tesla.datasets import load_dataset
+from dcbench_tesla.datasets import PREFIXES, load_dataset
+from dcbench_tesla.records.progress import say
 from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace
 
 
@@ -45,6 +47,7 @@ class Session:
         self._data_dir = data_dir
         self._datasets: dict[str, Dataset] = {}
         self._splits: dict[str, Splits] = {}
+        self._told: set[tuple[str, DataSettings]] = set()
 
     def dataset(self, name: str) -> Dataset:
         """Return the data set ``name``; raises the errors of :func:`dcbench_tesla.load_dataset`."""
@@ -76,6 +79,15 @@ class Session:
             shared_splits=self._splits,
             data_dir=self._data_dir,
         )
+
+    def tell_decisions(self, cells: Iterable[Cell]) -> None:
+        """Say once what is decided for each of the user's own data sets, and which setting decides otherwise."""
+        for cell in cells:
+            own, what = cell.config.dataset.startswith(PREFIXES), (cell.dataset.fingerprint, cell.config.data)
+            if own and not self.quiet and what not in self._told:
+                self._told.add(what)
+                for line in cell.materials.decided().lines():
+                    say(line)
 
     def release(self) -> None:
         """Let go of preprocessed images and of the memory that PyTorch caches, before other processes compute.

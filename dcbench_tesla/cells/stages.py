@@ -9,68 +9,29 @@ import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import EVALUATE, Cell
 from dcbench_tesla.cells.estimate import compilation_decided
-from dcbench_tesla.cells.evaluation import Accuracy, Evaluation
+from dcbench_tesla.cells.evaluation import Evaluation
 from dcbench_tesla.cells.execution import record_begun
 from dcbench_tesla.cells.expert_processes import processes, threads_of_each, train_at_once
 from dcbench_tesla.cells.identity import execution_settings
 from dcbench_tesla.cells.loop import CondenseLoop
 from dcbench_tesla.cells.place import KEPT_RESULT, LOCK, alone, discard, exchange_began, settle, take_over
-from dcbench_tesla.cells.sheet import write_sheet
+from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.compute.compiling import training_is_compiled
 from dcbench_tesla.distilled import DistilledSet
-from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.experts.imported import ImportedStore
 from dcbench_tesla.interface import Condenser
 from dcbench_tesla.records.live import MetricLog, open_log
+from dcbench_tesla.records.pictures import write_png
 from dcbench_tesla.records.progress import bar
 from dcbench_tesla.records.rows import drop_settled_failure, stage_rows
 from dcbench_tesla.records.store import content_key, write_json
 from dcbench_tesla.records.workspace import Workspace
-
-
-@dataclass
-class CellResult:
-    """The results of a finished cell: its rows, its accuracies by evaluator, its folder and its distilled set."""
-
-    cell: Cell = field(repr=False)
-
-    @property
-    def folder(self) -> Path:
-        """The cell's folder; without tensors if only the rows came with the checkout."""
-        return self.cell.place.folder
-
-    @cached_property
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """The rows of the evaluations, by evaluator."""
-        workspace, identity = self.cell.workspace, self.cell.identity
-        rows = {n: workspace.row("evaluate", identity.evaluation_key(n)) for n in self.cell.config.evaluators}
-        return {name: row for name, row in rows.items() if row is not None}
-
-    def accuracy(self, evaluator: str = "convnet", name: str = "last") -> Accuracy | None:
-        """Return an evaluator's test accuracy as a fraction: ``last``, ``best_on_validation`` or ``best_on_test``."""
-        content = self.rows[evaluator]["accuracy"][name]
-        return Accuracy(**content) if content else None
-
-    @property
-    def distilled(self) -> DistilledSet:
-        """The final distilled set.
-
-        Raises:
-            DcbenchError: its file is not on this machine; running with ``force`` makes it again.
-        """
-        if not self.cell.place.distilled.exists():
-            raise DcbenchError(
-                f"{self.cell.name} was run elsewhere and its set is not on this machine: --force makes it again."
-            )
-        return self.cell.distilled_set(self.cell.identity.iterations)
 
 
 def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -> CellResult:
@@ -158,7 +119,8 @@ def _record_start(cell: Cell) -> None:
     record_begun(cell.place.execution, cell.execution, settings, cell.memory_facts)
     if condensed is not None:  # keep the record of the condensation; an evaluation's row has its own environment
         return
-    configuration = {"key": cell.key, "identity": cell.identity.content, **cell.config.as_dict()}
+    images = cell.materials.decided(fit=True).facts()
+    configuration = {"key": cell.key, "identity": cell.identity.content, "images": images, **cell.config.as_dict()}
     write_json(cell.place.folder / "config.json", configuration)
     write_json(cell.place.folder / "environment.json", cell.environment)
 
@@ -262,9 +224,7 @@ def _condense(cell: Cell) -> None:
         )
         loop.run(cell.device)
     final = _keep(cell, condenser, cell.identity.iterations)
-    if cell.dataset.redistributable:
-        for path in (cell.place.folder / "sheet.png", cell.workspace.sheets / f"{cell.name}.png"):
-            write_sheet(final, path)
+    _picture(cell, final)
     for note in condenser.notes():
         cell.say(f"{cell.config.method}: note: {note}")
     row = {
@@ -286,6 +246,13 @@ def _condense(cell: Cell) -> None:
         "images_may_be_passed_on": cell.dataset.redistributable,
     }
     cell.workspace.write_row("condense", cell.key, row)
+
+
+def _picture(cell: Cell, final: DistilledSet) -> None:
+    """Write the picture into the cell's folder, and beside the rows, which may be committed, if it may be passed on."""
+    picture, shared = final.picture(), cell.workspace.sheets / f"{cell.name}.png"
+    for path in (cell.place.folder / "sheet.png", *([shared] if cell.dataset.redistributable else [])):
+        write_png(picture, path)
 
 
 def _open_log(cell: Cell, name: str, *, start: int) -> MetricLog:

@@ -7,6 +7,7 @@ from dcbench_tesla.cli.compare import compare
 from dcbench_tesla.cli.evaluate import evaluate
 from dcbench_tesla.cli.exchange import export, import_
 from dcbench_tesla.cli.merge import merge
+from dcbench_tesla.cli.new import new
 from dcbench_tesla.cli.plan import plan
 from dcbench_tesla.cli.report import report
 from dcbench_tesla.cli.reproduce import reproduce
@@ -48,5 +49,6 @@ for _command in (
     env,
     check_method,
     check_evaluator,
+    new,
 ):
     main.add_command(_command)

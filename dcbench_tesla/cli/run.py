@@ -129,8 +129,10 @@ def run(
     )
     session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs, compile=compile))
     cells = [session.cell(config, from_scratch=force, report_later=True) for config in configs]
-    if not dry_run and (force or _anything_to_do(cells)):
+    to_do = force or _anything_to_do(cells)
+    if not dry_run and to_do:
         session.workspace.check_writable()
+    session.tell_decisions(cells if to_do else ())
     refused: list[Outcome] = []
     if budget is not None:
         cells, refused = _within_budget(cells, budget, force=force)

@@ -15,6 +15,7 @@ from dcbench_tesla.cli.common import (
     shipped_option,
     workspace_of,
 )
+from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
     from dcbench_tesla.conformance import Outcome
@@ -56,11 +57,18 @@ def list_(what: str, data_dir: Path | None, out: Path, shipped: bool) -> None:
 
 
 @click.command()
-@options(click.argument("name"), data_dir_option)
-def info(name: str, data_dir: Path | None) -> None:
+@options(
+    click.argument("name"),
+    data_dir_option,
+    click.option(
+        "--picture", type=click.Path(path_type=Path), help="Write a picture of your own data set to this PNG file."
+    ),
+)
+def info(name: str, data_dir: Path | None, picture: Path | None) -> None:
     """Describe a method, an evaluator, a data set or a network.
 
-    Shows the description and settings of a method, evaluator or network, and the size and files of a data set.
+    Shows the description and settings of a method, evaluator or network, and the size and files of a data set. Of your
+    own data it shows classes, values, a picture in a terminal, and what a run would decide.
 
     \b
     Examples:
@@ -69,7 +77,19 @@ def info(name: str, data_dir: Path | None) -> None:
       dcbench info timm:resnet26d
       dcbench info cifar10
       dcbench info lenet
+      dcbench info npz:my_images.npz
+      dcbench info folder:my_images --picture my_images.png
     """
+    from dcbench_tesla.datasets import PREFIXES, check_dataset_name
+
+    if name.startswith(PREFIXES):
+        from dcbench_tesla.cli import own
+
+        check_dataset_name(name)
+        own.show(name, picture)
+        return
+    if picture is not None:
+        raise UsageError("--picture is for your own data: npz:PATH or folder:PATH.")
     from dcbench_tesla.cli import listing
 
     for line in listing.info(name, data_dir):

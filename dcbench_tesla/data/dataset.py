@@ -54,6 +54,10 @@ class Dataset:
     redistributable: bool = False
     known_fingerprint: str = ""
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.x_train):,} training and {len(self.x_test):,} test images"
+        return f"Dataset({self.name}: {sizes} of {self.channels} x {self.side} x {self.side}, {self.classes} classes)"
+
     @property
     def channels(self) -> int:
         """Number of colour channels C."""

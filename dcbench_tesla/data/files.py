@@ -16,8 +16,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from dcbench_tesla.data.checks import check_memory, reading, verify
 from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.own import conversions
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, UsageError
 from dcbench_tesla.records.regular import regular_file
+from dcbench_tesla.records.store import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 REQUIRED_KEYS = ("x_train", "y_train", "x_test", "y_test")
-OPTIONAL_KEYS = ("class_names", "mean", "std", "flippable", "redistributable")
+OPTIONAL_KEYS = ("class_names", "max_value", "mean", "std", "flippable", "redistributable")
 _PALETTES = ("P", "PA")  # Pillow's modes
 _NPZ = "Name a .npz archive."
 FOLDER_LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val/<class>/<image>)"
@@ -42,10 +44,7 @@ FOLDER_LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val/<class>/
 def load_npz(path: Path) -> Dataset:
     """Read the data set ``npz:PATH`` from a ``.npz`` archive written by ``numpy.savez``.
 
-    Required keys: ``x_train`` and ``x_test``, uint8 ``(N, H, W, C)`` or grey ``(N, H, W)`` with H = W and C 1 or 3;
-    ``y_train`` and ``y_test``, integers ``(N,)`` in ``0..K-1``. Optional keys: ``class_names``, strings ``(K,)``;
-    ``mean`` and ``std``, ``(C,)`` for ``pixels / 255``; ``flippable`` (default True) and ``redistributable`` (default
-    False), one bool each. Other keys are ignored.
+    Its keys are those of :func:`dataset_from`; other keys are ignored.
 
     Raises:
         DataMissingError: there is no such file.
@@ -58,15 +57,62 @@ def load_npz(path: Path) -> Dataset:
     if path.is_dir():
         raise UsageError(f"npz:{path} is a folder, not a .npz file; for a folder of images write folder:{path}.")
     arrays = read_npz(regular_file(path, remedy=_NPZ), str(path), REQUIRED_KEYS, OPTIONAL_KEYS)
-    x_train, x_test = (_images(arrays, key, path) for key in ("x_train", "x_test"))
+    return dataset_from(arrays, path.stem, path)
+
+
+def dataset_from(arrays: Mapping[str, Array], name: str, file: Path | None = None) -> Dataset:
+    """Return the data set ``npz:NAME`` of arrays by key.
+
+    Required keys: ``x_train`` and ``x_test``, uint8 ``(N, H, W, C)`` or grey ``(N, H, W)`` with H = W and C 1 or 3;
+    ``y_train`` and ``y_test``, integers ``(N,)`` in ``0..K-1``. Optional keys: ``class_names``, strings ``(K,)``;
+    ``max_value``, the pixel value that stands for 1 (default 255); ``mean`` and ``std``, ``(C,)`` for ``pixels /
+    max_value``; ``flippable`` and ``redistributable``, one bool each (default False).
+
+    Args:
+        arrays: the arrays.
+        name: the name of the data set.
+        file: the archive that they were read from, for messages; ``None`` for arrays in memory.
+
+    Raises:
+        CorruptFileError: the arrays are not as described. Where their values can be converted, the message ends with
+            the lines of Python that do it.
+    """
+    given = _Given(arrays, file)
+    x_train, x_test = (given.images(key) for key in conversions.IMAGES)
     if x_train.shape[1:] != x_test.shape[1:]:
-        sizes = [" x ".join(map(str, arrays[key].shape[1:])) for key in ("x_train", "x_test")]
+        sizes = [" x ".join(map(str, arrays[key].shape[1:])) for key in conversions.IMAGES]
         found = f"x_train has images of {sizes[0]}, x_test of {sizes[1]}"
-        raise CorruptFileError(f"{path}: {found} (H x W x C); expected the same.")
-    y_train, y_test = (_labels(arrays, key, path) for key in ("y_train", "y_test"))
-    facts: dict[str, Any] = {**_statistics(arrays, x_train.shape[1], path), **_flags(arrays, path)}
-    facts |= {"name": f"npz:{path.stem}", "class_names": _names(arrays, y_train, y_test, path)}
-    return verify(Dataset(x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, **facts), path)
+        raise CorruptFileError(f"{given}: {found} (H x W x C); expected the same.")
+    y_train, y_test = (given.labels(key) for key in conversions.LABELS)
+    facts: dict[str, Any] = {**given.statistics(x_train.shape[1]), **given.flags()}
+    facts |= {"name": f"npz:{name}", "class_names": given.names(y_train, y_test)}
+    facts |= {"max_value": given.max_value(max(int(x.max(initial=0)) for x in (x_train, x_test)))}
+    made = Dataset(x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, **facts)
+    try:
+        return verify(made, file or Path(str(given)))
+    except CorruptFileError as error:
+        lines = conversions.for_labels(arrays, file) if _gaps(y_train, y_test) else ""
+        raise CorruptFileError(f"{error}{lines}") from error
+
+
+def save_npz(dataset: Dataset, path: Path) -> None:
+    """Write a data set as an archive that :func:`load_npz` reads."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {"class_names": np.array(dataset.class_names), "max_value": np.array(dataset.max_value)}
+    for part in ("train", "test"):
+        arrays[f"x_{part}"] = getattr(dataset, f"x_{part}").transpose(0, 2, 3, 1)
+        arrays[f"y_{part}"] = getattr(dataset, f"y_{part}")
+    arrays |= {key: np.array(getattr(dataset, key)) for key in ("flippable", "redistributable")}
+    arrays |= {key: np.array(value) for key in ("mean", "std") if (value := getattr(dataset, key)) is not None}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _gaps(y_train: Labels, y_test: Labels) -> bool:
+    """Return whether classes are not numbered from 0 without gaps, alike in training and test."""
+    found = set(y_train.tolist())
+    return found == set(y_test.tolist()) and found != set(range(len(found)))
 
 
 def read_npz(
@@ -133,65 +179,92 @@ def _member(archive: Mapping[str, Any], key: str, where: str) -> Array:
     return array
 
 
-def _wrong(path: Path, key: str, array: Array, expected: str) -> CorruptFileError:
-    return CorruptFileError(f"{path}: {key} is {array.dtype} of shape {array.shape}; expected {expected}.")
+class _Given:
+    """Arrays by key, and what they say of a data set; :func:`dataset_from` tells what each key holds."""
 
+    def __init__(self, arrays: Mapping[str, Array], file: Path | None) -> None:
+        self._arrays, self._file = arrays, file
 
-def _images(arrays: Mapping[str, Array], key: str, path: Path) -> Pixels:
-    """Return ``(N, C, H, W)`` from ``(N, H, W)`` or ``(N, H, W, C)``."""
-    array = arrays[key]
-    expected = "uint8 N x H x W x C or N x H x W, H = W, C 1 or 3"
-    images = array[..., None] if array.ndim == 3 else array
-    if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] not in (1, 3) or not images.shape[1]:
-        if images.ndim == 4 and images.shape[1] in (1, 3):
+    def __str__(self) -> str:
+        return str(self._file or "data")
+
+    def _wrong(self, key: str, expected: str) -> CorruptFileError:
+        array = self._arrays[key]
+        return CorruptFileError(f"{self}: {key} is {array.dtype} of shape {array.shape}; expected {expected}.")
+
+    def images(self, key: str) -> Pixels:
+        """Return ``(N, C, H, W)`` from ``(N, H, W)`` or ``(N, H, W, C)``."""
+        array = self._arrays[key]
+        expected = "uint8 N x H x W x C or N x H x W, H = W, C 1 or 3"
+        images = array[..., None] if array.ndim == 3 else array
+        if (
+            images.ndim != 4
+            or images.shape[1] != images.shape[2]
+            or images.shape[3] not in (1, 3)
+            or not images.shape[1]
+        ):
+            if not conversions.channels_first(array):
+                raise self._wrong(key, expected)
             expected += " (this looks like N x C x H x W: transpose(0, 2, 3, 1) first)"
-        raise _wrong(path, key, array, expected)
-    if array.dtype != "uint8":
-        raise _wrong(path, key, array, f"{expected}, values 0..255")
-    return images.transpose(0, 3, 1, 2).astype("uint8", order="C")
+            raise CorruptFileError(f"{self._wrong(key, expected)}{conversions.for_images(self._arrays, self._file)}")
+        if array.dtype != "uint8":
+            wrong = self._wrong(key, f"{expected}, values 0..255")
+            raise CorruptFileError(f"{wrong}{conversions.for_images(self._arrays, self._file)}")
+        return images.transpose(0, 3, 1, 2).astype("uint8", order="C")
 
+    def labels(self, key: str) -> Labels:
+        """Return the class numbers."""
+        array = self._arrays[key]
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            wrong = self._wrong(key, "integers of shape (N,), class numbers 0..K-1")
+            raise CorruptFileError(f"{wrong}{conversions.for_labels(self._arrays, self._file)}")
+        return array.astype("int64")
 
-def _labels(arrays: Mapping[str, Array], key: str, path: Path) -> Labels:
-    if arrays[key].ndim != 1 or arrays[key].dtype.kind not in "iu":
-        raise _wrong(path, key, arrays[key], "integers of shape (N,), class numbers 0..K-1")
-    return arrays[key].astype("int64")
+    def names(self, y_train: Labels, y_test: Labels) -> tuple[str, ...]:
+        """Return the class names; by default the numbers."""
+        if "class_names" in self._arrays:
+            names = self._arrays["class_names"]
+            if names.ndim != 1 or names.dtype.kind != "U" or not len(names):
+                raise self._wrong("class_names", "strings of shape (K,)")
+            return tuple(map(str, names))
+        highest = max((int(y.max()) for y in (y_train, y_test) if len(y)), default=-1)
+        if highest >= max(len(y_train), 1):  # otherwise a stray label could make a billion class names
+            found = f"highest label {highest} with {len(y_train)} training images"
+            raise CorruptFileError(f"{self}: {found}; expected labels 0..K-1 and every class in train.")
+        return tuple(map(str, range(highest + 1)))
 
+    def max_value(self, largest: int) -> int:
+        """Return the pixel value that stands for 1; ``largest`` is the largest one there is."""
+        array = self._arrays.get("max_value")
+        if array is None:
+            return 255
+        if array.shape != () or array.dtype.kind not in "iu" or not max(largest, 1) <= int(array) <= 255:
+            raise self._wrong("max_value", f"one integer from the largest pixel, {largest}, to 255")
+        return int(array)
 
-def _names(arrays: Mapping[str, Array], y_train: Labels, y_test: Labels, path: Path) -> tuple[str, ...]:
-    if "class_names" in arrays:
-        names = arrays["class_names"]
-        if names.ndim != 1 or names.dtype.kind != "U" or not len(names):
-            raise _wrong(path, "class_names", names, "strings of shape (K,)")
-        return tuple(map(str, names))
-    highest = max((int(y.max()) for y in (y_train, y_test) if len(y)), default=-1)
-    if highest >= max(len(y_train), 1):  # otherwise a stray label could make a billion class names
-        found = f"highest label {highest} with {len(y_train)} training images"
-        raise CorruptFileError(f"{path}: {found}; expected labels 0..K-1 and every class in train.")
-    return tuple(map(str, range(highest + 1)))
+    def statistics(self, channels: int) -> dict[str, tuple[float, ...]]:
+        """Return the optional ``mean`` and ``std``, one number per channel each; both or neither must be given."""
+        keys = ("mean", "std") if "mean" in self._arrays or "std" in self._arrays else ()
+        expected = f"mean and std together, {channels} finite number(s) each"
+        for key in keys:
+            if key not in self._arrays:
+                raise CorruptFileError(f"{self}: {key} is missing; expected {expected}.")
+            array = self._arrays[key]
+            numbers = array.shape == (channels,) and array.dtype.kind in "fiu"
+            if not numbers or not all(map(math.isfinite, array.tolist())):
+                raise self._wrong(key, expected)
+        found = {key: tuple(map(float, self._arrays[key].tolist())) for key in keys}
+        if min(found.get("std", (1,))) <= 0:
+            raise CorruptFileError(f"{self}: std is {found['std']}; expected numbers above 0 (of pixels / max_value).")
+        return found
 
-
-def _statistics(arrays: Mapping[str, Array], channels: int, path: Path) -> dict[str, tuple[float, ...]]:
-    """Return the optional ``mean`` and ``std``, one number per channel each; both or neither must be given."""
-    keys = ("mean", "std") if "mean" in arrays or "std" in arrays else ()
-    expected = f"mean and std together, {channels} finite number(s) each"
-    for key in keys:
-        if key not in arrays:
-            raise CorruptFileError(f"{path}: {key} is missing; expected {expected}.")
-        array = arrays[key]
-        if array.shape != (channels,) or array.dtype.kind not in "fiu" or not all(map(math.isfinite, array.tolist())):
-            raise _wrong(path, key, array, expected)
-    found = {key: tuple(map(float, arrays[key].tolist())) for key in keys}
-    if min(found.get("std", (1,))) <= 0:
-        raise CorruptFileError(f"{path}: std is {found['std']}; expected numbers above 0 (of pixels / 255).")
-    return found
-
-
-def _flags(arrays: Mapping[str, Array], path: Path) -> dict[str, bool]:
-    found = {key: arrays[key] for key in ("flippable", "redistributable") if key in arrays}
-    for key, array in found.items():
-        if array.shape != () or array.dtype.kind != "b":
-            raise _wrong(path, key, array, "one bool")
-    return {key: bool(array) for key, array in found.items()}
+    def flags(self) -> dict[str, bool]:
+        """Return whether images may be mirrored and passed on; by default neither."""
+        found = {key: self._arrays[key] for key in ("flippable", "redistributable") if key in self._arrays}
+        for key, array in found.items():
+            if array.shape != () or array.dtype.kind != "b":
+                raise self._wrong(key, "one bool")
+        return {"flippable": False, **{key: bool(array) for key, array in found.items()}}
 
 
 # ------------------------------------------------------------------------------------------------- folder:PATH
@@ -203,7 +276,7 @@ def load_folder(path: Path) -> Dataset:
     Images are PNG, JPEG, WebP or BMP files of one square size, turned as their EXIF orientation says. The class names
     are the sorted folder names, which must be the same in both splits. If every image is grey there is one channel,
     otherwise three. Grey are files without colours, with or without transparency, and files whose palette holds only
-    greys; transparency is dropped. Hidden files are ignored.
+    greys; transparency is dropped. Hidden files are ignored. Images are not mirrored, nor may they be passed on.
 
     Raises:
         DataMissingError: a folder does not exist.
@@ -226,6 +299,7 @@ def load_folder(path: Path) -> Dataset:
     names, y = np.unique([name for name, _ in (*train, *test)], return_inverse=True)
     x, y, n = _decoded([image for _, image in (*train, *test)]), y.astype(np.int64), len(train)
     facts: dict[str, Any] = {"name": f"folder:{Path(os.path.abspath(path)).name}", "class_names": tuple(names.tolist())}
+    facts |= {"flippable": False}
     return verify(Dataset(x_train=x[:n], y_train=y[:n], x_test=x[n:], y_test=y[n:], **facts), path)
 
 

@@ -5,13 +5,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from html import escape
 from typing import IO, cast
 
 from dcbench_tesla.errors import UsageError
+from dcbench_tesla.records.notebook import Area, in_notebook
 from dcbench_tesla.records.streams import messages
 from dcbench_tesla.records.text import printable
 
 _LINE_EVERY_S = 30.0
+_DRAW_EVERY_S = 0.25  # a notebook's bar
 
 
 def duration(seconds: float) -> str:
@@ -102,11 +105,38 @@ class _Lines(Bar):
             say(", ".join(filter(None, words)))
 
 
+class _InNotebook(Bar):
+    """A bar in the output of a notebook's cell."""
+
+    def __init__(self, label: str, total: int, done: int, unit: str) -> None:
+        super().__init__(label, total, done, unit)
+        self._area, self._drawn, self._note = Area(), 0.0, ""
+        self.draw()
+
+    def _show(self, note: str) -> None:
+        self._note = note
+        if time.monotonic() - self._drawn >= _DRAW_EVERY_S:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the bar as it stands."""
+        self._drawn = time.monotonic()
+        words = [f"{self.done}/{self.total}", self.status(), self._note]
+        counted = f'<progress value="{self.done}" max="{max(self.total, 1)}"></progress>'
+        self._area.show(f"<div>{escape(self.label)} {counted} {escape(', '.join(filter(None, words)))}</div>")
+
+
 @contextmanager
 def bar(label: str, total: int, *, done: int = 0, unit: str = "it", quiet: bool = False) -> Iterator[Bar]:
     """Show the progress of ``total`` units of work, of which ``done`` were finished earlier."""
     if quiet:
         yield Bar(label, total, done, unit)
+    elif in_notebook():
+        shown_there = _InNotebook(label, total, done, unit)
+        try:
+            yield shown_there
+        finally:
+            shown_there.draw()
     elif not messages().isatty():
         yield _Lines(label, total, done, unit)
     else:

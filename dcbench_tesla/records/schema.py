@@ -276,10 +276,11 @@ class Resolved(Part):
 
 
 class Config(Resolved):
-    """``config.json``: the resolved settings of a cell, and what it is."""
+    """``config.json``: the resolved settings of a cell, what it is, and what was decided for its images."""
 
     key: Name
     identity: Values
+    images: Values = {}
 
 
 class JobFile(Part):

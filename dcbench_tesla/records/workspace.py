@@ -26,9 +26,9 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 class Workspace:
     """The folders under ``--out``.
 
-    Rows, sheets, tables and figures are small and may be committed. Cells, experts, preprocessing and jobs are large or
-    of passing interest, and are not. ``shipped`` is a folder whose rows, sheets and comparisons are read beside those
-    under ``root``.
+    Rows, sheets, tables and figures are small and may be committed. Cells, experts, preprocessing, jobs and data sets
+    are large or of passing interest, and are not. ``shipped`` is a folder whose rows, sheets and comparisons are read
+    beside those under ``root``.
     """
 
     root: Path
@@ -63,6 +63,11 @@ class Workspace:
     def sheets(self) -> Path:
         """PNG sheets of the distilled sets whose images may be passed on."""
         return self.root / "sheets"
+
+    @property
+    def datasets(self) -> Path:
+        """Data sets that were given in memory, as archives."""
+        return self.root / "datasets"
 
     @property
     def tables(self) -> Path:

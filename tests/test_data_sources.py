@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import textwrap
 import urllib.error
 import zipfile
 from collections.abc import Callable
@@ -62,9 +63,11 @@ def no_debian(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException], *parts: object) -> None:
-    """Check that a message is one line and holds all ``parts``."""
-    message = str(error.value)
+    """Check that a message is one line, before lines of Python if there are any, and holds all ``parts``."""
+    message, announced, code = str(error.value).partition("\nThese lines of Python convert them:\n")
     assert "\n" not in message
+    assert bool(announced) == (len(code.splitlines()) in (3, 4))  # what they do: test_own_data.py
+    compile(textwrap.dedent(code), "lines", "exec")
     for part in parts:
         assert str(part) in message, message
 
@@ -806,15 +809,16 @@ def test_npz(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.y_test, arrays["y_test"])
     assert data.y_train.dtype == np.int64
     assert data.x_train.flags.c_contiguous
-    assert (data.mean, data.std, data.flippable, data.redistributable) == (None, None, True, False)
+    assert (data.mean, data.std, data.flippable, data.redistributable) == (None, None, False, False)
 
 
 def test_npz_with_everything(tmp_path: Path) -> None:
     extra = {"class_names": np.array(["a", "b", "c"]), "mean": np.array([0.5, 0.4, 0.3]), "std": np.ones(3)}
-    flags = {"flippable": np.array(False), "redistributable": np.array(True), "unknown": np.arange(3)}
+    flags = {"flippable": np.array(True), "redistributable": np.array(True), "unknown": np.arange(3)}
+    flags |= {"max_value": np.array(255)}
     data = load_npz(save(tmp_path / "all.npz", y_train=np.array([0, 1, 2, 0, 1, 2], np.uint8), **extra, **flags))
     assert (data.class_names, data.mean, data.std) == (("a", "b", "c"), (0.5, 0.4, 0.3), (1.0, 1.0, 1.0))
-    assert (data.flippable, data.redistributable) == (False, True)
+    assert (data.flippable, data.redistributable, data.max_value) == (True, True, 255)
 
 
 def test_npz_grey(tmp_path: Path) -> None:
@@ -858,6 +862,9 @@ X = fixtures.npz_arrays()["x_train"]
         ({"mean": np.ones(3), "std": np.zeros(3)}, "expected numbers above 0"),
         ({"redistributable": np.array([True])}, "redistributable is bool of shape (1,); expected one bool"),
         ({"flippable": np.array("no")}, "flippable is <U2 of shape (); expected one bool"),
+        ({"max_value": np.array(1)}, "max_value is int64 of shape (); expected one integer from the largest pixel, "),
+        ({"max_value": np.array(256)}, " to 255"),
+        ({"max_value": np.array([255])}, "max_value is int64 of shape (1,)"),
     ],
 )
 def test_npz_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -912,6 +919,7 @@ def test_folder(test_split: str, tmp_path: Path) -> None:
     (root / "train" / "cat" / ".hidden").write_bytes(b"")
     data = load_folder(root)
     assert (data.name, data.class_names, data.redistributable) == ("folder:pets", ("cat", "dog"), False)
+    assert not data.flippable
     assert (data.x_train.shape, data.x_test.shape) == ((4, 3, 8, 8), (2, 3, 8, 8))
     assert data.y_train.tolist() == [0, 0, 1, 1]
     images, _ = fixtures.pictures(2, 2, 3, 8, seed=2)

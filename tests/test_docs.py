@@ -10,21 +10,20 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from string import Template
 from xml.etree import ElementTree
 
 import click
+import numpy as np
 import pytest
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
 from dcbench_tesla.compute.networks import ConvNet
 from dcbench_tesla.config import CellConfig, resolve
-from dcbench_tesla.data.augmentation import STRATEGY_NO_FLIP
-from dcbench_tesla.data.dataset import Dataset
-from dcbench_tesla.data.files import OPTIONAL_KEYS, REQUIRED_KEYS
+from dcbench_tesla.data.augmentation import STRATEGY
+from dcbench_tesla.data.files import OPTIONAL_KEYS, REQUIRED_KEYS, dataset_from
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -207,8 +206,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"{needed} is not installed: the package cannot be built")
     target = tmp_path_factory.mktemp("installed")
     modules, projects = blocks("adding-a-method.md", "python"), blocks("adding-a-method.md", "toml")
+    del modules[1]  # the test of the method, which test_new.py holds to the template
     for name, module, project in zip(
-        ("dcbench_kmeans", "dcbench_linear", "dcbench_tanh"), modules, projects, strict=True
+        ("dcbench_k_means", "dcbench_linear", "dcbench_tanh"), modules, projects, strict=True
     ):
         source = tmp_path_factory.mktemp("source")
         (source / f"{name}.py").write_text(module, encoding="utf-8")
@@ -226,10 +226,10 @@ def commands(plugin: str) -> list[list[str]]:
 
 
 def test_the_method_of_the_page_is_listed_and_keeps_the_contract(installed: Path, tmp_path: Path) -> None:
-    listing, check, _ = commands("method")
+    _, listing, check, _ = commands("method")
     assert listing == ["list", "methods"]
     shown = call(tmp_path, "-m", "dcbench_tesla", *listing, path=installed)
-    assert re.search(r"^k-means +Mini-batch k-means: .* \[dcbench-kmeans\]$", shown, re.MULTILINE)
+    assert re.search(r"^k-means +Mini-batch k-means: .* \[dcbench-k-means\]$", shown, re.MULTILINE)
 
     assert check == ["check-method", "k-means"]
     points = call(tmp_path, "-m", "dcbench_tesla", *check, path=installed).splitlines()
@@ -289,10 +289,11 @@ def test_every_key_of_an_archive_is_described() -> None:
     optional = [name for row, names in rows for name in names if "optional" in row[0]]
     assert sorted(name for names in keys for name in names) == sorted((*REQUIRED_KEYS, *OPTIONAL_KEYS))
     assert sorted(optional) == sorted(OPTIONAL_KEYS)
-    defaults = {field.name: field.default for field in fields(Dataset)}
-    assert (defaults["flippable"], defaults["redistributable"]) == (True, False)  # as the page says
+    x, y = np.zeros((2, 8, 8), np.uint8), np.arange(2)
+    made = dataset_from({"x_train": x, "y_train": y, "x_test": x, "y_test": y}, "mine")
+    assert (made.flippable, made.redistributable, made.max_value) == (False, False, 255)  # as the page says
     page = (DOCS / "own-data.md").read_text(encoding="utf-8")
-    assert f"--set data.augmentation={STRATEGY_NO_FLIP}\n" in page
+    assert f"--set data.augmentation={STRATEGY}\n" in page
 
 
 # --- the numbers of protocols ------------------------------------------------------------------------------------

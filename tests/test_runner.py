@@ -379,7 +379,7 @@ def test_interrupted_between_the_set_and_its_row(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "write_sheet", interrupt)
+        patched.setattr(runner, "write_png", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tiny(tmp_path)
     result = tiny(tmp_path)

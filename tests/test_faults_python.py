@@ -160,9 +160,9 @@ def test_numbers_of_numpy_as_settings(tmp_path: Path) -> None:
         ({"seed": None}, r"seed must be an integer, not None"),
         ({"method": 3}, r"method must be a string, not 3 \(int\)"),
         ({"preset": Path("smoke")}, r"preset must be a string"),
-        ({"evaluators": [1]}, r"each of evaluators must be a string, not 1"),
+        ({"evaluators": [1]}, r"each of evaluators must be a string, or a callable .*, not 1"),
         ({"settings": {1: 2}}, r"the name of a setting must be a string, not 1"),
-        ({"dataset": 7}, r"a data set is given by its name or by a path, not by 7 \(int\)"),
+        ({"dataset": 7}, r"a data set is given by its name, a path, arrays .*, not by 7 \(int\)"),
     ],
 )
 def test_wrong_arguments_are_one_clear_error(given: dict[str, Any], message: str, tmp_path: Path) -> None:

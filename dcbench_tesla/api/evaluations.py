@@ -70,13 +70,12 @@ def evaluate(
     changes = arguments.overrides(settings)
     check_overrides(changes, (base,))
     execution = Execution.resolve(str(device))
+    tested = _tested(made, called, dataset, result, data_dir)
     if result is not None and (preset, seed) == (None, None):
         config = restored(result.cell.config.as_dict(), (base,), changes)
     else:
         about = (arguments.text("preset", preset or "paper"), arguments.whole_number("seed", seed or 0, least=0))
-        named = dataset if isinstance(dataset, str) else str(made.provenance.get("dataset") or "npz:")
-        config = config_of(made, named, (base,), changes, preset=about[0], seed=about[1])
-    tested = _tested(made, called, dataset, result, data_dir)
+        config = config_of(made, tested.name, (base,), changes, preset=about[0], seed=about[1])
     test = images_to_test_on(called, made, tested, torch.device(execution.device))
     execution.apply()
     kind = evaluator_of(name, own[name], _sizes(made)) if own else registry.load_evaluator(name)

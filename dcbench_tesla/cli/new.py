@@ -8,7 +8,7 @@ from string import Template
 
 import click
 
-from dcbench_tesla.cli.common import options
+from dcbench_tesla.cli.common import Group, options
 from dcbench_tesla.errors import UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -19,7 +19,7 @@ dcbench-tesla = {{ path = "{path}", editable = true }}
 """
 
 
-@click.group()
+@click.group(cls=Group)
 def new() -> None:
     """Begin a package of your own.
 

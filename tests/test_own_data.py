@@ -1,6 +1,8 @@
 """The user's own data: what is decided is told and kept, and messages end with the lines that convert other arrays."""
 
+import doctest
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from dcbench_tesla.data.files import OPTIONAL_KEYS, REQUIRED_KEYS, dataset_from,
 from dcbench_tesla.data.own.decisions import mirrored_recognised
 from dcbench_tesla.errors import CorruptFileError
 from tests import fixtures_data as fixtures
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "own-data.md").read_text(encoding="utf-8")
 
 
 def arrays(**changes: Any) -> dict[str, Any]:
@@ -178,11 +182,23 @@ def test_info_shows_a_folder_and_refuses_what_it_cannot_do(tmp_path: Path) -> No
     root = fixtures.write_image_folder(tmp_path / "pets")
     shown = dcbench("info", f"folder:{root}").stdout
     assert "the names of the folders" in shown
-    assert "key " not in shown  # a folder has none
+    assert "key flippable" not in shown  # a folder has none
     refused = dcbench("info", f"folder:{root}", "--picture", "pets.jpg")
     assert "name one, such as pets.png" in refused.stderr
     assert "--picture is for your own data" in dcbench("info", "digits", "--picture", "x.png").stderr
     assert "npz: names no file" in dcbench("info", "npz:").stderr
+
+
+def test_what_the_page_shows_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = doctest.script_from_examples(PAGE.partition("## From Python")[0])
+    exec(code, {})
+    with np.load("my_images.npz") as archive:
+        labelled = {**archive, "y_train": WORDS[archive["y_train"] % 3], "y_test": WORDS[archive["y_test"] % 3]}
+    np.savez("labels.npz", **{key: value.astype("<U5") if key[0] == "y" else value for key, value in labelled.items()})
+    refused, decided = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert dcbench("info", "npz:labels.npz").stderr == refused
+    assert dcbench("info", "npz:my_images.npz").stdout.startswith(decided)
 
 
 def test_mirroring_is_seen_to_mislead_or_not() -> None:

@@ -516,6 +516,7 @@ def experts(
         raise UsageError(f"method {method} uses no experts.")
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs must be at least 1, not {epochs}.")
+    session.tell_decisions([cell])
     epochs = epochs or cell.materials.expert_request.epochs
     cell = compilation_decided(cell, ["experts"], expert_epochs=cell.materials.expert_count * epochs)
     train_experts(cell, cell.materials.expert_count, epochs)

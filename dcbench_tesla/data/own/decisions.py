@@ -87,7 +87,8 @@ class Decided(NamedTuple):
         return lines
 
     def _key(self, key: str) -> str:
-        return f"key {key}" if self.dataset.name.startswith("npz:") else ""
+        several = "s" if "," in key else ""
+        return f"key{several} {key}" if self.dataset.name.startswith("npz:") else ""
 
     def _classes(self) -> Decision:
         names = textwrap.shorten(", ".join(self.dataset.class_names), 120, placeholder=" ...")
@@ -98,7 +99,7 @@ class Decided(NamedTuple):
         d = self.dataset
         least, most = min(d.x_train.min(), d.x_test.min()), max(d.x_train.max(), d.x_test.max())
         told = f"{least} .. {most}; networks see pixels / {d.max_value}"
-        return Decision(about="pixels", value=told, change=self._key("max_value") or "8 bits a channel")
+        return Decision(about="pixels", value=told, change=self._key("max_value") or "an archive has the key max_value")
 
     def _split(self) -> Decision:
         s, told = self.settings, f"{self.train_images:,} images to train on; "

@@ -531,10 +531,10 @@ def own(out: Path, dataset: str, changes: Settings = NONE, method: str = "tesla"
     return tiny(out, {"data.train_images": 0, **changes}, method=method, dataset=dataset, base=base)
 
 
-def test_no_picture_of_images_that_may_not_be_passed_on(colours: str, tmp_path: Path) -> None:
+def test_the_picture_of_images_that_may_not_be_passed_on_stays_in_the_cell(colours: str, tmp_path: Path) -> None:
     result = own(tmp_path, colours)
     assert result.distilled.images.shape == (3, 3, 8, 8)
-    assert not list(tmp_path.rglob("*.png"))
+    assert list(tmp_path.rglob("*.png")) == [result.folder / "sheet.png"]
     row = result.cell.workspace.row("condense", result.cell.key)
     assert row is not None
     assert row["images_may_be_passed_on"] is False

@@ -42,6 +42,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "PyTorch's layout": both("x", **{p: x.transpose(0, 3, 1, 2) for p, x in PIXELS.items()}),
     "floats in PyTorch's layout": both("x", **{p: x.transpose(0, 3, 1, 2) / 255 for p, x in PIXELS.items()}),
     "labels from 1": both("y", **{p: y + 1 for p, y in LABELS.items()}),
+    "named labels from 1": both("y", **{p: y + 1 for p, y in LABELS.items()}) | {"class_names": WORDS},
     "labels with gaps": both("y", **{p: 2 * y for p, y in LABELS.items()}),
     "strings": both("y", **{p: WORDS[y] for p, y in LABELS.items()}),
     "one-hot": both("y", **{p: np.eye(3)[y] for p, y in LABELS.items()}),
@@ -70,7 +71,8 @@ def test_the_lines_of_the_message_convert_the_archive(kind: str, tmp_path: Path)
     np.testing.assert_array_equal(converted.x_test, expected.x_test)
     np.testing.assert_array_equal(converted.y_train, expected.y_train)
     np.testing.assert_array_equal(converted.y_test, expected.y_test)
-    names = {"strings": ("ant", "bee", "cat"), "labels from 1": ("1", "2", "3"), "labels with gaps": ("0", "2", "4")}
+    names = dict.fromkeys(("strings", "named labels from 1"), ("ant", "bee", "cat"))
+    names |= {"labels from 1": ("1", "2", "3"), "labels with gaps": ("0", "2", "4")}
     assert converted.class_names == names.get(kind, ("0", "1", "2"))
 
 
@@ -92,6 +94,7 @@ def test_other_ranges_are_scaled_and_arrays_in_memory_get_their_own_lines() -> N
             "x", train=PIXELS["train"], test=PIXELS["test"] / 255
         ),  # two ranges: nothing says how they belong together
         both("y", train=LABELS["train"] * 1j, test=LABELS["test"]),
+        {"y_train": LABELS["train"] + 1, "y_test": LABELS["test"] + 1, "class_names": np.array(["a", "b"])},
         {"y_test": np.array([0, 1, 5])},  # a class without training images is no matter of numbering
     ],
 )

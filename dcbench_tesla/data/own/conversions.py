@@ -68,6 +68,9 @@ def for_labels(arrays: Mapping[str, Any], where: Path | None) -> str:
     wide = labels[0].ndim == 2 and labels[0].shape[1] > 1
     if wide:
         return _lines(["a |= {k: a[k].argmax(1) for k in ('y_train', 'y_test')}"], where)
+    if "class_names" in arrays and labels[0].dtype.kind in "iu" and labels[0].ndim == 1:  # the names stay
+        from_one = {int(c) for y in labels for c in y} == set(range(1, len(arrays["class_names"]) + 1))
+        return _lines(["a |= {k: a[k] - 1 for k in ('y_train', 'y_test')}"], where) if from_one else ""
     flat = ".ravel()" if labels[0].ndim == 2 else ""
     n = len(labels[0])
     numbered = f"names, y = np.unique([*a['y_train']{flat}, *a['y_test']{flat}], return_inverse=True)"

@@ -8,7 +8,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from dcbench_tesla.api import run
-from dcbench_tesla.cells.stages import CellResult
+from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import CellConfig, overrides_from, resolve
 from dcbench_tesla.records.store import read_json

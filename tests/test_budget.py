@@ -27,8 +27,8 @@ from dcbench_tesla.cells.budget import (
     predicted_peak,
 )
 from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.cells.session import Session
-from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.cells.workload import Shape, workload
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import overrides_from, parse_set, resolve

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from dcbench_tesla.api import run
 from dcbench_tesla.cells import estimate
 from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.cells.session import Session
-from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.compute import compiling
 from dcbench_tesla.compute.compiling import TrainingStep, compile_training
 from dcbench_tesla.compute.networks import ConvNet, FlatNetwork

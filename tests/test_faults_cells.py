@@ -25,9 +25,10 @@ from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.evaluation import Accuracy, Evaluation, notes_on, records_name
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.loop import CondenseLoop
+from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.cells.saved import evaluate_saved
 from dcbench_tesla.cells.session import Session
-from dcbench_tesla.cells.stages import CellResult, run_cell
+from dcbench_tesla.cells.stages import run_cell
 from dcbench_tesla.cli import main
 from dcbench_tesla.compute.processes import GRACE_S
 from dcbench_tesla.config import CellConfig, Override

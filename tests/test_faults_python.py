@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dcbench_tesla as dcbench
-from dcbench_tesla.cells.stages import CellResult
+from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.compute.state import plain_torch
 from dcbench_tesla.datasets import dataset_name
 from dcbench_tesla.errors import UsageError

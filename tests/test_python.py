@@ -58,7 +58,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(out: Path) -> CellResult:
     """A cell of data in memory, tested by an evaluator and by a network of one's own."""
-    both = ["convnet", Own]
+    both: list[Any] = ["convnet", Own]
     return dcbench.run("random", arrays(), evaluators=both, settings=SMALL | {"data.train_images": 0}, out=out, **QUIET)
 
 
@@ -254,7 +254,8 @@ def test_reprs_are_short_and_say_what_it_is(result: CellResult) -> None:
 
 
 def test_the_torch_data_set_is_what_networks_are_trained_on(result: CellResult) -> None:
-    pairs = result.distilled.as_torch_dataset()
+    made = result.distilled.as_torch_dataset()
+    pairs = [made[i] for i in range(len(made))]
     assert torch.equal(torch.stack([image for image, _ in pairs]), result.distilled.inputs())
     assert [int(label) for _, label in pairs] == result.distilled.labels.tolist()
 

@@ -21,8 +21,8 @@ from dcbench_tesla.api import run
 from dcbench_tesla.cells import loop
 from dcbench_tesla.cells import stages as runner
 from dcbench_tesla.cells.execution import Execution
+from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.cells.session import Session
-from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError, UsageError
 from dcbench_tesla.interface import IterationRecord

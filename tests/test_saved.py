@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from dcbench_tesla.api import run
 from dcbench_tesla.cells.evaluation import Evaluation
+from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.cells.saved import evaluate_saved
-from dcbench_tesla.cells.stages import CellResult
 from dcbench_tesla.cli import main
 from dcbench_tesla.config import Override
 from dcbench_tesla.errors import CorruptFileError, UsageError

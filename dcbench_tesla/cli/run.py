@@ -26,8 +26,8 @@ from dcbench_tesla.errors import UsageError
 if TYPE_CHECKING:
     from dcbench_tesla.backends.base import Backend, Job, Outcome
     from dcbench_tesla.cells.cell import Cell
+    from dcbench_tesla.cells.result import CellResult
     from dcbench_tesla.cells.session import Session
-    from dcbench_tesla.cells.stages import CellResult
     from dcbench_tesla.config import CellConfig, Override
     from dcbench_tesla.reports.plan import PlannedCell
 
@@ -322,7 +322,7 @@ def run_jobs(
         Failure: a cell failed.
     """
     from dcbench_tesla.backends.sweep import sweep
-    from dcbench_tesla.cells.stages import CellResult
+    from dcbench_tesla.cells.result import CellResult
     from dcbench_tesla.reports.plan import host_memory_bytes
 
     total = len(jobs) + len(refused)

@@ -5,6 +5,7 @@ Shapes: N images, C channels, H = W = side, K classes.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ class Mirrored(NamedTuple):
     def differs(self) -> bool:
         """Whether mirrored images are recognised less often, by more than two standard errors."""
         spread = sum(p * (1 - p) for p in (self.as_it_is, self.mirrored)) / self.images
-        return self.as_it_is - self.mirrored > 2 * float(spread) ** 0.5
+        return self.as_it_is - self.mirrored > 2 * math.sqrt(spread)
 
     def __str__(self) -> str:
         told = f"the nearest other image has the same class for {100 * self.as_it_is:.0f} % of {self.images} training "

@@ -172,12 +172,10 @@ def test_a_file_of_a_cell_is_no_seed_of_it_and_its_evaluation_seeds_are_not_seed
         stage(tmp_path, "dm", 0, [0.5, 0.7], key=f"file{seed}", extra=of_a_file)
     table = accuracies(Workspace(tmp_path), Wanted())
     assert list(table["seeds"]) == [1, 1, 1]
-    lines = [line.split("|")[1].strip() for line in markdown(table).splitlines() if line.startswith("| `dm`")]
-    assert lines == [
-        "`dm`",
-        "`dm` file=distilled.safetensors",
-        "`dm` evaluation_seed=1 file=distilled.safetensors",
-    ]
+    shown = markdown(table).splitlines()
+    lines = [line.split("|")[1].strip() for line in shown if line.startswith("| `dm`")]
+    assert lines == ["`dm`", "`dm` file=distilled.safetensors", "`dm` (a)"]
+    assert "- `dm` (a): evaluation_seed=1 file=distilled.safetensors" in shown
 
 
 def test_settings_with_a_decimal_point_are_shown(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from dcbench_tesla.presets.recipes import AUTHORS, authors_recipe
 from dcbench_tesla.records.progress import Bar
 from dcbench_tesla.records.store import content_key, read_json, write_json
 
-STATISTICS = ("last", "best_on_validation", "best_on_test")
 _BATCH = 512
 _LONGEST_NAME = 100
 

@@ -1,9 +1,12 @@
 """The shared parts of the commands: how errors are shown, and the options that several commands take."""
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import click
 
@@ -58,6 +61,17 @@ def damaged_rows_told(workspace: Workspace, stages: Sequence[str]) -> Iterator[N
 def workspace_of(out: Path, *, shipped: bool) -> Workspace:
     """Return the workspace at ``--out``, with the repository's committed results added if ``--shipped`` is given."""
     return with_shipped(out) if shipped else Workspace(out)
+
+
+@overload
+def terminal_width(otherwise: int = 160) -> int: ...
+@overload
+def terminal_width(otherwise: None) -> int | None: ...
+def terminal_width(otherwise: int | None = 160) -> int | None:
+    """Return the columns of the terminal, or those of ``$COLUMNS``; ``otherwise`` where standard output is neither."""
+    if "COLUMNS" not in os.environ and not sys.stdout.isatty():
+        return otherwise
+    return max(shutil.get_terminal_size().columns, 40)
 
 
 def _named_here(error: click.NoSuchOption) -> click.UsageError | None:

@@ -16,17 +16,17 @@ from dcbench_tesla.cli.common import (
     out_option,
     set_option,
     shipped_option,
+    terminal_width,
     workspace_of,
 )
 from dcbench_tesla.errors import UsageError
+from dcbench_tesla.records.rows import STATISTICS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
     from dcbench_tesla.compare.points import Point
-
-_STATISTICS = ("last", "best_on_validation", "best_on_test")
 
 
 @click.group(cls=Group)
@@ -50,7 +50,7 @@ def compare() -> None:
     click.option("--preset", "presets", multiple=True, help="Only this preset.  [default: all]"),
     click.option(
         "--statistic",
-        type=click.Choice(_STATISTICS),
+        type=click.Choice(STATISTICS),
         default="last",
         show_default=True,
         help="Test accuracy that the table shows; the CSV file has all.",
@@ -89,10 +89,9 @@ def accuracy(
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
     with damaged_rows_told(workspace, ("condense", "evaluate")):
         table = accuracies(workspace, wanted)
-        shown = markdown(table, statistic)
-        click.echo(shown)
+        click.echo(markdown(table, statistic, width=terminal_width(None)))
         write_text(workspace.tables / "accuracy.csv", csv_text(table))
-        write_text(workspace.tables / "accuracy.md", shown)
+        write_text(workspace.tables / "accuracy.md", markdown(table, statistic))
         say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
 
 

@@ -6,19 +6,20 @@ seeds of the condensation.
 """
 
 import statistics
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from dcbench_tesla.cells.evaluation import STATISTICS
-from dcbench_tesla.compare.table import aligned
+from dcbench_tesla.compare.changes import RATES, by_holders, is_own_command, with_letters, without_effect
+from dcbench_tesla.compare.table import NARROW, bullet, in_widths, wrapped
 from dcbench_tesla.config import settings_given, with_sets
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.records.progress import duration, size
-from dcbench_tesla.records.rows import stage_rows, tell_contents_apart
+from dcbench_tesla.records.rows import STATISTICS, stage_rows, tell_contents_apart
 from dcbench_tesla.records.store import content_key
 from dcbench_tesla.records.text import on_one_line
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
@@ -146,7 +147,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "protocol": with_sets(made[0]["protocol"] if made else first["protocol"], len(rows)),
         "evaluator": first["evaluator"],
         "recipe": first["recipe"],
-        "evaluator_settings": _as_text({**first["settings"], "version": first.get("evaluator_version", 1)}),
+        "evaluator_settings": network_settings(first, without_effect(first, first["made"])),
         "evaluated_sets": len(first["evaluated"]),
         "networks": first["networks"],
         "seeds": len(rows),
@@ -164,6 +165,12 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "command": first["command"],
         **({"origin": first["origin"]} if "origin" in first else {}),
     }
+
+
+def network_settings(row: Mapping[str, Any], without: Collection[str] = ()) -> str:
+    """Return the settings of an evaluation's network as text, ``without`` some."""
+    told = {name: value for name, value in row["settings"].items() if name not in without}
+    return _as_text({**told, "version": row.get("evaluator_version", 1)})
 
 
 def _machines(made: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -205,9 +212,7 @@ def _changed_settings(made: Mapping[str, Any]) -> tuple[str, str]:
     sections = {text: text.partition("=")[0].rpartition(".")[0] for text in given}
     data = [text for text, section in sections.items() if section == "data"]
     own = [text for text, section in sections.items() if section in ("", "network", "experts")]
-    # the command of a baseline is that of the method it is compared with
-    is_its_own = f"--method {made['method']} " in f"{made['command']} "
-    return " ".join(data), " ".join(own if is_its_own else ())
+    return " ".join(data), " ".join(own if is_own_command(made) else ())
 
 
 def _of_a_file(row: Mapping[str, Any]) -> str:
@@ -240,8 +245,8 @@ class Section:
         about: what the numbers are.
         head: the names of the columns.
         body: the cells of every line.
-        notes: the recipe of every column, and the protocol of lines that change the preset.
-        rows: the tidy rows that the table shows, with the columns ``line`` and ``column``, which say where.
+        notes: the recipe of every column, and what the lines changed of the preset.
+        rows: the tidy rows that the table shows, with the columns of :func:`labelled`.
     """
 
     title: str
@@ -252,17 +257,24 @@ class Section:
     rows: pd.DataFrame
 
 
-def markdown(table: pd.DataFrame, statistic: str = "last") -> str:
-    """Return the ``table`` of :func:`accuracies` as Markdown, with a section for every data set, IPC and preset."""
-    return "\n".join(map(_as_markdown, sections(table, statistic)))
+def markdown(table: pd.DataFrame, statistic: str = "last", *, width: int | None = None) -> str:
+    """Return the ``table`` of :func:`accuracies` as Markdown, with a section for every data set, IPC and preset.
+
+    Args:
+        table: the rows.
+        statistic: the accuracy to show.
+        width: the columns of the terminal: a wider table is broken into several. ``None``: it stays one.
+    """
+    return "\n".join(_as_markdown(section, width) for section in sections(table, statistic))
 
 
-def _as_markdown(section: Section) -> str:
+def _as_markdown(section: Section, width: int | None) -> str:
     texts = [[cell.text for cell in line] for line in section.body]
-    notes = [f"- {on_one_line(note)}" for note in section.notes]
-    return "\n".join(
-        [f"### {on_one_line(section.title)}", "", section.about, "", *aligned(section.head, texts), "", *notes, ""]
-    )
+    tables = in_widths(section.head, texts, sys.maxsize if width is None else width)
+    notes = [line for note in section.notes for line in bullet(note)]
+    shown = [line for part in tables for line in (*part, "")]
+    about = wrapped(section.about, NARROW)
+    return "\n".join([f"### {on_one_line(section.title)}", "", *about, "", *shown, *notes, ""])
 
 
 def sections(table: pd.DataFrame, statistic: str = "last") -> list[Section]:
@@ -272,9 +284,28 @@ def sections(table: pd.DataFrame, statistic: str = "last") -> list[Section]:
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """Return ``table`` with ``line`` and ``column``: names of methods and of evaluators, unique within a section."""
+    """Return ``table`` with the names of its lines (methods) and columns (evaluators), unique within a section.
+
+    Adds ``line`` and ``column``. Settings that are too long for a name have a letter there, the same one in all of the
+    table, and stand in ``line_told`` and ``column_told``.
+    """
     groups = [group for _, group in table.groupby(_SECTION, dropna=False, sort=True)]
-    return pd.concat([group.assign(column=_columns(group), line=_lines(group)) for group in groups])
+    for name, texts in (("line", _line_settings), ("column", _column_settings)):
+        groups = [group.assign(**{f"{name}_told": texts(group)}) for group in groups]
+    letters = {name: with_letters(_all(groups, f"{name}_told")) for name in ("line", "column")}
+    return pd.concat(
+        [
+            group.assign(
+                line=_lines(group, group["line_told"].map(letters["line"])),
+                column=_columns(group, group["column_told"].map(letters["column"])),
+            )
+            for group in groups
+        ]
+    )
+
+
+def _all(groups: Iterable[pd.DataFrame], name: str) -> list[str]:
+    return [text for group in groups for text in group[name]]
 
 
 def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Section:
@@ -295,17 +326,61 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Secti
 
     lines = sorted(dict.fromkeys(line for line, _ in cells), key=accuracy)
     names = [*columns, *_BESIDE]
-    changed = dict.fromkeys(f"{r.line}: protocol {r.protocol}" for r in group.itertuples() if r.protocol != preset)
-    recipes = dict.fromkeys(f"{r.column}: {r.recipe}; {r.networks} networks" for r in group.itertuples())
+    title, beside = _title(dataset, ipc, preset, data)
     about = f"Test accuracy `{statistic}` in %: mean ± standard deviation over networks"
     return Section(
-        title=f"{dataset}, IPC {'all' if pd.isna(ipc) else ipc}, preset {preset}" + (f", {data}" if data else ""),
+        title=title,
         about=about + (" ± over seeds (how many)." if (group["seeds"] > 1).any() else "."),
         head=["method", *(_TITLES.get(name, name) for name in names)],
         body=[[Cell(line), *(cells.get((line, name), Cell("")) for name in names)] for line in lines],
-        notes=[*recipes, *changed],
+        notes=[*beside, *_notes(group, preset)],
         rows=group,
     )
+
+
+def _title(dataset: str, ipc: Any, preset: str, data: str) -> tuple[str, list[str]]:
+    """Return the title of a section; changes of the data that make it too long are a note."""
+    title = f"{dataset}, IPC {'all' if pd.isna(ipc) else ipc}, preset {preset}"
+    if not data or len(title) + len(data) + 6 <= NARROW:
+        return title + (f", {data}" if data else ""), []
+    return f"{title}, other data", [f"data: {data}"]
+
+
+def _notes(group: pd.DataFrame, preset: str) -> list[str]:
+    """Return the recipe of every column, what the methods changed of the preset, and what letters stand for."""
+    recipes = dict.fromkeys(
+        f"{r.column}: {_and(r.column_told) if _is_letter(r.column, r.column_told) else ''}{r.recipe}; "
+        f"{r.networks} networks"
+        for r in group.itertuples()
+    )
+    lent = pd.Series([p.partition(", changed: ")[0] for p in group["protocol"]], index=group.index)
+    others = {whose: dict.fromkeys(rows["line"]) for whose, rows in group.groupby(lent) if whose != preset}
+    changed = by_holders((f"`{method}`", _common(rows)) for method, rows in group.groupby("method", sort=False))
+    return [
+        *recipes,
+        *(f"protocol {whose}: {', '.join(lines)}" for whose, lines in others.items()),
+        *([f"changed: {'; '.join(changed)}"] if changed else []),
+        *letters(group),
+    ]
+
+
+def letters(rows: pd.DataFrame) -> list[str]:
+    """Return what the letters in the names of lines stand for, from rows of :func:`labelled`."""
+    told = (f"{r.line}: {r.line_told}" for r in rows.itertuples() if _is_letter(r.line, r.line_told))
+    return list(dict.fromkeys(told))
+
+
+def _and(told: str) -> str:
+    return f"{told}; "
+
+
+def _is_letter(name: str, told: str) -> bool:
+    return bool(told) and told not in name
+
+
+def _common(rows: pd.DataFrame) -> list[str]:
+    """Return the settings that all rows of a method have changed alike; those of sets from files are none."""
+    return [word for word in rows["settings"].iloc[0].split() if all(word in text.split() for text in rows["settings"])]
 
 
 def _known(number: Any) -> float | None:
@@ -316,31 +391,54 @@ def _convnet_first(names: "pd.Series[str]") -> "pd.Series[str]":
     return names.where(names != "convnet", "")
 
 
-def _lines(group: pd.DataFrame) -> "pd.Series[str]":
+def _lines(group: pd.DataFrame, told: "pd.Series[str]") -> "pd.Series[str]":
     """Return the line of every row: method, the settings in which the lines of the method differ, and ``(shipped)``."""
-    found = _told_apart(group, "method", "settings", name="`{}`")
+    found = _beside("`" + group["method"] + "`", told)
     if "origin" in group:
         found += group["origin"].map({SHIPPED: MARK}).fillna("")
     made = group["condensation"].groupby(found).transform("nunique")  # they differ if a preset or a method changed
     return found.where(made == 1, found + " (" + group["condensation"].str[:6] + ")")
 
 
-def _columns(group: pd.DataFrame) -> "pd.Series[str]":
+def _columns(group: pd.DataFrame, told: "pd.Series[str]") -> "pd.Series[str]":
     """Return the column of every row: evaluator, and the settings in which the columns of the evaluator differ."""
-    named = _told_apart(group, "evaluator", "evaluator_settings")
+    named = _beside(group["evaluator"], told)
     sizes = group["networks"].groupby(named).transform("nunique")
     return named.where(sizes == 1, named + ", " + group["networks"].astype(str) + " networks")
 
 
-def _told_apart(group: pd.DataFrame, names: str, settings: str, *, name: str = "{}") -> "pd.Series[str]":
-    """Return every row's name, followed by the settings that not all rows with this name share."""
-    given = {key: [set(text.split()) for text in rows[settings]] for key, rows in group.groupby(names)}
-    shared = {key: set.intersection(*sets) for key, sets in given.items()}
-    told = [
-        " ".join([name.format(key), *(text for text in texts.split() if text not in shared[key])])
-        for key, texts in zip(group[names], group[settings], strict=True)
-    ]
-    return pd.Series(told, index=group.index)
+def _beside(names: "pd.Series[str]", told: "pd.Series[str]") -> "pd.Series[str]":
+    return names.where(told == "", names + " " + told)
+
+
+def _line_settings(group: pd.DataFrame) -> list[str]:
+    """Return the settings in which every row differs from others of its method."""
+    return _told_apart(group["method"], group["settings"])
+
+
+def _column_settings(group: pd.DataFrame) -> list[str]:
+    """Return the settings in which every row's network differs from others of its name."""
+    return _told_apart(group["evaluator"], group["evaluator_settings"], may_lack=RATES)
+
+
+def _told_apart(names: Iterable[str], texts: Iterable[str], *, may_lack: Collection[str] = ()) -> list[str]:
+    """Return for every row the settings, as text, in which it differs from others of its name.
+
+    A row that lacks one of ``may_lack`` does not differ in it: it has no effect there.
+    """
+    rows = [(name, text.split()) for name, text in zip(names, texts, strict=True)]
+    given: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, words in rows:
+        for word in words:
+            given[name, word.partition("=")[0]].append(word)
+    counts = Counter(name for name, _ in rows)
+
+    def differs(name: str, word: str) -> bool:
+        setting = word.partition("=")[0]
+        alike = given[name, setting]
+        return len(set(alike)) > 1 or (len(alike) < counts[name] and setting not in may_lack)
+
+    return [" ".join(word for word in words if differs(name, word)) for name, words in rows]
 
 
 def shown(row: Mapping[Any, Any], statistic: str) -> str:
@@ -351,7 +449,7 @@ def shown(row: Mapping[Any, Any], statistic: str) -> str:
     if not pd.isna(row[f"{statistic}_std_networks"]):
         text += f" ± {100 * row[f'{statistic}_std_networks']:.1f}"
     if row["seeds"] > 1:
-        text += f" ± {100 * row[f'{statistic}_std_seeds']:.1f} ({row['seeds']})"
+        text += f" ± {100 * row[f'{statistic}_std_seeds']:.1f} ({int(row['seeds'])})"
     return text
 
 

@@ -10,6 +10,9 @@ from dcbench_tesla.records.store import read_json
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
 STAGES = ("experts", "condense", "evaluate", "failed")
+STATISTICS = ("last", "best_on_validation", "best_on_test")
+"""The three names of an accuracy, as rows and tables have them."""
+
 _SHARED = ("method", "seed", "ipc", "dataset_fingerprint")  # of an evaluation's row and its condensation's row
 _REMEDY = "Delete it: the command that made it, dcbench run or dcbench evaluate, makes it again."
 

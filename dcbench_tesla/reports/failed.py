@@ -2,15 +2,17 @@
 
 import textwrap
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from dcbench_tesla import registry
 from dcbench_tesla.config import CellConfig, as_text, flags_given, resolve, settings_given, settled
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.records.rows import mark, stage_rows, tell_contents_apart
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import row_name
+from dcbench_tesla.reports.finished import parts_of, protocol_name
 
 FAILED = "failed"
 _LONGEST_STATUS, _LONGEST_REASON = 60, 160
@@ -48,10 +50,37 @@ class Failed:
         return flags_given(self.row["command"], "--evaluator") or ("convnet",)
 
     def name(self, varied: Collection[str]) -> str:
-        """Return the name of its protocol; see :meth:`dcbench_tesla.reports.finished.Finished.name`."""
-        told = " ".join(f"{label}={value}" for label, value in sorted(self.changes.items()) if label not in varied)
-        preset = f"{self.row['preset']}{mark(self.row)}"
-        return f"{preset}, changed: {told}" if told else preset
+        """Return the name of its own protocol; see :meth:`dcbench_tesla.reports.finished.Finished.name`."""
+        return protocol_name(self._home, self._own_changes(varied))
+
+    def is_under(self, protocol: str, varied: Collection[str]) -> bool:
+        """Return whether it belongs to a protocol: this changes what it changed, and nothing else that acts on it."""
+        home, changes = parts_of(protocol)
+        own = self._own_changes(varied)
+        beyond = (label for label in changes if label not in own)
+        return home == self._home and own.items() <= changes.items() and not any(map(self._acts, beyond))
+
+    @property
+    def _home(self) -> str:
+        return f"{self.row['preset']}{mark(self.row)}"
+
+    def _own_changes(self, varied: Collection[str]) -> dict[str, str]:
+        return {label: value for label, value in self.changes.items() if label not in varied}
+
+    def _acts(self, label: str) -> bool:
+        section, _, name = label.rpartition(".")
+        try:
+            method = registry.load_method(self.row["method"])
+        except (UsageError, DcbenchError):
+            return True
+        known = {
+            "": any(setting.name == name for setting in fields(method.Settings)),
+            "network": method.uses_network,
+            "experts": method.expert_request(method.Settings()) is not None,
+            "data": True,
+            "evaluation": True,
+        }
+        return known.get(section, section in self.evaluators)
 
     def is_in(self, dataset: str, ipc: int, method: str, evaluator: str) -> bool:
         """Return whether it belongs to a place in a table, whatever its protocol."""

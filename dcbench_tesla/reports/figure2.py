@@ -13,13 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from dcbench_tesla.compare.table import aligned
+from dcbench_tesla.compare.accuracy import network_settings
+from dcbench_tesla.compare.table import aligned, bullet
 from dcbench_tesla.records.progress import say_once
 from dcbench_tesla.records.store import content_key
 from dcbench_tesla.reports.declarations import Declaration
 from dcbench_tesla.reports.finished import Finished, by_protocol, chosen
 from dcbench_tesla.reports.tables import RUN
-from dcbench_tesla.reports.text import about_protocol
+from dcbench_tesla.reports.text import about_protocols, paragraphs
 
 _STRATEGY = frozenset({"labels", "last_epoch", "label_space", "lr_labels"})
 _OF_STRATEGY = {"last": ("last_epoch",), "learned": ("label_space", "lr_labels")}  # what tells its lines apart
@@ -56,7 +57,7 @@ class Line:
     def panel(self) -> str:
         """A short key of everything that the lines of a panel share."""
         identity, s = self.cell.made["identity"], self.cell.summary
-        shared = [s[name] for name in ("dataset", "ipc", "evaluator", "evaluator_settings")]
+        shared = [*(s[name] for name in ("dataset", "ipc", "evaluator")), network_settings(self.cell.rows[0])]
         return content_key([*shared, identity["data"], identity["network"]])[:6]
 
     @property
@@ -191,13 +192,14 @@ def markdown(
     text += [f"### {declaration.paper}b: test accuracy of labels alone, on real images that stay as they are, %", ""]
     for panel in panels(b):
         text += [panel[0].title, "", *_table_b(panel, names), ""]
-    text += [
-        f"- {declaration.note}",
-        "- `best so far`: the running maximum of the mean test accuracy over networks, over the sets that were tested "
+    notes = [
+        declaration.note,
+        "`best so far`: the running maximum of the mean test accuracy over networks, over the sets that were tested "
         "on the way; the test images choose it, as in the paper.",
-        *(f"- {told}" for told in protocols((*a, *b), names)),
+        *protocols((*a, *b), names),
     ]
-    return "\n".join([*text, *(["", *lacking] if lacking else []), ""])
+    text += [line for note in notes for line in bullet(note)]
+    return "\n".join([*text, *(["", *paragraphs(lacking)] if lacking else []), ""])
 
 
 def panels(lines: Iterable[Line]) -> list[list[Line]]:
@@ -220,8 +222,9 @@ def protocols(lines: Iterable[Line], names: Mapping[str, str]) -> list[str]:
     cells: dict[str, list[Finished]] = {}
     for line in lines:
         cells.setdefault(line.protocol, []).append(line.cell)
-    facts = {name: [{**c.summary, "cell_protocol": c.protocol} for c in own] for name, own in cells.items()}
-    return [about_protocol(name, own, names[name]) for name, own in facts.items()]
+    about = {"status": RUN}
+    facts = {name: [{**c.summary, "cell_protocol": c.protocol, **about} for c in own] for name, own in cells.items()}
+    return about_protocols(facts, names)
 
 
 def _table_a(lines: Iterable[Line], names: Mapping[str, str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The finished evaluations that tables show, grouped by protocol."""
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +9,11 @@ from typing import Any
 
 from dcbench_tesla import registry
 from dcbench_tesla.compare.accuracy import Wanted, evaluations, summary
-from dcbench_tesla.config import as_text, settings_given, settled
+from dcbench_tesla.compare.changes import Changes, changes_of
 from dcbench_tesla.presets import PRESETS
 from dcbench_tesla.records.rows import mark
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import preset_of
-
-_SECTIONS = ("", "data", "network", "experts", "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,42 +80,32 @@ class Finished:
         return str(self.rows[0]["protocol"]).partition(", changed: ")[0]
 
     @cached_property
-    def changes(self) -> dict[str, str]:
-        """The settings that the command changed, as ``{"steps": "20"}``, without those of other evaluators.
+    def changed(self) -> Changes:
+        """The settings that the command changed and that act on this result, and which others would."""
+        return changes_of(self.rows[0], self.made)
 
-        Values are the resolved ones, however the user wrote them.
-        """
-        given, own = settings_given(self.rows[0]["command"]), (*_SECTIONS, self.evaluator)
-        return {label: self._resolved(label, text) for label, text in given.items() if label.rpartition(".")[0] in own}
-
-    def _resolved(self, label: str, text: str) -> str:
-        section, _, name = label.rpartition(".")
-        stored = {"": self.settings, self.evaluator: self.rows[0]["settings"]}.get(section, {})
-        return as_text(stored[name]) if name in stored else settled(label, text)
+    @property
+    def changes(self) -> Mapping[str, str]:
+        """The settings that the command changed and that act on this result, as ``{"steps": "20"}``."""
+        return self.changed.given
 
     @property
     def is_baseline(self) -> bool:
         """Whether the method has no settings that a protocol could change (``random``, ``whole``)."""
         return not self.settings
 
-    @property
-    def shared_changes(self) -> dict[str, str]:
-        """The changes of data and evaluator, which a baseline shares."""
-        return {label: value for label, value in self.changes.items() if self._is_shared(label)}
-
-    def _is_shared(self, label: str) -> bool:
-        return label.rpartition(".")[0] in ("data", self.evaluator) or label == "evaluation.networks"
-
     def name(self, varied: Collection[str] = ()) -> str:
-        """Return the name of the protocol in tables: the preset, and the changed settings without those in ``varied``.
+        """Return the name of its own protocol: the preset, and the changed settings without those in ``varied``.
 
         For committed results the preset is followed by ``(shipped)``, so that no line of a table mixes them with own
         results.
         """
-        changes = self.shared_changes if self.is_baseline else self.changes
-        told = " ".join(f"{label}={value}" for label, value in sorted(changes.items()) if label not in varied)
-        preset = f"{self.preset}{mark(self.rows[0])}"
-        return f"{preset}, changed: {told}" if told else preset
+        return protocol_name(self.home, {n: value for n, value in self.changes.items() if n not in varied})
+
+    @property
+    def home(self) -> str:
+        """The preset, and where results come from."""
+        return f"{self.preset}{mark(self.rows[0])}"
 
     @property
     def training_images(self) -> int | None:
@@ -142,28 +131,109 @@ def finished(workspace: Workspace, methods: Collection[str], evaluators: Collect
     return [Finished(rows=rows) for rows in groups if rows[0]["made"] is not None]
 
 
+def protocol_name(home: str, changes: Mapping[str, str]) -> str:
+    """Return the name of a protocol in tables: ``quick, changed: steps=20``."""
+    told = " ".join(f"{label}={value}" for label, value in sorted(changes.items()))
+    return f"{home}, changed: {told}" if told else home
+
+
+def parts_of(protocol: str) -> tuple[str, dict[str, str]]:
+    """Return what :func:`protocol_name` was given; digits of a key at the end are left out."""
+    home, _, told = re.sub(r" \([0-9a-f]{6}\)$", "", protocol).partition(", changed: ")
+    words = re.split(r" (?=[\w.]+=)", told) if told else []
+    return home, dict(word.split("=", 1) for word in words)
+
+
+@dataclass
+class _Protocol:
+    """Results that can stand in one line: no setting that acts on two of them has two values."""
+
+    home: str
+    suffix: str
+    changes: dict[str, str]
+    own: list["_Kind"] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return protocol_name(self.home, self.changes) + self.suffix
+
+    def holds(self, kind: "_Kind") -> bool:
+        """Return whether it changes what ``kind`` changes, and beyond that nothing that acts on it."""
+        return (
+            kind.home == self.home
+            and not kind.suffix
+            and kind.changes.items() <= self.changes.items()
+            and not any(kind.acts(label) for label in self.changes if label not in kind.changes)
+        )
+
+    def takes(self, kind: "_Kind") -> bool:
+        """Return whether it holds ``kind`` if it also changes what that does: nothing of it acts on what it has."""
+        both = {**kind.changes, **self.changes}
+        return (
+            not self.suffix
+            and kind.changes.items() <= both.items()
+            and _Protocol(self.home, "", both).holds(kind)
+            and not any(other.acts(label) for other in self.own for label in both if label not in other.changes)
+        )
+
+
+@dataclass
+class _Kind:
+    """Results of one method with the same changes."""
+
+    home: str
+    suffix: str
+    changes: Mapping[str, str]
+    cells: list[Finished] = field(default_factory=list)
+
+    def acts(self, label: str) -> bool:
+        return any(cell.changed.acts(label) for cell in self.cells)
+
+
 def by_protocol(ran: Iterable[Finished], varied: Collection[str] = ()) -> dict[str, list[Finished]]:
     """Return finished evaluations by the name of their protocol, with ``paper`` first.
 
-    Protocols are never mixed. If cells differ although their protocols have the same name, because a method or a preset
-    has changed, the name is followed by the first digits of the key of the condensation. A baseline has no settings to
-    change, and is listed under every protocol with the same changes of data and evaluation.
+    Protocols are never mixed, but a setting that has no effect on a method makes no other protocol: the cells of one
+    sweep have one, and a result stands under every protocol that differs only in settings of no effect on it. A
+    baseline, which has no settings, therefore stands under all with its changes of data and evaluation. If cells differ
+    although their protocols have the same name, because a method or a preset has changed, the name is followed by the
+    first digits of the key of the condensation.
     """
-    ran = list(ran)
+    kinds = _kinds(list(ran), varied)
+    protocols: list[_Protocol] = []
+    for kind in sorted((k for k in kinds if not k.cells[0].is_baseline), key=lambda k: (-len(k.changes), _own(k))):
+        _house(kind, protocols)
     named: dict[str, list[Finished]] = defaultdict(list)
-    for cell in (c for c in ran if not c.is_baseline):
-        named[cell.name(varied) + _told_apart(cell, ran, varied)].append(cell)
-    homes = {name: cells[0] for name, cells in named.items()}
-    for baseline in (c for c in ran if c.is_baseline):
-        fitting = [name for name, cell in homes.items() if _is_beside(baseline, cell)]
-        for name in fitting or [baseline.name(varied)]:
-            named[name].append(baseline)
+    for kind in kinds:
+        own = [p for p in protocols if kind in p.own and p.changes == kind.changes]
+        homes = own or [p for p in protocols if kind in p.own or p.holds(kind)]
+        for name in [p.name for p in homes] or [_own(kind)]:
+            named[name] += kind.cells
     return {name: named[name] for name in sorted(named, key=_order)}
 
 
-def _is_beside(baseline: Finished, cell: Finished) -> bool:
-    own, others = ((c.preset, c.is_shipped, c.shared_changes) for c in (baseline, cell))
-    return own == others
+def _house(kind: _Kind, protocols: list[_Protocol]) -> None:
+    """Give a kind of results a protocol: one that holds it, else one that it can join, else one of its own."""
+    home = next((p for p in protocols if p.holds(kind)), None) or next((p for p in protocols if p.takes(kind)), None)
+    if home is None:
+        home = _Protocol(kind.home, kind.suffix, {})
+        protocols.append(home)
+    home.changes |= kind.changes
+    home.own.append(kind)
+
+
+def _own(kind: _Kind) -> str:
+    return protocol_name(kind.home, kind.changes) + kind.suffix
+
+
+def _kinds(ran: Sequence[Finished], varied: Collection[str]) -> list[_Kind]:
+    kinds: dict[tuple[str, str], _Kind] = {}
+    for cell in ran:
+        changes = {label: value for label, value in cell.changes.items() if label not in varied}
+        suffix = "" if cell.is_baseline else _told_apart(cell, ran, varied)
+        kind = _Kind(cell.home, suffix, changes)
+        kinds.setdefault((cell.method, _own(kind)), kind).cells.append(cell)
+    return list(kinds.values())
 
 
 def _told_apart(cell: Finished, ran: Iterable[Finished], varied: Collection[str]) -> str:

@@ -105,7 +105,7 @@ def _table_legend(figure: "Figure", found: pd.DataFrame, colours: Mapping[str, s
     ran = grouped((row for row in records(found) if row["status"] == RUN), ["protocol"])
     handles = [_handle("published", marker="D", color=_PUBLISHED, markerfacecolor="white")]
     for (protocol,), own in ran.items():
-        handles.append(_handle(f"{names[protocol]}; {ran_on(own)}", marker="o", color=colours[protocol]))
+        handles.append(_handle(f"{names[protocol]}; {'; '.join(ran_on(own))}", marker="o", color=colours[protocol]))
     if ran:
         told = "open: last; filled: best on test; number: best on test - published, points"
         handles.append(_handle(told, marker="o", color="black", markerfacecolor="none"))

@@ -4,7 +4,6 @@ Published numbers are maxima on the test set. Therefore ``difference_points`` is
 number, and shares of the whole set's accuracy are those of ``best_on_test``. Accuracies and shares are fractions.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
@@ -13,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.evaluation import STATISTICS
 from dcbench_tesla.config import CellConfig, resolve, with_sets
+from dcbench_tesla.records.rows import STATISTICS
 from dcbench_tesla.records.workspace import MARK, Workspace
 from dcbench_tesla.reports.declarations import Declaration, implemented, import_problem, row_name
 from dcbench_tesla.reports.failed import Failed
@@ -114,8 +113,9 @@ def _protocols(
     If there is no protocol, the result is ``paper`` without evaluations.
     """
     found: dict[str, Sequence[Finished]] = {**by_protocol(ran, declaration.varied)}
-    for name in (f.name(declaration.varied) for f in failed if _belongs(declaration, f)):
-        found.setdefault(name, [])
+    for f in (f for f in failed if _belongs(declaration, f)):
+        if not any(f.is_under(name, declaration.varied) for name in found):
+            found[f.name(declaration.varied)] = []
     return found or {"paper": []}
 
 
@@ -126,10 +126,9 @@ def _belongs(declaration: Declaration, failed: Failed) -> bool:
 
 
 def _is_at(declaration: Declaration, failed: Failed, where: Mapping[str, Any]) -> bool:
-    protocol = re.sub(r" \([0-9a-f]{6}\)$", "", where["protocol"])
     return (
         failed.is_in(where["dataset"], where["ipc"], where["method"], where["evaluator"])
-        and failed.name(declaration.varied) == protocol
+        and failed.is_under(where["protocol"], declaration.varied)
         and (not where["labels"] or failed.has_labels(where["labels"]))
     )
 

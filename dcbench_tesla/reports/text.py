@@ -3,18 +3,18 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from string import ascii_lowercase
 from typing import Any
 
 import pandas as pd
 
 from dcbench_tesla.compare.accuracy import shown
-from dcbench_tesla.compare.table import aligned
+from dcbench_tesla.compare.changes import letters_in_order
+from dcbench_tesla.compare.table import NARROW, aligned, bullet, wrapped
 from dcbench_tesla.config import CellConfig, settings_given, shown_dataset
 from dcbench_tesla.records.text import on_one_line
 from dcbench_tesla.reports.declarations import Declaration, Part, cells, preset_of
 from dcbench_tesla.reports.failed import FAILED, Failed
-from dcbench_tesla.reports.finished import Finished
+from dcbench_tesla.reports.finished import Finished, parts_of
 from dcbench_tesla.reports.published import PAPER, Published, external
 from dcbench_tesla.reports.tables import BROKEN, COMPARED, NOT_IMPLEMENTED, RUN, WHOLE, Row, grouped, missing, records
 
@@ -46,8 +46,8 @@ class Sheet:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        legend = [f"- {on_one_line(text)}" for text in self.legend]
-        lacking = ["", *map(on_one_line, self.lacking)] if self.lacking else []
+        legend = [line for text in self.legend for line in bullet(text)]
+        lacking = ["", *paragraphs(self.lacking)] if self.lacking else []
         table = aligned(self.head, _without_repetition(self.body, self.keys - 1), left=self.keys)
         return "\n".join([f"### {self.title}", "", *table, "", *legend, *lacking, ""])
 
@@ -71,6 +71,12 @@ class Sheet:
                 "",
             ]
         )
+
+
+def paragraphs(texts: Iterable[str]) -> Iterator[str]:
+    """Yield paragraphs and bullets of Markdown in lines that fit a terminal."""
+    for text in texts:
+        yield from wrapped(on_one_line(text), NARROW, indent="  " if text.startswith("- ") else "") or [""]
 
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "<": r"$<$", ">": r"$>$"}
@@ -124,10 +130,10 @@ def sheet(declaration: Declaration, found: pd.DataFrame, lacking: Sequence[str],
 def protocol_names(protocols: Iterable[str]) -> dict[str, str]:
     """Return the short name of every protocol, with a letter for changed settings and a prefix if it is reduced."""
     names = {}
-    letters = iter(ascii_lowercase)
+    letters = iter(letters_in_order())
     for protocol in dict.fromkeys(protocols):
         preset, changed, _ = protocol.partition(", changed: ")
-        name = f"{preset}, changed ({next(letters, '...')})" if changed else protocol
+        name = f"{preset}, changed ({next(letters)})" if changed else protocol
         names[protocol] = name if preset_of(protocol) == _FULL else f"{_REDUCED}{name}"
     return names
 
@@ -225,12 +231,7 @@ def _legend(
         yield declaration.note
     if declaration.shares:
         yield "`images`: the share of the training images that the condensed set is, of those that its protocol uses."
-    for (protocol,), own in grouped(ours, ["protocol"]).items():
-        ran = [row for row in own if row["status"] == RUN]
-        if ran:
-            yield about_protocol(protocol, ran, names[protocol])
-        elif changed_settings(protocol):
-            yield f"{names[protocol]}: changed: {changed_settings(protocol)}"
+    yield from about_protocols({protocol: own for (protocol,), own in grouped(ours, ["protocol"]).items()}, names)
     absent = dict.fromkeys(row["method"] for row in rows if row["status"] == NOT_IMPLEMENTED)
     yield from (f"`{name}`: {external()[name]}; not implemented, a plugin of that name fills it" for name in absent)
     broken = dict.fromkeys((row["method"], row["status"]) for row in rows if row["status"].startswith(BROKEN))
@@ -238,30 +239,58 @@ def _legend(
     yield from _sources(rows)
 
 
-def about_protocol(protocol: str, rows: Sequence[Row], name: str) -> str:
-    """Return a note on one protocol: the changed settings, recipes, number of networks, and machine.
+def about_protocols(rows: Mapping[str, Sequence[Row]], names: Mapping[str, str]) -> list[str]:
+    """Return notes on protocols: the changed settings, recipes, number of networks, and machine.
+
+    What all of them share is said once, before them.
 
     Args:
-        protocol: the protocol.
-        rows: the rows of a table with this protocol.
-        name: the protocol's short name in the table.
+        rows: the rows of a table by protocol.
+        names: the protocols' short names in the table.
     """
-    changed = changed_settings(protocol)
-    facts = [f"changed: {changed}"] if changed else []
+    changes = [settings for _, settings in map(parts_of, rows)]
+    told = {protocol: _facts(protocol, own) for protocol, own in rows.items()}
+    ran = [facts for facts in told.values() if facts]
+    same = [fact for fact in (ran[0] if len(ran) > 1 else ()) if all(fact in facts for facts in ran)]
+    common = _common(changes)
+    notes = [f"all protocols: {'; '.join([*_changed(common), *same])}"] if common or same else []
+    for (protocol, facts), own in zip(told.items(), changes, strict=True):
+        beyond = {label: value for label, value in own.items() if label not in common}
+        parts = [*_changed(beyond), *(fact for fact in facts if fact not in same)]
+        reduced = ", not comparable with published numbers" if is_reduced(names[protocol]) and facts else ""
+        if parts or reduced:
+            notes.append(f"{names[protocol]}{reduced}{': ' * bool(parts)}{'; '.join(parts)}")
+    return notes
+
+
+def _common(changes: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the settings that all of several protocols change alike."""
+    first = changes[0].items() if len(changes) > 1 else ()
+    return {label: value for label, value in first if all(c.get(label) == value for c in changes)}
+
+
+def _changed(settings: Mapping[str, str]) -> list[str]:
+    return [f"changed: {' '.join(f'{label}={value}' for label, value in sorted(settings.items()))}"] if settings else []
+
+
+def _facts(protocol: str, rows: Sequence[Row]) -> list[str]:
+    """Return how the cells of a protocol were run; nothing if none was."""
+    rows = [row for row in rows if row["status"] == RUN]
+    if not rows:
+        return []
     recipes = grouped(rows, ["evaluator"])
-    facts += [f"`{e}` {' or '.join(dict.fromkeys(r['recipe'] for r in own))}" for (e,), own in recipes.items()]
+    facts = [f"`{e}` {' or '.join(dict.fromkeys(r['recipe'] for r in own))}" for (e,), own in recipes.items()]
+    changed = changed_settings(protocol)
     others = (row for row in rows if row["cell_protocol"] != preset_of(protocol) or not _is_changed(row, changed))
     lent = grouped(others, ["cell_protocol", "method"])
     facts += [f"`{method}` by {whose}" for whose, method in sorted(lent)]
-    facts += [ran_on(rows), "commit " + ", ".join(sorted({c for row in rows for c in row["commit"].split(", ")}))]
-    reduced = ", not comparable with published numbers" if is_reduced(name) else ""
-    return f"{name}{reduced}: {'; '.join(facts)}"
+    return [*facts, *ran_on(rows), "commit " + ", ".join(sorted({c for r in rows for c in r["commit"].split(", ")}))]
 
 
 def _is_changed(row: Row, changed: str) -> bool:
-    """Return whether a row's own command made the changes of its protocol, which baselines may lack."""
+    """Return whether a row's own command made any of the changes of its protocol, which baselines may lack."""
     names = {word.partition("=")[0] for word in changed.split() if "=" in word}
-    return names <= settings_given(row["command"]).keys()
+    return not names or bool(names & settings_given(row["command"]).keys())
 
 
 def changed_settings(protocol: str) -> str:
@@ -269,11 +298,11 @@ def changed_settings(protocol: str) -> str:
     return protocol.partition(", changed: ")[2]
 
 
-def ran_on(rows: Sequence[Row]) -> str:
-    """Return the numbers of networks and of seeds of ``rows`` and their machines, as text."""
+def ran_on(rows: Sequence[Row]) -> list[str]:
+    """Return the numbers of networks and of seeds of ``rows`` and their machines, as texts."""
     machines = "; ".join(dict.fromkeys(row["hardware"] for row in rows))
     networks = f"networks {_span(rows, 'last_networks')} (best on test: {_span(rows, f'{COMPARED}_networks')})"
-    return f"{networks}; seeds {_span(rows, 'seeds')}; {machines}"
+    return [networks, f"seeds {_span(rows, 'seeds')}", machines]
 
 
 def _span(rows: Sequence[Row], column: str) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from dcbench_tesla.cells.evaluation import STATISTICS
-from dcbench_tesla.compare.accuracy import Section, labelled, sections
+from dcbench_tesla.compare.accuracy import Section, labelled, letters, sections
+from dcbench_tesla.records.rows import STATISTICS
 from dcbench_tesla.reports.html.parts import (
     Column,
     Figure,
@@ -99,6 +99,7 @@ def _curves(points: pd.DataFrame) -> Iterator[Figure]:
                 "and update none.",
                 made=_made(rows),
                 plot=Plot(x="iteration", y="test accuracy, %", lines=_lines(rows, "iteration", "test"), scaled="x"),
+                notes=letters(rows),
                 numbers=[table_of(rows, _CURVE)],
             )
 
@@ -148,6 +149,7 @@ def _against_ipc(table: pd.DataFrame) -> Iterator[Figure]:
                     scaled="x",
                     log=True,
                 ),
+                notes=letters(rows),
                 numbers=[table_of(rows.sort_values(["ipc", "last"]), _IPC)],
             )
 

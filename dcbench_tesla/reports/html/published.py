@@ -10,7 +10,7 @@ from dcbench_tesla.reports.declarations import Declaration, declarations
 from dcbench_tesla.reports.html.parts import Column, Figure, Made, Part, facts, table_of, told, values
 from dcbench_tesla.reports.published import percent
 from dcbench_tesla.reports.tables import RUN, WHOLE, grouped, records, runs, table
-from dcbench_tesla.reports.text import about_protocol, not_comparable, protocol_names
+from dcbench_tesla.reports.text import about_protocols, not_comparable, protocol_names
 
 _TABLES = ("table1", "table2", "table3")
 _ABOUT = {"method": "methods", "labels": "labels", "evaluator": "networks"}
@@ -116,7 +116,8 @@ def _figure(title: str, command: str, rows: pd.DataFrame, declaration: Declarati
 
 def _protocols(ran: pd.DataFrame) -> Sequence[str]:
     groups = grouped(records(ran), ["protocol", "shown_protocol"])
-    return [about_protocol(protocol, rows, name) for (protocol, name), rows in groups.items()]
+    rows = {protocol: own for (protocol, _), own in groups.items()}
+    return about_protocols(rows, dict(groups.keys()))
 
 
 def _is_one(rows: pd.DataFrame, name: str) -> bool:

@@ -207,12 +207,12 @@ class CellConfig:
         return dataclasses.asdict(self)
 
     @property
-    def protocol_with_values(self) -> str:
-        """The protocol with the values of what was changed, such as ``paper, changed: labels=hard``."""
-        told = ", ".join(f"{label}={as_text(self._value(label))}" for label in self.changed)
-        return self.protocol.partition(_CHANGED)[0] + (f"{_CHANGED}{told}" if told else "")
+    def changes(self) -> dict[str, str]:
+        """The settings that were changed, with their values as text."""
+        return {label: as_text(self._value(label)) for label in self.changed}
 
     def _value(self, label: str) -> Any:
+        """Return the value of a setting by the name users write, whether or not it was changed."""
         section, _, name = label.rpartition(".")
         of_evaluator = self.evaluators.get(section)
         return getattr(of_evaluator or getattr(self, section or "settings"), name)
@@ -524,6 +524,64 @@ def _number_of_sets(overrides: Sequence[Override]) -> tuple[int, list[Override]]
     asked = [o for o in overrides if o.label == "evaluation.sets"]
     numbers = [EvaluationSettings(sets=value_in(EvaluationSettings, o)).sets for o in asked]
     return [1, *numbers][-1], [o for o in overrides if o not in asked]
+
+
+def resolved_with(configs: Sequence[CellConfig], overrides: Sequence[Override]) -> list[CellConfig]:
+    """Return cells with further settings changed, each with those that have an effect on it.
+
+    Raises:
+        UsageError: a setting has a wrong value, or no effect on any of the cells.
+    """
+    if not overrides:
+        return list(configs)
+    given = {o.label for o in overrides}
+    found = [
+        resolve(
+            c.method,
+            c.dataset,
+            c.ipc,
+            seed=c.seed,
+            preset=c.preset,
+            evaluators=tuple(c.evaluators),
+            overrides=[*overrides_from({n: c._value(n) for n in c.changed if n not in given}), *overrides],
+            leave_out=True,
+        )
+        for c in configs
+    ]
+    taken = {label for c in found for label in c.changed}
+    for idle in (o for o in overrides if o.label not in taken):  # resolving it raises the reason
+        resolve(configs[0].method, configs[0].dataset, configs[0].ipc, preset=configs[0].preset, overrides=[idle])
+    return found
+
+
+def shared_changes(configs: Sequence[CellConfig]) -> dict[str, str]:
+    """Return the changed settings that have one value in all cells that have them changed."""
+    values: dict[str, set[str]] = {}
+    for c in configs:
+        for label, value in c.changes.items():
+            values.setdefault(label, set()).add(value)
+    return {label: found.pop() for label, found in values.items() if len(found) == 1}
+
+
+def short_names(configs: Sequence[CellConfig]) -> list[str]:
+    """Return for every cell what tells it from the others in few words, such as ``tesla, ipc 10``."""
+    several = {name: len({getattr(c, name) for c in configs}) > 1 for name in ("dataset", "seed")}
+    labels: dict[str, set[str]] = {}
+    for c in configs:
+        labels.setdefault(c.method, set()).update(c.changed)
+    values = {(c.method, label): set[str]() for c in configs for label in labels[c.method]}
+    for c in configs:
+        for label in labels[c.method]:
+            values[c.method, label].add(as_text(c._value(label)))
+
+    def name(c: CellConfig) -> str:
+        words = [c.method, shown_dataset(c.dataset) if several["dataset"] else ""]
+        words += [f"ipc {c.ipc}" if registry.load_method(c.method).uses_ipc else ""]
+        words += [f"seed {c.seed}" if several["seed"] else ""]
+        words += [f"{label}={value}" for label, value in c.changes.items() if len(values[c.method, label]) > 1]
+        return ", ".join(filter(None, words))
+
+    return [name(c) for c in configs]
 
 
 def baseline_of(config: CellConfig) -> CellConfig:

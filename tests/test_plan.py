@@ -14,8 +14,8 @@ from dcbench_tesla.cells.estimate import Estimate
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cells.stages import train_experts
 from dcbench_tesla.cli import main
-from dcbench_tesla.cli.plan import _totals
 from dcbench_tesla.cli.reproduce import _pending
+from dcbench_tesla.cli.shown.planned import totals
 from dcbench_tesla.config import overrides_from, resolve
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.profilers.memory import PredictedMeter
@@ -136,15 +136,15 @@ def test_what_is_done_and_what_the_rest_takes(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_totals() -> None:
+def testtotals() -> None:
     config = resolve("random", "digits", 1)
     done = PlannedCell(config=config, stages=())
     todo = [
         PlannedCell(config=config, stages=("condense",), estimate=Estimate({"a": 3600.0}), peak_bytes=5 * 2**20),
         PlannedCell(config=config, stages=("condense",), estimate=Estimate({"a": 3600.0, "b": 3600.0})),
     ]
-    assert _totals([done, *todo], "X") == "2 of 3 cells to do, about 3.0 h on X; the largest needs 5.0 MiB"
-    assert _totals([done], "X") == "0 of 1 cells to do"
+    assert totals([done, *todo], "X") == "2 of 3 cells to do, about 3.0 h on X; the largest needs 5.0 MiB"
+    assert totals([done], "X") == "0 of 1 cells to do"
 
 
 def test_a_damaged_file_stops_its_own_cell_alone(tmp_path: Path) -> None:

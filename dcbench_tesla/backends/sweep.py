@@ -2,21 +2,23 @@
 
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from dcbench_tesla.backends.base import Backend, Job, Outcome, record_failure
-from dcbench_tesla.cells.stages import drop_failure
-from dcbench_tesla.records.progress import bar, say
+from dcbench_tesla.cells.stages import CellResult, drop_failure
+from dcbench_tesla.config import short_names
+from dcbench_tesla.records.progress import bar, complain, duration, say
 
 
 def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) -> list[Outcome]:
     """Run the ``jobs`` that are not finished, equal ones once; return how each ended, in the order of ``jobs``.
 
     A cell that failed leaves a row (``rows/failed-<key>.json``). The same call tries it again, and removes the row when
-    it succeeds. Failures are reported when they happen, except if the user asked for a single cell, whose failure ends
-    the command.
+    it succeeds. Every cell that is finished has a line. Failures are reported when they happen, except if the user
+    asked for a single cell, whose failure ends the command.
 
     Args:
         jobs: the jobs.
@@ -30,6 +32,8 @@ def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) ->
     among = among or len(distinct)
     outcomes = {id: outcome for id, job in distinct.items() if (outcome := _settled(job)) is not None}
     todo = [job for id, job in distinct.items() if id not in outcomes]
+    names = dict(zip(distinct, short_names([job.cell.config for job in distinct.values()]), strict=True))
+    began = time.monotonic()
     for id, outcome in outcomes.items():
         _tell_failure(distinct[id], outcome, among=among)
     try:
@@ -40,6 +44,9 @@ def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) ->
         ):
             for job, outcome in ended:
                 outcomes[job.id] = outcome
+                if outcome.ok:
+                    say(_finished(job, names[job.id], time.monotonic() - began if backend.in_process else None))
+                began = time.monotonic()
                 _tell_failure(job, outcome, among=among)
                 failed = sum(not o.ok for o in outcomes.values())
                 shown.advance(note=f"{backend.running} running, {failed} failed, last {job.cell.name}")
@@ -63,9 +70,21 @@ def _settled(job: Job) -> Outcome | None:
     return Outcome()
 
 
+def _finished(job: Job, name: str, seconds: float | None) -> str:
+    """Return a line about a finished cell; without ``seconds`` the time is that of its stages on record."""
+    result = CellResult(job.cell)
+    told = [f"{evaluator} {result.accuracy(evaluator)}" for evaluator in result.rows]
+    if len(told) == 1:
+        told = [str(result.accuracy(evaluator)) for evaluator in result.rows]
+    if seconds is None:
+        made = job.cell.workspace.row("condense", job.cell.key) or {}
+        seconds = (made.get("condense_seconds") or 0.0) + sum(row["evaluate_seconds"] for row in result.rows.values())
+    return f"{name}: {', '.join(told)} in {duration(seconds)}"
+
+
 def _tell_failure(job: Job, outcome: Outcome, *, among: int) -> None:
     if not outcome.ok and among > 1:  # for a single cell the command itself ends with this error
-        say(f"Error: {job.cell.name}: {outcome.reason}")
+        complain(f"{job.cell.name}: {outcome.reason}")
 
 
 def _counts(outcomes: Collection[Outcome], total: int) -> str:

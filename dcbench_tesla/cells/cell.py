@@ -25,6 +25,7 @@ from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.interface import Condenser, ExpertSource, Problem, Sizes
 from dcbench_tesla.records.environment import environment
+from dcbench_tesla.records.measured import Measured
 from dcbench_tesla.records.progress import say
 from dcbench_tesla.records.workspace import Workspace
 
@@ -71,6 +72,7 @@ class Cell:
         self.materials = Materials(config, dataset, workspace, shared_splits=shared, quiet=quiet)
         self.identity = CellIdentity(config, dataset, self.materials.experts_read)
         self.place = Place(workspace, self.identity)
+        self.times = Measured()  # of steps, for estimates
         self.memory_facts: Mapping[str, int] = {}  # columns for its row, once it has been planned for a budget
         self.taken_up: Mapping[str, Any] = {}  # the execution settings of the run that is continued
         self._asked, self._from_scratch, self._given = execution, from_scratch, config

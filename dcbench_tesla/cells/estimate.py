@@ -1,8 +1,10 @@
 """Estimates of how long a cell will take on this machine, measured on its first steps before anything long starts."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import EVALUATE, Cell
 from dcbench_tesla.cells.evaluation import accuracy
+from dcbench_tesla.cells.identity import describe_data
 from dcbench_tesla.cells.loop import CondenseLoop
 from dcbench_tesla.compute.compiling import compiles_training
 from dcbench_tesla.compute.networks import flatten_parameters, seeded
@@ -56,7 +59,9 @@ class _StandIns:
 
 
 def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_scratch: bool = False) -> Estimate:
-    """Measure a few steps of each of ``stages`` and extrapolate. This takes seconds and leaves nothing behind.
+    """Measure a few steps of each of ``stages`` and extrapolate, which takes seconds.
+
+    Steps that are alike are measured once: ``cell.times`` has them, whatever the seed.
 
     Args:
         cell: the cell.
@@ -69,11 +74,12 @@ def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_sc
     for stage in stages:
         if stage == "experts":
             if expert_epochs:
-                seconds["experts"] = _expert_epoch(cell) * expert_epochs
+                seconds["experts"] = _once(cell, _of_experts(cell), _expert_epoch) * expert_epochs
         elif stage == "condense":
             if cell.identity.iterations:
                 done = 0 if from_scratch else CondenseLoop.iterations_done(cell.place.folder)
-                seconds["condensation"] = _iteration(cell) * (cell.identity.iterations - done)
+                of = _of_condensation(cell)
+                seconds["condensation"] = _once(cell, of, _iteration) * (cell.identity.iterations - done)
         else:
             name = stage.removeprefix(EVALUATE)
             seconds[f"evaluation by {name}"] = _evaluation(cell, name)
@@ -180,8 +186,15 @@ def _iteration(cell: Cell) -> float:
 
 def _evaluation(cell: Cell, name: str) -> float:
     kind = registry.load_evaluator(name)
+    whole = kind(cell.config.evaluators[name]).given(cell.stand_in_set())
+    seconds = _once(cell, _of_evaluation(cell, name, whole), lambda cell: _network(cell, name, whole))
+    return seconds * sum(networks for _, networks in cell.identity.schedule(name))
+
+
+def _network(cell: Cell, name: str, whole: DistilledSet) -> float:
+    """Return the seconds of training one network on a set ``whole``, and of testing it."""
+    kind = registry.load_evaluator(name)
     settings = cell.config.evaluators[name]
-    whole = kind(settings).given(cell.stand_in_set())
     batch = whole if whole.steps else _first_images(whole, 256)
     probe = kind(kind.probe(settings))
     trained: list[nn.Module] = []
@@ -189,8 +202,35 @@ def _evaluation(cell: Cell, name: str) -> float:
     steps = spent / probe.cost(batch) * kind(settings).cost(whole)
     few, network = _first(cell.splits.test, 512), trained[-1]
     tested = len(cell.splits.test) + (len(cell.splits.validation) if cell.splits.validation else 0)
-    test = _timed(cell, lambda: accuracy(network, few)) / len(few) * tested
-    return (steps + test) * sum(networks for _, networks in cell.identity.schedule(name))
+    return steps + _timed(cell, lambda: accuracy(network, few)) / len(few) * tested
+
+
+# ---- what is alike, and measured once --------------------------------------------------------------------------------
+
+
+def _once(cell: Cell, of: Mapping[str, Any], measure: Callable[[Cell], float]) -> float:
+    of = {**of, "compile": cell.execution.compile == "on"}
+    return cell.times.seconds(cell.execution.device, cell.execution.threads, of, lambda: measure(cell))
+
+
+def _of_experts(cell: Cell) -> Mapping[str, Any]:
+    return {"experts": cell.materials.expert_store.recipe.identity}
+
+
+def _of_condensation(cell: Cell) -> Mapping[str, Any]:
+    alike = {name: value for name, value in cell.identity.content.items() if name not in ("seed", "experts")}
+    return {"iteration": alike, "settings": dataclasses.asdict(cell.config.settings)}
+
+
+def _of_evaluation(cell: Cell, name: str, whole: DistilledSet) -> Mapping[str, Any]:
+    return {
+        "evaluation": name,
+        "version": registry.load_evaluator(name).version,
+        "settings": dataclasses.asdict(cell.config.evaluators[name]),
+        "data": describe_data(cell.dataset, cell.config.data),
+        "set": [len(whole), list(whole.labels.shape), whole.augmentation, whole.evaluation_recipe],
+        "learned": [whole.lr is not None, len(whole.steps or ())],
+    }
 
 
 def _first_images(distilled: DistilledSet, count: int) -> DistilledSet:

@@ -14,6 +14,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.data.splits import Splits
 from dcbench_tesla.datasets import PREFIXES, load_dataset
+from dcbench_tesla.records.measured import NAME, Measured
 from dcbench_tesla.records.progress import say
 from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace
 
@@ -27,6 +28,7 @@ class Session:
         device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         execution: device, threads and compilation as a backend chose them; it replaces ``device``.
         quiet: show no progress.
+        keep_times: keep what is measured to estimate times in the results folder; what is there is used in any case.
 
     Raises:
         UsageError: there is no such device.
@@ -40,11 +42,13 @@ class Session:
         device: str = "auto",
         execution: Execution | None = None,
         quiet: bool = False,
+        keep_times: bool = False,
     ) -> None:
         self.workspace = Workspace(Path(out))
         self.execution = execution or Execution.resolve(device)
         self.quiet = quiet
         self._data_dir = data_dir
+        self._times = Measured(self.workspace.root / NAME, keep=keep_times)
         self._datasets: dict[str, Dataset] = {}
         self._splits: dict[str, Splits] = {}
         self._told: set[tuple[str, DataSettings]] = set()
@@ -68,7 +72,7 @@ class Session:
             UsageError: the data set does not allow the configuration.
             CorruptFileError: the record of the run to be continued is damaged.
         """
-        return Cell(
+        cell = Cell(
             config,
             self.dataset(config.dataset),
             self.workspace,
@@ -79,6 +83,8 @@ class Session:
             shared_splits=self._splits,
             data_dir=self._data_dir,
         )
+        cell.times = self._times
+        return cell
 
     def tell_decisions(self, cells: Iterable[Cell]) -> None:
         """Say once what is decided for each of the user's own data sets, and which setting decides otherwise."""

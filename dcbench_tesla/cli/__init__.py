@@ -2,7 +2,8 @@
 
 import click
 
-from dcbench_tesla.cli.common import Group
+from dcbench_tesla.cli.clean import clean
+from dcbench_tesla.cli.common import Group, options, verbosity_options
 from dcbench_tesla.cli.compare import compare
 from dcbench_tesla.cli.evaluate import evaluate
 from dcbench_tesla.cli.exchange import export, import_
@@ -12,11 +13,12 @@ from dcbench_tesla.cli.plan import plan
 from dcbench_tesla.cli.report import report
 from dcbench_tesla.cli.reproduce import reproduce
 from dcbench_tesla.cli.run import experts, run
-from dcbench_tesla.cli.show import check_evaluator, check_method, env, info, list_
+from dcbench_tesla.cli.show import check_evaluator, check_method, env, info, list_, show_cell
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dcbench-tesla", prog_name="dcbench")
+@click.version_option(None, "-V", "--version", package_name="dcbench-tesla", prog_name="dcbench")
+@options(*verbosity_options)
 def main() -> None:
     """Benchmark dataset condensation: train experts, condense, evaluate, keep a complete record.
 
@@ -29,6 +31,7 @@ def main() -> None:
       dcbench plan table1 --preset quick
       dcbench reproduce table1
       dcbench list methods
+      dcbench list cells
       dcbench info tesla
     """
 
@@ -45,6 +48,8 @@ for _command in (
     import_,
     export,
     list_,
+    show_cell,
+    clean,
     info,
     env,
     check_method,

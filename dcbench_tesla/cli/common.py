@@ -10,6 +10,7 @@ from typing import Any, TypeVar, overload
 
 import click
 
+from dcbench_tesla.cli.completion import DATASETS, METHODS, PRESETS, SETTINGS
 from dcbench_tesla.errors import UsageError, explained
 from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace, with_shipped
 
@@ -46,12 +47,12 @@ def damaged_rows_told(workspace: Workspace, stages: Sequence[str]) -> Iterator[N
     Raises:
         Failure: after the body, if a row file is damaged.
     """
-    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.progress import complain
     from dcbench_tesla.records.rows import damaged_rows
 
     damaged = damaged_rows(workspace, stages)
     for text in damaged:
-        say(f"Error: {text}")
+        complain(text)
     yield
     if damaged:
         what = "a file among the rows is" if len(damaged) == 1 else f"{len(damaged)} files among the rows are"
@@ -100,6 +101,7 @@ class Group(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line with streams that can be closed, full, or limited to ASCII."""
+        from dcbench_tesla.records.progress import NORMAL, speak
         from dcbench_tesla.records.streams import lasting_streams
 
         with lasting_streams() as streams:
@@ -110,6 +112,8 @@ class Group(click.Group):
                     raise
                 unwritten(streams.output.error)
                 raise SystemExit(1) from None
+            finally:
+                speak(NORMAL)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, and turn every error but a bug into a message."""
@@ -173,6 +177,26 @@ data_dir_option = click.option(
 device_option = click.option("--device", default="auto", show_default=True, help="Device: auto, cpu, cuda, cuda:1.")
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; the manual describes its fields.")
+
+
+def _say_as_asked(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    from dcbench_tesla.records.progress import QUIET, VERBOSE, speak
+
+    if value:
+        speak(QUIET if option.name == "quiet" else VERBOSE)
+
+
+verbosity_options = (
+    click.option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=_say_as_asked, help="Say nothing but errors."
+    ),
+    click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=_say_as_asked, help="Say more of what is done."
+    ),
+)
+
+
 def _not_empty(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
     if value == "":
         raise UsageError(f"{option.opts[0]} is empty: give paper, quick or smoke, or leave it out.")
@@ -182,12 +206,17 @@ def _not_empty(ctx: click.Context, option: click.Parameter, value: str | None) -
 preset_option = click.option(
     "--preset",
     callback=_not_empty,
+    shell_complete=PRESETS,
     help="Hyper-parameters: paper (published), quick (minutes) or smoke (seconds).  [default: paper]",
 )
 part_options = (
-    click.option("--dataset", "datasets", multiple=True, help="Only this data set.  [default: all]"),
+    click.option(
+        "--dataset", "datasets", multiple=True, help="Only this data set.  [default: all]", shell_complete=DATASETS
+    ),
     click.option("--ipc", "ipcs", multiple=True, type=int, help="Only this IPC.  [default: all]"),
-    click.option("--method", "methods", multiple=True, help="Only this method.  [default: all]"),
+    click.option(
+        "--method", "methods", multiple=True, help="Only this method.  [default: all]", shell_complete=METHODS
+    ),
     preset_option,
 )
 set_option = click.option(
@@ -195,6 +224,7 @@ set_option = click.option(
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=SETTINGS,
     help="Change a setting: steps=20, network.width=64, convnet.epochs=300 (dcbench info METHOD lists them).",
 )
 backend_options = (

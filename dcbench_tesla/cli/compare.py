@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -12,6 +12,7 @@ from dcbench_tesla.cli.common import (
     damaged_rows_told,
     data_dir_option,
     device_option,
+    json_option,
     options,
     out_option,
     set_option,
@@ -19,6 +20,7 @@ from dcbench_tesla.cli.common import (
     terminal_width,
     workspace_of,
 )
+from dcbench_tesla.cli.completion import DATASETS, EVALUATORS, METHODS
 from dcbench_tesla.errors import UsageError
 from dcbench_tesla.records.rows import STATISTICS
 
@@ -43,10 +45,16 @@ def compare() -> None:
 
 @compare.command()
 @options(
-    click.option("--dataset", "datasets", multiple=True, help="Only this data set.  [default: all]"),
-    click.option("--method", "methods", multiple=True, help="Only this method.  [default: all]"),
+    click.option(
+        "--dataset", "datasets", multiple=True, help="Only this data set.  [default: all]", shell_complete=DATASETS
+    ),
+    click.option(
+        "--method", "methods", multiple=True, help="Only this method.  [default: all]", shell_complete=METHODS
+    ),
     click.option("--ipc", "ipcs", multiple=True, type=int, help="Only this IPC.  [default: all]"),
-    click.option("--evaluator", "evaluators", multiple=True, help="Only this network.  [default: all]"),
+    click.option(
+        "--evaluator", "evaluators", multiple=True, help="Only this network.  [default: all]", shell_complete=EVALUATORS
+    ),
     click.option("--preset", "presets", multiple=True, help="Only this preset.  [default: all]"),
     click.option(
         "--statistic",
@@ -57,6 +65,7 @@ def compare() -> None:
     ),
     out_option,
     shipped_option,
+    json_option,
 )
 def accuracy(
     datasets: tuple[str, ...],
@@ -67,6 +76,7 @@ def accuracy(
     statistic: str,
     out: Path,
     shipped: bool,
+    as_json: bool,
 ) -> None:
     """Compare test accuracies, method by evaluator.
 
@@ -89,17 +99,40 @@ def accuracy(
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
     with damaged_rows_told(workspace, ("condense", "evaluate")):
         table = accuracies(workspace, wanted)
-        click.echo(markdown(table, statistic, width=terminal_width(None)))
+        if as_json:
+            _emit("compare accuracy", table)
+        else:
+            click.echo(markdown(table, statistic, width=terminal_width(None)))
         write_text(workspace.tables / "accuracy.csv", csv_text(table))
         write_text(workspace.tables / "accuracy.md", markdown(table, statistic))
         say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
 
 
+def _nothing(text: str) -> None:
+    """Show nothing: standard output has JSON."""
+
+
+def _emit(
+    kind: "Literal['compare accuracy', 'compare memory', 'compare time', 'compare gradient']", table: "DataFrame"
+) -> None:
+    from dcbench_tesla.cli.shown.output import Compare, emit, rows_of
+
+    emit(Compare(kind=kind, rows=rows_of(table)))
+
+
 def _point_options(methods: str, steps: str, batch_size: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return the options that define the points of a comparison; ``methods`` and ``steps`` are defaults in words."""
     return options(
-        click.option("--method", "methods", multiple=True, help=f"A method.  [default: {methods}]"),
-        click.option("--dataset", "datasets", multiple=True, help="Data set of the shapes.  [default: cifar100]"),
+        click.option(
+            "--method", "methods", multiple=True, help=f"A method.  [default: {methods}]", shell_complete=METHODS
+        ),
+        click.option(
+            "--dataset",
+            "datasets",
+            multiple=True,
+            help="Data set of the shapes.  [default: cifar100]",
+            shell_complete=DATASETS,
+        ),
         click.option("--steps", "steps", multiple=True, type=int, help=f"Matching steps T.  [default: {steps}]"),
         batch_size,
         click.option("--width", type=int, default=128, show_default=True, help="Filters of the ConvNet."),
@@ -194,6 +227,7 @@ def _keep_figure(figure: "Figure", stem: Path, table: Path) -> None:
     ),
     device_option,
     out_option,
+    json_option,
 )
 def memory(
     methods: tuple[str, ...],
@@ -208,6 +242,7 @@ def memory(
     meter: str,
     device: str,
     out: Path,
+    as_json: bool,
 ) -> None:
     """Compare the peak memory of one iteration.
 
@@ -253,14 +288,17 @@ def memory(
         on = "cpu" if device == "auto" else Execution.resolve(device).device
         table = compared.measure(wanted, meter, on, done=shown.advance, keep=keep)
     column = "ipc" if by_ipc else "matching_steps"
+    show = _nothing if as_json else click.echo
     for dataset, rows in table.groupby("dataset", sort=False):
         told = f"; {compared.RATIO_TOLD}" if rows["method"].eq(compared.BASE).any() else ""
-        click.echo(f"### Peak memory of one iteration, {dataset}, meter {rows['meter'].iloc[0]}{told}\n")
+        show(f"### Peak memory of one iteration, {dataset}, meter {rows['meter'].iloc[0]}{told}\n")
         head, *body = compared.pivot(rows, column)
-        click.echo("\n".join(aligned(head, body)) + "\n")
+        show("\n".join(aligned(head, body)) + "\n")
         measured = "" if (by := rows["meter"].iloc[0]) == "predicted" else f"-{by}"
         stem = figures / f"memory-{against}-{dataset}{measured}"
         _keep_figure(memory_figure(rows, column), stem, figures / "memory.csv")
+    if as_json:
+        _emit("compare memory", table)
 
 
 @compare.command("time")
@@ -290,6 +328,7 @@ def memory(
     click.option("--repetitions", type=int, help="Timed iterations per row.  [default: 3; on a GPU 10]"),
     device_option,
     out_option,
+    json_option,
 )
 def time_(
     methods: tuple[str, ...],
@@ -305,6 +344,7 @@ def time_(
     repetitions: int | None,
     device: str,
     out: Path,
+    as_json: bool,
 ) -> None:
     """Compare the seconds of one iteration, and of its two passes.
 
@@ -353,10 +393,13 @@ def time_(
             wanted, execution, repetitions=repetitions, compiled=compiled, done=shown.advance, keep=keep
         )
     column = "batch_size" if by_batch else "matching_steps"
+    show = _nothing if as_json else click.echo
     for dataset, rows in table.groupby("dataset", sort=False):
-        click.echo(timing.markdown(rows, column))
+        show(timing.markdown(rows, column))
         if (rows["status"] == "ok").any():
             _keep_figure(time_figure(rows, column), figures / f"time-{against}-{dataset}", figures / "time.csv")
+    if as_json:
+        _emit("compare time", table)
 
 
 @compare.command()
@@ -382,6 +425,7 @@ def time_(
     device_option,
     data_dir_option,
     out_option,
+    json_option,
 )
 def gradient(
     methods: tuple[str, ...],
@@ -395,6 +439,7 @@ def gradient(
     device: str,
     data_dir: Path | None,
     out: Path,
+    as_json: bool,
 ) -> None:
     """Compare the gradients of trajectory matching with the exact one.
 
@@ -444,11 +489,12 @@ def gradient(
 
     with bar("gradients", len(wanted), unit="point") as shown:
         table = compared.measure(cells, wanted, done=shown.advance, keep=keep)
+    show = _nothing if as_json else click.echo
     for of, what in (("images", "the images"), ("student_lr", "the student's rate b")):
-        click.echo(
-            f"### Gradient of {what} against the unrolled one in float64: relative errors, medians of {repetitions}\n"
-        )
-        click.echo("\n".join(aligned(*compared.summary(table, of))) + "\n")
+        show(f"### Gradient of {what} against the unrolled one in float64: relative errors, medians of {repetitions}\n")
+        show("\n".join(aligned(*compared.summary(table, of))) + "\n")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", reference.dataset.name)
     stem = figures / f"gradient-{name}-ipc{ipc}"
     _keep_figure(gradient_figure(table, compared.REFERENCE), stem, figures / "gradient.csv")
+    if as_json:
+        _emit("compare gradient", table)

@@ -69,7 +69,7 @@ def evaluate(
     registry.check_names("evaluators", evaluators)
     overrides = [parse_set(text) for text in assignments]
     from dcbench_tesla.cells.saved import evaluate_saved
-    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.progress import complain
 
     failures: list[Failure] = []
     for target in targets:
@@ -91,7 +91,7 @@ def evaluate(
             if shown is None or len(targets) == 1:
                 raise
             failures.append(shown)
-            say(f"Error: {target}: {shown.format_message()}")
+            complain(f"{target}: {shown.format_message()}")
             continue
         _show(rows, named=len(targets) > 1)
     if failures:

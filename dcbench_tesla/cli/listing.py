@@ -5,17 +5,20 @@ import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dcbench_tesla import registry
 from dcbench_tesla.config import SECTIONS, NetworkSettings
 from dcbench_tesla.datasets import default_data_dir
 from dcbench_tesla.errors import unknown_name
-from dcbench_tesla.records.rows import mark, stage_rows, tell_contents_apart
 from dcbench_tesla.records.text import printable
-from dcbench_tesla.records.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dcbench_tesla.cli.shown import output
 
 Row = tuple[str, ...]
+_PluginKind = Literal["methods", "evaluators", "networks"]
+_KINDS: dict[str, _PluginKind] = {"methods": "methods", "evaluators": "evaluators", "networks": "networks"}
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -48,28 +51,6 @@ def datasets(data_dir: Path | None) -> list[Row]:
         except Exception as error:  # one broken plugin does not hide the others
             rows.append((name, "", "", "", "", str(error)))
     return [*rows, ("npz:PATH", "", "", "", "", "your own arrays"), ("folder:PATH", "", "", "", "", "your own images")]
-
-
-def cells(workspace: Workspace) -> list[Row]:
-    """Return the finished evaluations on record, then the failed cells with their reasons.
-
-    Names of committed cells are followed by ``(shipped)``. Data sets of one name and several contents get different
-    names, like in tables.
-    """
-    tested, failed = stage_rows(workspace, "evaluate"), stage_rows(workspace, "failed")
-    tell_contents_apart(workspace, [*tested, *failed])
-    rows: list[Row] = [("method", "data set", "IPC", "seed", "evaluator", "test accuracy (last)", "protocol", "cell")]
-    for row in tested:
-        last = row["accuracy"]["last"]
-        accuracy = f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f} %"
-        rows.append((*_head(row), row["evaluator"], accuracy, row["protocol"], row["cell"] + mark(row)))
-    rows += [(*_head(r), "", r["status"], r["protocol"], f"{r['cell']}{mark(r)}: {r['reason']}") for r in failed]
-    nothing = f"no finished cells under {workspace.root}; in a checkout, --shipped lists the committed ones"
-    return rows if len(rows) > 1 else [(nothing,)]
-
-
-def _head(row: dict[str, Any]) -> Row:
-    return (row["method"], row["dataset"], "all" if row["ipc"] is None else str(row["ipc"]), str(row["seed"]))
 
 
 def info(name: str, data_dir: Path | None) -> list[str]:
@@ -157,3 +138,79 @@ def environment_lines(data_dir: Path | None) -> list[Row]:
     rows += [("GPU", name) for name in gpus] or [("GPU", "none")]
     rows += list(environment.versions().items())
     return [*rows, ("commit", environment.commit()), ("data directory", str(data_dir or default_data_dir()))]
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def as_json(what: str, data_dir: Path | None) -> "output.Output":
+    """Return the list of methods, evaluators, networks or data sets as ``--json`` prints it."""
+    from dcbench_tesla.cli.shown import output
+
+    if what == "datasets":
+        return output.Datasets(datasets=[_dataset(name, data_dir) for name in registry.names("datasets")])
+    found = [
+        output.Plugin(name=p.name, summary=p.summary, package=p.package, problem=p.problem)
+        for p in registry.describe(_KINDS[what])
+    ]
+    return output.Plugins(kind=_KINDS[what], plugins=found)
+
+
+def _dataset(name: str, data_dir: Path | None) -> "output.Dataset":
+    from dcbench_tesla.cli.shown import output
+
+    try:
+        s = registry.load_source(name)
+        return output.Dataset(
+            name=name,
+            shape=[s.channels, s.side, s.side],
+            classes=s.classes,
+            train_images=s.train_images,
+            test_images=s.test_images,
+            here=bool(s.find(data_dir or default_data_dir())),
+        )
+    except Exception as error:  # one broken plugin does not hide the others
+        return output.Dataset(name=name, problem=str(error))
+
+
+def info_as_json(name: str, data_dir: Path | None) -> "output.Info":
+    """Return the description of a plugin or a data set as ``--json`` prints it; raises the errors of :func:`info`."""
+    from dcbench_tesla.cli.shown import output
+
+    text = "\n".join(info(name, data_dir))
+    if registry.has("methods", name):
+        return output.Info(name=name, type="method", text=text, settings=_settings(registry.load_method(name)))
+    if registry.has("evaluators", name):
+        found = _settings(registry.load_evaluator(name), prefix=f"{name}.")
+        return output.Info(name=name, type="evaluator", text=text, settings=found)
+    if registry.has("networks", name):
+        options = NetworkSettings(name=name).options()
+        own = [output.Setting(name=f"network.{option}", default=value) for option, value in options.items()]
+        return output.Info(name=name, type="network", text=text, settings=own)
+    if registry.family("evaluators", name) is not None:
+        return output.Info(name=name, type="family", text=text)
+    known = registry.has("datasets", name)
+    return output.Info(name=name, type="data set", text=text, dataset=_dataset(name, data_dir) if known else None)
+
+
+def _settings(plugin: Any, prefix: str = "") -> "list[output.Setting]":
+    from dcbench_tesla.cli.shown import output
+
+    return [output.Setting(name=f"{prefix}{f.name}", default=f.default) for f in dataclasses.fields(plugin.Settings)]
+
+
+def environment_as_json(data_dir: Path | None) -> "output.Env":
+    """Return hardware, versions and folders as ``--json`` prints them."""
+    import torch
+
+    from dcbench_tesla.cli.shown import output
+    from dcbench_tesla.records import environment
+
+    return output.Env(
+        processor=environment.hardware(),
+        threads=torch.get_num_threads(),
+        gpus=[environment.hardware(f"cuda:{i}") for i in range(torch.cuda.device_count())],
+        versions=environment.versions(),
+        commit=environment.commit(),
+        data_dir=str(data_dir or default_data_dir()),
+    )

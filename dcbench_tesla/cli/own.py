@@ -14,6 +14,7 @@ from dcbench_tesla.errors import UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from dcbench_tesla.cli.shown import output
     from dcbench_tesla.data.dataset import Dataset
 
 _WIDTH, _LONGEST_NAME = 80, 40
@@ -45,6 +46,14 @@ def show(name: str, picture: Path | None) -> None:
         click.echo(f"picture: {picture}")
     elif sys.stdout.isatty():
         _draw(dataset)
+
+
+def as_json(name: str) -> "output.Info":
+    """Return what :func:`show` prints of a data set as ``--json`` prints it; raises its errors about the data."""
+    from dcbench_tesla.cli.shown import output
+    from dcbench_tesla.datasets import load_dataset
+
+    return output.Info(name=name, type="data set", text="\n".join(_lines(load_dataset(name))))
 
 
 def _lines(dataset: "Dataset") -> Iterator[str]:

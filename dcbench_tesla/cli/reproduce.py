@@ -248,7 +248,7 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
       dcbench reproduce all
       dcbench reproduce all --preset quick --dataset fashion-mnist --run
     """
-    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.progress import complain, say
     from dcbench_tesla.reports.declarations import NotInTableError, Part
 
     _check_effect(ctx, run_missing=given["run_missing"], has_effect=("device",))  # figure1's meter uses it
@@ -271,7 +271,7 @@ def all_(ctx: click.Context, /, **given: Any) -> None:
             if shown is None:
                 raise
             failures.append(shown)
-            say(f"Error: {command.name}: {shown.format_message()}")
+            complain(f"{command.name}: {shown.format_message()}")
     if len(lacking) == len(commands):
         raise lacking[0]
     if failures:
@@ -396,7 +396,7 @@ def _run_missing(
     Cells with committed results in ``workspace`` are done.
     """
     from dcbench_tesla.backends.base import Job
-    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.progress import complain, say
 
     todo, failed = _pending(configs, session, workspace)
     try:
@@ -406,7 +406,7 @@ def _run_missing(
         elif not failed:
             say("nothing of it is missing")
     except Failure as error:
-        say(f"Error: {error.format_message()}")
+        complain(error.format_message())
         failed += 1
     return Failure("not everything could be run, see above.", 1) if failed else None
 
@@ -428,14 +428,14 @@ def _baselines(session: "Session", cells: "Sequence[Cell]") -> "dict[str, Cell]"
 def _pending(configs: "list[CellConfig]", session: "Session", workspace: Workspace) -> "tuple[list[Cell], int]":
     """Return the cells to run and the number of those that cannot be run; print every reason for the latter once."""
     from dcbench_tesla.backends.base import Job
-    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.progress import complain
     from dcbench_tesla.reports.plan import open_cells, plan, reasons, without_shipped
 
     opened, absent = open_cells(configs, session)
     cells, _ = without_shipped(opened, workspace)
     planned = list(plan(map(Job, cells), measure=False))
     for text in reasons([*planned, *absent]):
-        say(f"Error: {text}")
+        complain(text)
     damaged = sum(found.stages is None for found in planned)
     return [cell for cell, found in zip(cells, planned, strict=True) if found.stages], damaged + len(absent)
 

@@ -1,6 +1,5 @@
 """`dcbench run` and `dcbench experts`."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,17 @@ from dcbench_tesla.cli.common import (
     config_option,
     data_dir_option,
     device_option,
+    json_option,
     log_option,
     options,
     out_option,
     preset_option,
     set_option,
+    verbosity_options,
 )
+from dcbench_tesla.cli.completion import DATASETS, EVALUATORS, METHODS
+from dcbench_tesla.cli.shown.planned import measured, show_plan
+from dcbench_tesla.cli.shown.results import emit_results, show_results
 from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,10 +38,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @options(
-    click.option("--method", "methods", multiple=True, help="A method; may be given several times."),
-    click.option("--dataset", "datasets", multiple=True, help="A data set.  [default: digits]"),
+    click.option(
+        "--method", "methods", multiple=True, help="A method; may be given several times.", shell_complete=METHODS
+    ),
+    click.option(
+        "--dataset", "datasets", multiple=True, help="A data set.  [default: digits]", shell_complete=DATASETS
+    ),
     click.option("--ipc", "ipcs", multiple=True, type=int, help="Images per class.  [default: 1]"),
-    click.option("--evaluator", "evaluators", multiple=True, help="A network to evaluate with.  [default: convnet]"),
+    click.option(
+        "--evaluator",
+        "evaluators",
+        multiple=True,
+        help="A network to evaluate with.  [default: convnet]",
+        shell_complete=EVALUATORS,
+    ),
     click.option("--seed", "seeds", multiple=True, type=int, help="A seed.  [default: 0]"),
     preset_option,
     set_option,
@@ -55,7 +69,9 @@ if TYPE_CHECKING:
     compile_option,
     click.option("--force", is_flag=True, help="Start over, even if cells are finished."),
     click.option("--no-baseline", is_flag=True, help="Do not run the random selection to compare with."),
-    click.option("--dry-run", is_flag=True, help="Show the cells and stages to run, without running them."),
+    click.option("--dry-run", is_flag=True, help="Show the cells, with estimated time and memory; run nothing."),
+    json_option,
+    *verbosity_options,
 )
 def run(
     methods: tuple[str, ...],
@@ -79,6 +95,7 @@ def run(
     force: bool,
     no_baseline: bool,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Train experts, condense, evaluate.
 
@@ -116,7 +133,7 @@ def run(
     from dcbench_tesla.records.live import check_logs
 
     wanted_logs = check_logs(logs)
-    configs = _resolve(options, assignments, config_file)
+    configs = resolve_options(options, assignments, config_file)
     from dcbench_tesla.backends.base import Job
     from dcbench_tesla.cells.budget import parse_size
     from dcbench_tesla.cells.session import Session
@@ -127,7 +144,8 @@ def run(
     where = backend_of(
         device=device, out=out, backend=backend, at_once=at_once, timeout=timeout, backend_settings=backend_settings
     )
-    session = Session(out, data_dir=data_dir, execution=replace(where.execution, logs=wanted_logs, compile=compile))
+    execution = replace(where.execution, logs=wanted_logs, compile=compile)
+    session = Session(out, data_dir=data_dir, execution=execution, keep_times=not dry_run)
     cells = [session.cell(config, from_scratch=force, report_later=True) for config in configs]
     to_do = force or _anything_to_do(cells)
     if not dry_run and to_do:
@@ -143,10 +161,9 @@ def run(
     if not dry_run:
         if baselines and _anything_to_do(list(baselines.values())):
             session.workspace.check_writable()
-        run_jobs(jobs, where, session, baselines=baselines, refused=refused)
+        run_jobs(jobs, where, session, baselines=baselines, refused=refused, as_json=as_json)
         return
-    for job in jobs:
-        _show_plan(job.cell)
+    show_plan(measured(jobs), session.execution, as_json=as_json)
     _end_with(refused, len(jobs) + len(refused))
 
 
@@ -199,7 +216,9 @@ def _backend_settings(assignments: tuple[str, ...]) -> dict[str, Any]:
     return settings
 
 
-def _resolve(options: dict[str, Any], assignments: tuple[str, ...], config_file: Path | None) -> "list[CellConfig]":
+def resolve_options(
+    options: dict[str, Any], assignments: tuple[str, ...], config_file: Path | None
+) -> "list[CellConfig]":
     """Resolve all cells from the configuration file and the command line, which takes precedence."""
     from dcbench_tesla import registry
     from dcbench_tesla.config import parse_set, read_config_file
@@ -267,16 +286,6 @@ def _unknown_option(file: Path, name: str, known: dict[str, Any]) -> UsageError:
     return UsageError(f"unknown option in {file}: {name!r}. {told}")
 
 
-def _show_plan(cell: "Cell") -> None:
-    import json
-
-    from dcbench_tesla.records.progress import say
-
-    todo = cell.pending()
-    say(f"{cell.name} ({cell.config.protocol}): {'to do: ' + ', '.join(todo) if todo else 'done'}")
-    click.echo(json.dumps(cell.config.as_dict(), indent=1, sort_keys=True))
-
-
 def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[list[Cell], list[Outcome]]":
     """Predict and print every cell's memory; return the cells that fit, as they will run, and outcomes of the others.
 
@@ -285,7 +294,7 @@ def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[l
     from dcbench_tesla.backends.base import Outcome
     from dcbench_tesla.cells.budget import fitted
     from dcbench_tesla.profilers.memory import PredictedMeter
-    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.progress import complain, say
 
     say("predicting how much memory is needed ...")
     meter, fitting, refused = PredictedMeter(), [], []
@@ -297,7 +306,7 @@ def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[l
         except Exception as error:
             refused.append(Outcome.of(error, cell.place.folder / "error.txt"))
             if len(cells) > 1:
-                say(f"Error: {cell.name}: {refused[-1].reason}")
+                complain(f"{cell.name}: {refused[-1].reason}")
     return fitting, refused
 
 
@@ -308,6 +317,7 @@ def run_jobs(
     *,
     baselines: "Mapping[str, Cell]",
     refused: "Sequence[Outcome]" = (),
+    as_json: bool = False,
 ) -> None:
     """Run all jobs, even if some fail, and show the results of finished cells beside their baselines.
 
@@ -317,6 +327,7 @@ def run_jobs(
         session: released before the cells run in other processes.
         baselines: the baseline of a cell, by the cell's key.
         refused: outcomes of cells that the memory budget refused, which count as failures.
+        as_json: print JSON instead of the table.
 
     Raises:
         Failure: a cell failed.
@@ -334,7 +345,10 @@ def run_jobs(
         session.release()  # frees memory that estimating took, for the workers
     outcomes = sweep(jobs, backend, among=total)
     results = [CellResult(job.cell) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.ok]
-    _show_results(results, baselines)
+    if as_json:
+        emit_results([(job.cell, outcome) for job, outcome in zip(jobs, outcomes, strict=True)], baselines)
+    else:
+        show_results(results, baselines)
     if not backend.in_process:  # else they were told when they were made
         _tell_notes(results)
     _end_with([*refused, *outcomes], total)
@@ -356,23 +370,23 @@ def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> "list[PlannedCell]
     For a backend on other machines, predict the memory instead, which is requested from that backend.
     """
     from dcbench_tesla.cells.estimate import LONG_S
+    from dcbench_tesla.config import short_names
     from dcbench_tesla.profilers.memory import PredictedMeter
-    from dcbench_tesla.records.progress import duration, say
+    from dcbench_tesla.records.progress import bar, detail, duration, say
     from dcbench_tesla.reports.plan import machine, plan
 
-    def begin(cell: "Cell", stages: "Sequence[str]") -> None:
-        say(f"{cell.name} ({cell.config.protocol}): {', '.join(stages) or 'done already (--force does it again)'}")
-        if stages and not backend.elsewhere:
-            say("  measuring a few steps, to say how long it will take ...")
-
-    planned = []
+    planned: list[PlannedCell] = []
     meter = PredictedMeter() if backend.elsewhere else None
-    for found in plan(jobs, measure=not backend.elsewhere, meter=meter, begin=begin):
-        planned.append(found)
-        if found.estimate:
-            say(f"  estimated on this machine: {found.estimate}")
-        elif found.reason:
-            say(f"  {'memory not predicted' if backend.elsewhere else 'not estimated'}: {found.reason}")
+    names = short_names([job.cell.config for job in jobs])
+    say(_shared_protocol(jobs))
+    if not backend.elsewhere:
+        say("measuring a few steps, to say how long it will take ...")
+    with bar("measuring", len(jobs), unit="cell") as shown:
+        for name, found in zip(names, plan(jobs, measure=not backend.elsewhere, meter=meter), strict=True):
+            planned.append(found)
+            shown.advance(note=name)
+            say(_told(name, found, elsewhere=backend.elsewhere))
+            detail(f"  {found.name} ({found.config.protocol})")
     total = sum(found.estimate.total for found in planned if found.estimate) / min(backend.at_once or 1, len(jobs) or 1)
     if total:
         at_once = f", {backend.at_once} cells at a time" if not backend.in_process else ""
@@ -382,15 +396,26 @@ def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> "list[PlannedCell]
     return planned
 
 
-def _show_results(results: "list[CellResult]", baselines: "Mapping[str, Cell]") -> None:
-    if not results:
-        return
-    _print_table([row for result in results for row in _result_rows(result, baselines.get(result.cell.key))])
-    for result in results:
-        if result.cell.place.distilled.exists():
-            click.echo(f"{result.cell.config.method}: {result.folder}")
-        else:
-            click.echo(f"{result.cell.config.method}: its rows are here, but not its images; --force makes them again")
+def _shared_protocol(jobs: "Sequence[Job]") -> str:
+    """Return what was asked for, once for all cells: the preset and the changed settings."""
+    from dcbench_tesla.compare.changes import in_words
+    from dcbench_tesla.config import shared_changes
+
+    configs = [job.cell.config for job in jobs]
+    changes = shared_changes(configs)
+    presets = ", ".join(dict.fromkeys(c.preset for c in configs))
+    return f"preset {presets}" + (f", changed: {in_words(changes)}" if changes else "")
+
+
+def _told(name: str, found: "PlannedCell", *, elsewhere: bool) -> str:
+    """Return a line about a planned cell: what is to be done, and how long it takes."""
+    if found.done:
+        return f"{name}: done already (--force does it again)"
+    if found.estimate:
+        return f"{name}: {found.estimate}"
+    stages = ", ".join(found.stages or ())
+    why = f"{'memory not predicted' if elsewhere else 'not estimated'}: {found.reason}" if found.reason else ""
+    return f"{name}: {'; '.join(filter(None, [stages, why]))}"
 
 
 def _tell_notes(results: "list[CellResult]") -> None:
@@ -405,69 +430,14 @@ def _tell_notes(results: "list[CellResult]") -> None:
                 say(f"{named}: note: {note}")
 
 
-def _result_rows(result: "CellResult", baseline: "Cell | None") -> list[dict[str, str]]:
-    """Return a row of the result table for each evaluator of a finished cell: texts by column."""
-    c = result.cell.config
-    return [
-        {
-            "method": c.method,
-            "data set": result.cell.dataset.name,
-            "IPC": str(c.ipc) if result.cell.method.uses_ipc else "all",
-            "seed": str(c.seed),
-            "evaluator": _with_recipe(result, name),
-            "protocol": c.protocol_with_values,
-            "last": str(result.accuracy(name) or ""),
-            "best on validation": str(result.accuracy(name, "best_on_validation") or ""),
-            "best on test": str(result.accuracy(name, "best_on_test") or ""),
-            "points over random": _lead(result, baseline, name),
-        }
-        for name in c.evaluators
-    ]
-
-
-def _print_table(rows: list[dict[str, str]]) -> None:
-    """Print the rows as a table. Values that all rows share are printed once above it, which keeps it narrow."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    always = ("method", "last", "best on validation", "best on test", "points over random")
-    same = {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
-    above = ", ".join(f"{name} {value}" for name, value in same.items() if name not in always)
-    shown = [name for name in rows[0] if name in always or name not in same]
-    shown = [name for name in shown if name != always[-1] or any(row[name] for row in rows)]
-    title = "Test accuracy: mean ± standard deviation over networks" + (f"\n{above}" if above else "")
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in shown:
-        table.add_column(name, overflow="fold", justify="right" if name in always[1:] else "left")
-    for row in rows:
-        table.add_row(*(row[name] for name in shown))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def _with_recipe(result: "CellResult", evaluator: str) -> str:
-    """Return an evaluator's name, with the authors' recipe if its networks were trained by one."""
-    recipe: str = result.rows[evaluator]["recipe"] if evaluator in result.rows else ""
-    return f"{evaluator} by {recipe.partition(':')[0]}" if recipe.startswith("authors") else evaluator
-
-
-def _lead(result: "CellResult", baseline: "Cell | None", evaluator: str) -> str:
-    """Return a cell's accuracy minus its baseline's in points, or an empty text if the baseline is not finished."""
-    other = type(result)(baseline) if baseline else None
-    if other is None or evaluator not in other.rows:
-        return ""
-    if _with_recipe(result, evaluator) != _with_recipe(other, evaluator):
-        return ""  # trained by other recipes: nothing to compare
-    own, beside = result.accuracy(evaluator), other.accuracy(evaluator)
-    return f"{100 * (own.mean - beside.mean):+.1f}" if own and beside else ""
-
-
 @click.command()
 @options(
-    click.option("--dataset", default="digits", show_default=True, help="A data set."),
+    click.option("--dataset", default="digits", show_default=True, help="A data set.", shell_complete=DATASETS),
     click.option("--count", type=int, help="Number of experts.  [default: the preset's]"),
     click.option("--epochs", type=int, help="Epochs of each.  [default: those that --method's preset uses]"),
-    click.option("--method", default="tesla", show_default=True, help="The method whose preset is used."),
+    click.option(
+        "--method", default="tesla", show_default=True, help="The method whose preset is used.", shell_complete=METHODS
+    ),
     click.option("--ipc", type=int, default=1, show_default=True, help="The IPC whose preset is used."),
     preset_option,
     set_option,
@@ -503,7 +473,7 @@ def experts(
     options = {"method": (method,), "dataset": (dataset,), "ipc": (ipc,), "evaluator": (), "seed": (), "preset": preset}
     if count is not None:
         assignments = (*assignments, f"experts.count={count}")
-    (config,) = _resolve(options, assignments, None)
+    (config,) = resolve_options(options, assignments, None)
     from dcbench_tesla.cells.estimate import compilation_decided
     from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.cells.session import Session

@@ -61,6 +61,7 @@ def fitted(
     width: int,
     *,
     keys: int = 1,
+    left: int | None = None,
     told: Sequence[str] = (),
     told_as: str = "settings",
 ) -> list[str]:
@@ -73,7 +74,8 @@ def fitted(
         head: the names of the columns, which may be broken at blanks.
         body: the rows.
         width: the columns of the terminal.
-        keys: how many columns, from the left, name a row. They are left-aligned, the others right-aligned.
+        keys: how many columns, from the left, name a row.
+        left: how many of them are left-aligned, the others right-aligned; by default the ``keys``.
         told: a text for every row, in words that stay whole; none: nothing is told.
         told_as: what the texts are called.
     """
@@ -81,18 +83,19 @@ def fitted(
     told = [on_one_line(text) for text in told] if any(told) else [""] * len(body)
     widths = [max(*map(len, head[i].split() or [""]), *(len(row[i]) for row in body), 0) for i in range(len(head))]
     if _across(widths) > width and keys < len(head):
-        return _stacked(head, body, width, keys=keys, told=told)
+        return _stacked(head, body, width, keys=keys, left=left, told=told)
+    left = keys if left is None else left
     room = width - _across(widths) - len(_GAP)
     beside = any(told) and _fits_beside([told_as, *told], room)
-    titles = _titles(head, widths, keys, told_as if beside else "")
+    titles = _titles(head, widths, left, told_as if beside else "")
     rule = _across(widths) + (len(_GAP) + _told_width([told_as, *told], room) if beside else 0)
     lines = [*titles, "─" * rule]
     for row, text in zip(body, told, strict=True):
         if beside:
             first, *others = wrapped(text, room) or [""]
-            lines += [_line(row, widths, keys, first), *(" " * (width - room) + other for other in others)]
+            lines += [_line(row, widths, left, first), *(" " * (width - room) + other for other in others)]
         else:
-            lines += [_line(row, widths, keys), *_below(text, width)]
+            lines += [_line(row, widths, left), *_below(text, width)]
     return lines
 
 
@@ -128,10 +131,17 @@ def _line(texts: Sequence[str], widths: Sequence[int], keys: int, last: str = ""
 
 
 def _stacked(
-    head: Sequence[str], body: Sequence[Sequence[str]], width: int, *, keys: int, told: Sequence[str]
+    head: Sequence[str],
+    body: Sequence[Sequence[str]],
+    width: int,
+    *,
+    keys: int,
+    left: int | None,
+    told: Sequence[str],
 ) -> list[str]:
     """Return the lines of a table too wide for its terminal: what names a row, and below it the rest."""
-    numbers = fitted(["", *head[keys:]], [["", *row[keys:]] for row in body], max(width, NARROW))
+    own = None if left is None else left - keys + 1
+    numbers = fitted(["", *head[keys:]], [["", *row[keys:]] for row in body], max(width, NARROW), left=own)
     rows = iter(numbers[-len(body) :] if body else ())
     names = ", ".join(head[:keys])
     return [names, *numbers[: len(numbers) - len(body)], *_each(body, rows, told, keys, width)]

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from dcbench_tesla.compute.folders import compiled_folder
 from dcbench_tesla.compute.networks import FlatNetwork, Network, cross_entropy, has_batch_norm
 from dcbench_tesla.errors import UsageError, is_out_of_memory
 
@@ -173,7 +173,7 @@ def _with_own_code(function: Function) -> Function:
 
 def _keep_between_runs() -> None:
     """Let PyTorch keep compiled code in a permanent folder; its default is a temporary one."""
-    folder = user_cache_path("dcbench") / "compiled"
+    folder = compiled_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

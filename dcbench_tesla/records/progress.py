@@ -1,6 +1,7 @@
 """Progress for people: a bar with rate and time left, or an occasional line where there is no terminal."""
 
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,14 @@ from dcbench_tesla.records.text import printable
 
 _LINE_EVERY_S = 30.0
 _DRAW_EVERY_S = 0.25  # a notebook's bar
+QUIET, NORMAL, VERBOSE = -1, 0, 1
+_level = NORMAL
+
+
+def speak(level: int) -> None:
+    """Set how much this process says: errors alone (``QUIET``), ``NORMAL``, or details too (``VERBOSE``)."""
+    global _level
+    _level = level
 
 
 def duration(seconds: float) -> str:
@@ -55,8 +64,24 @@ def rate(units: float, seconds: float, unit: str) -> str:
 def say(text: str) -> None:
     """Print a line on standard error, so that standard output holds results only.
 
-    A standard error that is closed, full or gone stops no work: the line is lost.
+    A standard error that is closed, full or gone stops no work: the line is lost. Nothing is said under ``QUIET``.
     """
+    if _level > QUIET:
+        _print(text)
+
+
+def detail(text: str) -> None:
+    """Print a line like :func:`say` under ``VERBOSE`` only."""
+    if _level >= VERBOSE:
+        _print(text)
+
+
+def complain(text: str) -> None:
+    """Print an error as a line on standard error, under ``QUIET`` too."""
+    _print(f"Error: {text}")
+
+
+def _print(text: str) -> None:
     print(printable(text), file=messages(), flush=True)
 
 
@@ -82,27 +107,41 @@ class Bar:
         """Show nothing; subclasses override this."""
 
     def status(self) -> str:
-        """Return rate and time left, measured since the bar was created; empty before the first unit."""
+        """Return rate and time left, measured since the bar was created; before the first unit the time spent."""
         elapsed, units = time.monotonic() - self._start, self.done - self._first
         if not units:
-            return ""
+            return f"{duration(elapsed)} so far" if elapsed >= _LINE_EVERY_S else ""
         left = duration(elapsed / units * (self.total - self.done))
         return f"{rate(units, elapsed, self.unit)}, {left} left"
 
 
 class _Lines(Bar):
-    """Prints a line every half minute, for log files."""
+    """Prints a line every half minute, for log files, whether or not a unit has been finished since."""
 
     def __init__(self, label: str, total: int, done: int, unit: str) -> None:
         super().__init__(label, total, done, unit)
-        self._shown = time.monotonic()
+        self._shown, self._note = time.monotonic(), ""
+        self._alone, self._over = threading.Lock(), threading.Event()
 
     def _show(self, note: str) -> None:
-        now = time.monotonic()
-        if now - self._shown >= _LINE_EVERY_S:
-            self._shown = now
-            words = [f"{self.label}: {self.done}/{self.total}", self.status(), note]
-            say(", ".join(filter(None, words)))
+        self._note = note
+        self._tell_if_due()
+
+    def _tell_if_due(self) -> None:
+        with self._alone:
+            if time.monotonic() - self._shown >= _LINE_EVERY_S:
+                self._shown = time.monotonic()
+                words = [f"{self.label}: {self.done}/{self.total}", self.status(), self._note]
+                say(", ".join(filter(None, words)))
+
+    def beat(self) -> None:
+        """Print lines until :meth:`end` is called; for a thread of its own."""
+        while not self._over.wait(max(0.0, self._shown + _LINE_EVERY_S - time.monotonic())):
+            self._tell_if_due()
+
+    def end(self) -> None:
+        """Print no further line."""
+        self._over.set()
 
 
 class _InNotebook(Bar):
@@ -129,7 +168,7 @@ class _InNotebook(Bar):
 @contextmanager
 def bar(label: str, total: int, *, done: int = 0, unit: str = "it", quiet: bool = False) -> Iterator[Bar]:
     """Show the progress of ``total`` units of work, of which ``done`` were finished earlier."""
-    if quiet:
+    if quiet or _level <= QUIET:
         yield Bar(label, total, done, unit)
     elif in_notebook():
         shown_there = _InNotebook(label, total, done, unit)
@@ -138,10 +177,23 @@ def bar(label: str, total: int, *, done: int = 0, unit: str = "it", quiet: bool 
         finally:
             shown_there.draw()
     elif not messages().isatty():
-        yield _Lines(label, total, done, unit)
+        with _lines(label, total, done, unit) as shown:
+            yield shown
     else:
         with _terminal_bar(label, total, done, unit) as shown:
             yield shown
+
+
+@contextmanager
+def _lines(label: str, total: int, done: int, unit: str) -> Iterator[Bar]:
+    shown = _Lines(label, total, done, unit)
+    beating = threading.Thread(target=shown.beat, daemon=True)
+    beating.start()
+    try:
+        yield shown
+    finally:
+        shown.end()
+        beating.join()
 
 
 @contextmanager

@@ -328,6 +328,12 @@ class Finished(Part):
     entries: list[Name]
 
 
+class MeasuredTimes(Part):
+    """``measured.json``: seconds by what was measured."""
+
+    seconds: dict[str, Seconds]
+
+
 class Fit(Part):
     """``fit-*.json``: which whitening a data set has."""
 
@@ -345,6 +351,7 @@ _KINDS: Mapping[str, tuple[type[Part], str]] = {
     "evaluation record": (EvaluationRecord, "the record of an evaluation"),
     "imported experts": (Imported, "an index of imported experts"),
     "finished": (Finished, "a list of a new result"),
+    "measured times": (MeasuredTimes, "a list of measured times"),
     "fit": (Fit, "a preprocessing fit"),
 }
 KINDS: Sequence[str] = tuple(_KINDS)

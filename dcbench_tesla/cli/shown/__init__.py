@@ -1,0 +1,1 @@
+"""What the commands show: tables for a terminal, and JSON."""

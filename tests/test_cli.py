@@ -47,6 +47,9 @@ COMMAND_LINE = {
         "--force",
         "--no-baseline",
         "--dry-run",
+        "--json",
+        "-q",
+        "-v",
     ],
     "experts": [
         "--dataset",
@@ -65,11 +68,16 @@ COMMAND_LINE = {
         *("targets", "--evaluator", "--dataset", "--seed", "--preset", "--set", "--device", "--data-dir"),
         *("--out", "--force"),
     ],
-    "list": ["what", "--data-dir", "--out", "--shipped"],
-    "info": ["name", "--data-dir", "--picture"],
+    "list": [
+        *("what", "--method", "--dataset", "--status", "--last", "--sort", "--data-dir", "--out", "--shipped"),
+        "--json",
+    ],
+    "show": ["cell", "--out", "--shipped", "--json"],
+    "clean": ["what", "--out", "-y", "--all", "--json"],
+    "info": ["name", "--data-dir", "--picture", "--json"],
     "new": [],
     "new method": ["name", "--folder"],
-    "env": ["--data-dir"],
+    "env": ["--data-dir", "--json"],
     "check-method": ["name"],
     "check-evaluator": ["name"],
     "compare": [],
@@ -82,20 +90,24 @@ COMMAND_LINE = {
         "--statistic",
         "--out",
         "--shipped",
+        "--json",
     ],
     "compare memory": [
         *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--set", "--ipc", "--against"),
-        *("--meter", "--device", "--out"),
+        *("--meter", "--device", "--out", "--json"),
     ],
     "compare time": [
         *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--set", "--ipc", "--against"),
-        *("--compile", "--repetitions", "--device", "--out"),
+        *("--compile", "--repetitions", "--device", "--out", "--json"),
     ],
     "compare gradient": [
         *("--method", "--dataset", "--ipc", "--steps", "--student-lr", "--repetitions", "--preset", "--set"),
-        *("--device", "--data-dir", "--out"),
+        *("--device", "--data-dir", "--out", "--json"),
     ],
-    "plan": ["table", "--dataset", "--ipc", "--method", "--preset", "--device", "--data-dir", "--out", "--shipped"],
+    "plan": [
+        *("table", "--dataset", "--ipc", "--method", "--preset", "--evaluator", "--seed", "--set", "--config"),
+        *("--device", "--data-dir", "--out", "--shipped", "--json", "-q", "-v"),
+    ],
     "report": ["--out", "--shipped", "--output"],
     "merge": ["sources", "--out", "--no-tensors", "--experts"],
     "reproduce": [],
@@ -411,13 +423,17 @@ def test_missing_or_foreign_distilled_set(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- commands
 
 
-def test_dry_run_shows_the_configuration_and_does_nothing(tmp_path: Path) -> None:
-    result = dcbench("run", "--method", "tesla", *SMALL, "--dry-run", "--out", tmp_path / "out")
+def test_dry_run_shows_time_and_memory_and_does_nothing(tmp_path: Path) -> None:
+    words = ["run", "--method", "tesla", *SMALL, "--dry-run", "--out", tmp_path / "out"]
+    result = dcbench(*words)
     assert result.exit_code == 0, result.output
-    shown, end = json.JSONDecoder().raw_decode(result.stdout)
-    assert (shown["method"], shown["dataset"], shown["data"]["train_images"]) == ("tesla", "digits", 100)
-    assert json.loads(result.stdout[end:])["method"] == "random"  # the baseline
-    assert "to do: experts, condense, evaluate by convnet" in result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("tesla, ipc 1")]
+    assert re.search(r"tesla, ipc 1 +\d+ (s|min) +[\d.]+ MiB +experts, condense, evaluate by convnet", line)
+    assert "random, ipc 1" in result.stdout  # the baseline
+    assert "data.train_images=100" in result.stdout
+    shown = json.loads(dcbench(*words, "--json").stdout)["cells"]
+    assert [cell["config"]["data"]["train_images"] for cell in shown] == [100, 100]
+    assert shown[0]["stages"] == ["experts", "condense", "evaluate by convnet"]
     assert not (tmp_path / "out").exists()
 
 
@@ -498,8 +514,9 @@ def test_a_cell_is_found_by_its_name_under_out(results: Path, tmp_path: Path, mo
 
 
 def test_list_of_cells(results: Path, tmp_path: Path) -> None:
-    _, line = dcbench("list", "cells", "--out", results).stdout.splitlines()
-    assert line.split()[:5] == ["random", "digits", "1", "0", "convnet"]
+    *_, line, told = dcbench("list", "cells", "--out", results).stdout.splitlines()
+    assert line.split()[:6] == ["random", "digits", "1", "0", "convnet", "smoke"]
+    assert "convnet.epochs=2" in told
     assert "no finished cells" in dcbench("list", "cells", "--out", tmp_path).stdout
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "evaluate-0.json").write_text('{"half": ')
@@ -588,7 +605,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(cifar10: Path, 
     code = first.interrupt()
     assert started, first.log.read_text()
     assert code == 130
-    assert first.says(r"estimated on this machine.*experts .+, condensation .+, evaluation by convnet .+ in all")
+    assert first.says(r"tesla, ipc 10: experts .+, condensation .+, evaluation by convnet .+ in all")
     assert first.log.read_text().endswith("Error: interrupted. What was done is kept: the same command goes on.\n")
     assert not first.says("Traceback")
     kept = {path: path.stat().st_mtime_ns for path in epochs()}
@@ -619,8 +636,6 @@ def test_the_papers_command_says_how_long_it_will_take_before_it_begins(cifar10:
     code = running.interrupt()
     assert told, running.log.read_text()
     assert code == 130
-    assert running.says(
-        r"tesla-cifar10-ipc10-seed0-\w+ \(paper, settings of MTT\): experts, condense, evaluate by convnet"
-    )
-    assert running.says(r"experts .+, condensation .+, evaluation by convnet .+ in all")
+    assert running.says(r"protocol paper, settings of MTT")
+    assert running.says(r"tesla, ipc 10: experts .+, condensation .+, evaluation by convnet .+ in all")
     assert not running.says("Traceback")

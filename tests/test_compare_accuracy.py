@@ -228,7 +228,7 @@ def test_a_row_whose_parts_lack_something_is_told(tmp_path: Path) -> None:
     assert "it has no accuracy.last." in result.stderr
     assert "it has no evaluated.test." in result.stderr
     assert "2 files among the rows are left out, see above." in result.stderr
-    assert len(result.stdout.splitlines()) == 2
+    assert len(result.stdout.splitlines()) == 3  # the head, a rule and the cell
 
 
 def test_methods_are_lines_and_evaluators_columns_the_condensing_network_first(tmp_path: Path) -> None:

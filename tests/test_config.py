@@ -48,14 +48,9 @@ def smoke(method: str, *assignments: str, ipc: int = 1, seed: int = 0) -> CellCo
 
 def dry_run(*words: str) -> list[dict[str, Any]]:
     """Return the configurations that ``dcbench run --dry-run`` shows."""
-    result = CliRunner().invoke(main, ["run", "--dry-run", "--no-baseline", "--device", "cpu", *words])
+    result = CliRunner().invoke(main, ["run", "--dry-run", "--json", "--no-baseline", "--device", "cpu", *words])
     assert result.exit_code == 0, result.output
-    decoder, text, found = json.JSONDecoder(), result.stdout.strip(), []
-    while text:
-        content, end = decoder.raw_decode(text)
-        found.append(content)
-        text = text[end:].strip()
-    return found
+    return [cell["config"] for cell in json.loads(result.stdout)["cells"]]
 
 
 def test_default_then_preset_then_file_then_set(tmp_path: Path) -> None:

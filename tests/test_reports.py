@@ -974,8 +974,8 @@ def test_what_was_run_stands_beside_the_baseline_on_record_and_is_told_apart(tmp
     result = dcbench("reproduce", "table2", "--log", "tensorboard", *words)
     assert result.exit_code == 0, result.output
     head, *_ = [line for line in result.stdout.splitlines() if "points over random" in line]
-    assert "protocol" in head
-    assert "changed: labels=target" in re.sub(r"\s+", " ", result.stdout)
+    assert "changed" in head
+    assert "labels=target" in re.sub(r"\s+", " ", result.stdout)
     assert list(tmp_path.glob("cells/tesla*/**/events.out.tfevents*"))
 
 
@@ -985,7 +985,7 @@ def test_what_is_missing_is_run_and_what_is_there_is_used(tmp_path: Path) -> Non
     result = dcbench("reproduce", "table1", *words)
     assert result.exit_code == 1  # of the data set that is not here
     assert result.stderr.count("absent.npz: no such file") == 1
-    assert "estimated on this machine" in result.stderr
+    assert "random, ipc 1: evaluation by convnet" in result.stderr
     ran = pd.read_csv(tmp_path / "tables" / "table1.csv").query("status == 'run'")
     assert list(ran["method"]) == ["random"]
     again = dcbench("reproduce", "table1", *words[:2], *words[4:])

@@ -43,7 +43,7 @@ def clean(what: tuple[str, ...], out: Path, yes: bool, every: bool, as_json: boo
       dcbench clean snapshots:tesla-digits-ipc1-seed0-0123456789 --yes
     """
     from dcbench_tesla.cli.shown import room
-    from dcbench_tesla.records.progress import say, size
+    from dcbench_tesla.records.progress import say, small_size
 
     found = room.taken(Workspace(out))
     wanted = room.named(found, what)
@@ -53,10 +53,10 @@ def clean(what: tuple[str, ...], out: Path, yes: bool, every: bool, as_json: boo
         raise click.UsageError("--json asks nothing: give --yes to remove what is named.")
     if not as_json and (every or not what):
         _show(found, out, every=every)
-    if wanted and (yes or click.confirm(f"Remove {', '.join(_names(wanted))} ({size(freed)})?", default=False)):
+    if wanted and (yes or click.confirm(f"Remove {', '.join(_names(wanted))} ({small_size(freed)})?", default=False)):
         for one in wanted:
             room.remove(one)
-        say(f"removed: {size(freed)}")
+        say(f"removed: {small_size(freed)}")
     elif what:
         freed = 0
         say("nothing was removed")
@@ -73,7 +73,7 @@ def _names(rooms: "Sequence[Room]") -> list[str]:
 
 def _show(rooms: "Sequence[Room]", out: Path, *, every: bool) -> None:
     from dcbench_tesla.compare.table import fitted
-    from dcbench_tesla.records.progress import size
+    from dcbench_tesla.records.progress import small_size
 
     if every:
         rows = [(room.label, room.bytes, room.about) for room in rooms]
@@ -81,14 +81,19 @@ def _show(rooms: "Sequence[Room]", out: Path, *, every: bool) -> None:
         kinds = dict.fromkeys(room.what for room in rooms)
         rows = [_kind([room for room in rooms if room.what == kind]) for kind in kinds]
     rows.sort(key=lambda row: -row[1])
-    body = [[name, size(count)] for name, count, _ in rows]
+    body = [[name, small_size(count)] for name, count, _ in rows]
     lines = fitted(["what", "takes"], body, terminal_width(), told=[about for *_, about in rows], told_as="that is")
     for line in lines if rows else [f"nothing under {out}"]:
         click.echo(line)
 
 
 def _kind(rooms: "Sequence[Room]") -> tuple[str, int, str]:
-    about = rooms[0].about if len(rooms) == 1 else f"{len(rooms)} of them, for instance {rooms[0].about}"
+    several = sorted({room.about for room in rooms})
+    about = (
+        several[0]
+        if len(rooms) == 1
+        else f"{len(rooms)} of them: {', '.join(several[:3])}" + " ..." * (len(several) > 3)
+    )
     return rooms[0].what, sum(room.bytes for room in rooms), about
 
 

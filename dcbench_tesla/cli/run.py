@@ -397,14 +397,14 @@ def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> "list[PlannedCell]
 
 
 def _shared_protocol(jobs: "Sequence[Job]") -> str:
-    """Return what was asked for, once for all cells: the preset and the changed settings."""
-    from dcbench_tesla.compare.changes import in_words
+    """Return what was asked for, once for all cells: the protocol and the changed settings."""
+    from dcbench_tesla.compare.changes import in_words, own_protocol
     from dcbench_tesla.config import shared_changes
 
     configs = [job.cell.config for job in jobs]
     changes = shared_changes(configs)
-    presets = ", ".join(dict.fromkeys(c.preset for c in configs))
-    return f"preset {presets}" + (f", changed: {in_words(changes)}" if changes else "")
+    protocols = "; ".join(dict.fromkeys(own_protocol(c.protocol) for c in configs))
+    return f"protocol {protocols}" + (f", changed: {in_words(changes)}" if changes else "")
 
 
 def _told(name: str, found: "PlannedCell", *, elsewhere: bool) -> str:

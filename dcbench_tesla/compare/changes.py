@@ -4,6 +4,7 @@ A setting *acts* on a result if the result would differ with another value. ``st
 ``dm``, so that a sweep of both with ``--set steps=3`` is one protocol.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
@@ -107,6 +108,11 @@ def differing(results: Sequence[Changes]) -> list[str]:
 def in_words(settings: Mapping[str, str]) -> str:
     """Return settings as words without spaces: ``steps=3 network.width=8``."""
     return " ".join(f"{label}={value}".replace(" ", "_") for label, value in sorted(settings.items()))
+
+
+def own_protocol(protocol: str) -> str:
+    """Return the name of a protocol without what was changed of it, and without what a baseline has from others."""
+    return re.split(r", (?:changed: |data as |data and evaluation as )", protocol, maxsplit=1)[0]
 
 
 def by_holders(given: Iterable[tuple[str, Iterable[str]]]) -> list[str]:

@@ -81,7 +81,9 @@ def fitted(
     """
     body = [[on_one_line(text) for text in row] for row in body]
     told = [on_one_line(text) for text in told] if any(told) else [""] * len(body)
-    widths = [max(*map(len, head[i].split() or [""]), *(len(row[i]) for row in body), 0) for i in range(len(head))]
+    widths = _widths(body, [[name] for name in head])
+    if _across(widths) > width:  # names of several words in several lines
+        widths = _widths(body, [name.split() for name in head])
     if _across(widths) > width and keys < len(head):
         return _stacked(head, body, width, keys=keys, left=left, told=told)
     left = keys if left is None else left
@@ -106,6 +108,10 @@ def _titles(head: Sequence[str], widths: Sequence[int], keys: int, last: str) ->
     padded = [[""] * (height - len(title)) + title for title in titles]
     lines = list(zip(*padded, strict=True))
     return [_line(line, widths, keys, last if line is lines[-1] else "") for line in lines]
+
+
+def _widths(body: Sequence[Sequence[str]], titles: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, ["", *words, *(row[i] for row in body)])) for i, words in enumerate(titles)]
 
 
 def _across(widths: Sequence[int]) -> int:

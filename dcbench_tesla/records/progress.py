@@ -54,6 +54,11 @@ def size(count: float) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
+def small_size(count: float) -> str:
+    """Return a number of bytes of a file as text: ``3.4 KiB``, else as :func:`size` does."""
+    return f"{count / 2**10:.1f} KiB" if count < 2**20 else size(count)
+
+
 def rate(units: float, seconds: float, unit: str) -> str:
     """Return a rate as text: ``12.3 it/s``, or ``4.1 s/it`` if there is less than one unit per second."""
     if units <= 0 or seconds <= 0:

@@ -7,10 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcbench_tesla.compare.changes import Changes, changes_of, changes_of_failure, differing, in_words, shared
+from dcbench_tesla.compare.changes import (
+    Changes,
+    changes_of,
+    changes_of_failure,
+    differing,
+    in_words,
+    own_protocol,
+    shared,
+)
 from dcbench_tesla.compare.table import fitted, wrapped
 from dcbench_tesla.errors import CorruptFileError, UsageError, unknown_name
-from dcbench_tesla.records.progress import duration, size
+from dcbench_tesla.records.progress import duration, size, small_size
 from dcbench_tesla.records.rows import mark, stage_rows, tell_contents_apart
 from dcbench_tesla.records.store import parse_json, read_json
 from dcbench_tesla.records.text import printable
@@ -199,7 +207,7 @@ def _texts(cell: Found, row: Row) -> dict[str, str]:
         "IPC": "all" if row["ipc"] is None else str(row["ipc"]),
         "seed": str(row["seed"]),
         "evaluator": row.get("evaluator", ""),
-        "preset": row["protocol"].partition(", changed: ")[0].partition(", data")[0].partition(", evaluation")[0],
+        "preset": own_protocol(row["protocol"]),
         "last": cell.status if last is None else f"{100 * last['mean']:.1f} ± {100 * last['std']:.1f}",
         "cell": cell.name + mark(row),
     }
@@ -287,7 +295,7 @@ def described(cell: Found, width: int) -> list[str]:
         lines += ["", f"{what}{' in %' if what == 'test accuracy' else ''}:", *drawn(points, percent=what != "loss")]
     lines += ["", "how it was made:", *_pairs(_made_by(cell), width)]
     if told := files(cell):
-        lines += ["", f"files in {cell.folder}:", *_pairs([(name, size(count)) for name, count in told], width)]
+        lines += ["", f"files in {cell.folder}:", *_pairs([(name, small_size(count)) for name, count in told], width)]
     return [printable(line) for line in lines]
 
 
@@ -377,7 +385,9 @@ def as_json(cell: Found) -> "output.Cell":
         reason=cell.reason,
         origin=row.get("origin") or OWN,
         folder=str(cell.folder) if cell.folder.exists() else None,
-        evaluations=[output.evaluation_of(found) for found in cell.rows] if cell.status == OK else [],
+        evaluations=[output.evaluation_of(found, cell.changes_by(found).given) for found in cell.rows]
+        if cell.status == OK
+        else [],
     )
 
 

@@ -44,6 +44,8 @@ class Evaluation(Part):
     """The name of the network."""
     recipe: str
     """How the networks were trained."""
+    settings: Mapping[str, str]
+    """The settings that the command changed and that act on this evaluation, as text."""
     networks: int
     """The number of networks trained on the last set."""
     last: Accuracy
@@ -318,15 +320,16 @@ def emit(output: Output) -> None:
     click.echo(output.model_dump_json(indent=1))
 
 
-def evaluation_of(row: Mapping[str, Any], lead: float | None = None) -> Evaluation:
-    """Return an evaluation from its row."""
+def evaluation_of(row: Mapping[str, Any], settings: Mapping[str, str], lead: float | None = None) -> Evaluation:
+    """Return an evaluation from its row, with the changed settings and the lead over the random selection."""
     found = row["accuracy"]
     named = {
         name: None if found[name] is None else Accuracy(**{f: found[name][f] for f in Accuracy.model_fields})
         for name in ("last", "best_on_validation", "best_on_test")
     }
     about = {name: row[name] for name in ("evaluator", "recipe", "networks")}
-    return Evaluation(**about, **named, seconds=row["evaluate_seconds"], lead_over_random=lead)
+    seconds = row["evaluate_seconds"]
+    return Evaluation(**about, **named, settings=settings, seconds=seconds, lead_over_random=lead)
 
 
 def rows_of(table: Any) -> list[dict[str, JsonValue]]:

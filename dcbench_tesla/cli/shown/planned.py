@@ -42,6 +42,8 @@ def show_plan(planned: "Sequence[PlannedCell]", execution: "Execution", *, as_js
 
         emit(Plan(machine=machine(execution), cells=[_as_json(cell) for cell in planned]))
         return
+    if not planned:
+        return
     for line in _lines(planned, terminal_width()):
         click.echo(line)
     click.echo(f"\n{totals(planned, machine(execution))}")
@@ -70,7 +72,7 @@ def _lines(planned: "Sequence[PlannedCell]", width: int) -> list[str]:
     ]
     todo = ["" if c.stages is None else ", ".join(c.stages) or f"done{MARK * c.shipped}" for c in planned]
     shown = fitted(["cell", "time", "peak memory"], body, width, told=todo, told_as="to do")
-    return [*wrapped(", ".join(about), width), "", *shown] if configs else []
+    return [*wrapped(", ".join(about), width), "", *shown]
 
 
 def totals(planned: "Iterable[PlannedCell]", where: str) -> str:

@@ -63,7 +63,7 @@ def _says_something(rows: "Sequence[Mapping[str, Any]]", name: str) -> bool:
 
 def _rows(result: "CellResult", baselines: "Mapping[str, Cell]") -> list[dict[str, Any]]:
     """Return a row of the table for each evaluator of a finished cell."""
-    from dcbench_tesla.compare.changes import changes_of
+    from dcbench_tesla.compare.changes import changes_of, own_protocol
 
     c = result.cell.config
     made = result.cell.workspace.row("condense", result.cell.key)
@@ -74,7 +74,7 @@ def _rows(result: "CellResult", baselines: "Mapping[str, Cell]") -> list[dict[st
             "IPC": str(c.ipc) if result.cell.method.uses_ipc else "all",
             "seed": str(c.seed),
             "evaluator": _with_recipe(result, name),
-            "preset": _preset(result),
+            "preset": own_protocol(c.protocol),
             "changes": changes_of(result.rows[name], made),
             "last": _percent(result.rows[name]["accuracy"]["last"]),
             "best on validation": _percent(result.rows[name]["accuracy"]["best_on_validation"]),
@@ -84,12 +84,6 @@ def _rows(result: "CellResult", baselines: "Mapping[str, Cell]") -> list[dict[st
         for name in c.evaluators
         if name in result.rows
     ]
-
-
-def _preset(result: "CellResult") -> str:
-    """Return the preset, or whose settings were taken for it; a baseline is evaluated as the cell beside it."""
-    name = result.cell.config.protocol.partition(", changed: ")[0]
-    return name.partition(", data")[0].partition(", evaluation")[0]
 
 
 def _percent(accuracy: Mapping[str, Any] | None) -> str:
@@ -148,5 +142,8 @@ def _as_json(cell: "Cell", outcome: "Outcome", baselines: "Mapping[str, Cell]") 
         status=outcome.status,
         reason=outcome.reason,
         folder=str(result.folder) if result.folder.exists() else None,
-        evaluations=[output.evaluation_of(row, _lead(result, baselines, name)) for name, row in result.rows.items()],
+        evaluations=[
+            output.evaluation_of(row, changes_of(row, made).given, _lead(result, baselines, name))
+            for name, row in result.rows.items()
+        ],
     )

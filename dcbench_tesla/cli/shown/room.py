@@ -68,8 +68,9 @@ def _experts(workspace: Workspace) -> Iterator[Room]:
 
 def _snapshots(workspace: Workspace) -> Iterator[Room]:
     for folder in sorted(workspace.cells.glob("*/snapshots")):
-        count = len(list(folder.glob("*.safetensors")))
-        yield Room("snapshots", folder.parent.name, [folder], f"{count} sets on the way")
+        yield Room(
+            "snapshots", folder.parent.name, [folder], f"sets on the way of {folder.parent.name.partition('-')[0]}"
+        )
 
 
 def _checkpoints(workspace: Workspace) -> Iterator[Room]:

@@ -294,11 +294,12 @@ def _kinds(kind: type[output.Output]) -> list[str]:
         ["compare", "memory", "--method", "dm", "--dataset", "digits", "--width", "4"],
         ["plan", "--method", "random", "--ipc", "1", "--ipc", "2", "--preset", "smoke", "--set", "convnet.epochs=2"],
     ],
-    ids=lambda words: " ".join(words[:2]),
+    ids=" ".join,
 )
 def test_json_of_every_command_follows_its_schema(written: Path, words: list[str], tmp_path: Path) -> None:
-    where = ["--out", written] if words[0] in ("clean", "show") or words[1] in ("cells", "accuracy") else []
-    where = ["--out", tmp_path] if words[:2] == ["compare", "memory"] or words[0] == "plan" else where
+    reads = words[0] in ("clean", "show") or words[-1] in ("cells", "accuracy")
+    writes = words[0] == "plan" or words[:2] == ["compare", "memory"]
+    where = ["--out", written if reads else tmp_path] if reads or writes else []
     found = checked(dcbench(*words, *where, "--json"))
     assert found.schema_version == 1
 

@@ -146,8 +146,9 @@ def _stacked(
     told: Sequence[str],
 ) -> list[str]:
     """Return the lines of a table too wide for its terminal: what names a row, and below it the rest."""
-    own = None if left is None else left - keys + 1
-    numbers = fitted(["", *head[keys:]], [["", *row[keys:]] for row in body], max(width, NARROW), left=own)
+    own = 1 if left is None else left - keys + 1
+    rest = ["", *head[keys:]]
+    numbers = fitted(rest, [["", *row[keys:]] for row in body], width, keys=len(rest), left=own)
     rows = iter(numbers[-len(body) :] if body else ())
     names = ", ".join(head[:keys])
     return [names, *numbers[: len(numbers) - len(body)], *_each(body, rows, told, keys, width)]

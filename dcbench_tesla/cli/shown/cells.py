@@ -322,7 +322,8 @@ def _about(cell: Found) -> list[tuple[str, str]]:
         ("seed", str(row["seed"])),
         ("protocol", row["protocol"].partition(", changed: ")[0]),
     ]
-    return told + [("source", row["protocol_source"])] * bool(row.get("protocol_source"))
+    source = row.get("protocol_source")
+    return [*told, ("source", source)] if source else told
 
 
 def _accuracies(cell: Found, width: int) -> list[str]:

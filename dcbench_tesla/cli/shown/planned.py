@@ -92,6 +92,8 @@ def totals(planned: "Iterable[PlannedCell]", where: str) -> str:
 
 
 def _as_json(cell: "PlannedCell") -> "output.PlannedCell":
+    import json
+
     from dcbench_tesla import registry
     from dcbench_tesla.cli.shown import output
     from dcbench_tesla.config import shown_dataset
@@ -109,5 +111,5 @@ def _as_json(cell: "PlannedCell") -> "output.PlannedCell":
         peak_bytes=cell.peak_bytes,
         reason=cell.reason,
         shipped=cell.shipped,
-        config=c.as_dict(),
+        config=json.loads(json.dumps(c.as_dict())),
     )

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 from click.testing import CliRunner, Result
 
+from dcbench_tesla import registry
 from dcbench_tesla.cells import estimate as estimating
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cli import completion, main
@@ -20,9 +22,9 @@ from dcbench_tesla.cli.shown.cells import drawn
 from dcbench_tesla.cli.shown.output import OUTPUTS
 from dcbench_tesla.cli.shown.results import table as results_table
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
-from dcbench_tesla.compare.changes import Changes, differing, shared, with_letters
+from dcbench_tesla.compare.changes import ROUNDING, Changes, differing, shared, with_letters
 from dcbench_tesla.compare.table import fitted
-from dcbench_tesla.config import overrides_from, resolve
+from dcbench_tesla.config import SECTIONS, overrides_from, resolve
 from dcbench_tesla.records import progress
 from dcbench_tesla.records.measured import NAME, Measured
 from dcbench_tesla.records.workspace import Workspace
@@ -89,6 +91,15 @@ def test_what_acts_and_was_not_changed_is_a_difference() -> None:
     first, second = changed(steps="3", iterations="8"), changed(acts=["steps"], iterations="8")
     assert shared([first, second]) == {"iterations": "8"}
     assert differing([first, second]) == ["steps=3", ""]
+
+
+def test_what_changes_a_result_by_rounding_only_makes_no_protocol() -> None:
+    """The names are those of the settings marked so; the number of networks is told beside each accuracy."""
+    plugins = [registry.load_method(name) for name in registry.names("methods")]
+    plugins += [registry.load_evaluator(name) for name in registry.names("evaluators") if "<" not in name]
+    kinds = [*(plugin.Settings for plugin in plugins), *SECTIONS.values()]
+    marked = {field.name for kind in kinds for field in fields(kind) if field.metadata.get("execution")}
+    assert marked - {"networks"} == set(ROUNDING)
 
 
 def test_long_texts_have_letters_and_equal_ones_the_same() -> None:

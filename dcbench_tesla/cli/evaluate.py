@@ -15,16 +15,18 @@ from dcbench_tesla.cli.common import (
     preset_option,
     set_option,
 )
+from dcbench_tesla.cli.completion import CELLS, EVALUATORS
 
 
 @click.command()
 @options(
-    click.argument("targets", metavar="CELL_OR_FILE...", nargs=-1, required=True),
+    click.argument("targets", metavar="CELL_OR_FILE...", nargs=-1, required=True, shell_complete=CELLS),
     click.option(
         "--evaluator",
         "evaluators",
         multiple=True,
         help="A network to evaluate with.  [default: convnet; for a cell: the evaluators of its run]",
+        shell_complete=EVALUATORS,
     ),
     click.option("--dataset", help="The data set to test on.  [default: the one the set was made from]"),
     click.option("--seed", type=int, help="A seed, for files only.  [default: 0]"),

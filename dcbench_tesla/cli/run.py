@@ -294,19 +294,21 @@ def _within_budget(cells: "list[Cell]", budget: int, *, force: bool) -> "tuple[l
     from dcbench_tesla.backends.base import Outcome
     from dcbench_tesla.cells.budget import fitted
     from dcbench_tesla.profilers.memory import PredictedMeter
-    from dcbench_tesla.records.progress import complain, say
+    from dcbench_tesla.records.progress import bar, complain, say
 
     say("predicting how much memory is needed ...")
     meter, fitting, refused = PredictedMeter(), [], []
     cells = list({cell.key: cell for cell in cells}.values())
-    for cell in cells:
-        try:
-            stages = cell.stages_from_scratch() if force else cell.pending()
-            fitting.append(fitted(cell, budget, meter, stages))
-        except Exception as error:
-            refused.append(Outcome.of(error, cell.place.folder / "error.txt"))
-            if len(cells) > 1:
-                complain(f"{cell.name}: {refused[-1].reason}")
+    with bar("memory", len(cells), unit="cell") as shown:
+        for cell in cells:
+            try:
+                stages = cell.stages_from_scratch() if force else cell.pending()
+                fitting.append(fitted(cell, budget, meter, stages))
+            except Exception as error:
+                refused.append(Outcome.of(error, cell.place.folder / "error.txt"))
+                if len(cells) > 1:
+                    complain(f"{cell.name}: {refused[-1].reason}")
+            shown.advance()
     return fitting, refused
 
 

@@ -17,7 +17,7 @@ from dcbench_tesla.cli.common import (
     terminal_width,
     workspace_of,
 )
-from dcbench_tesla.cli.completion import CELLS, DATASETS, METHODS, PLUGINS, one_of
+from dcbench_tesla.cli.completion import CELLS, DATASETS, EVALUATORS, METHODS, PLUGINS, one_of
 from dcbench_tesla.errors import UsageError
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def env(data_dir: Path | None, as_json: bool) -> None:
 
 
 @click.command(name="check-method")
-@click.argument("name")
+@click.argument("name", shell_complete=METHODS)
 def check_method(name: str) -> None:
     """Check that a method keeps the interface's contract.
 
@@ -236,7 +236,7 @@ def check_method(name: str) -> None:
 
 
 @click.command(name="check-evaluator")
-@click.argument("name")
+@click.argument("name", shell_complete=EVALUATORS)
 def check_evaluator(name: str) -> None:
     """Check that an evaluator keeps the interface's contract.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from dcbench_tesla.compare.changes import RATES, by_holders, is_own_command, with_letters, without_effect
+from dcbench_tesla.compare.changes import RATES, ROUNDING, by_holders, is_own_command, with_letters, without_effect
 from dcbench_tesla.compare.table import NARROW, bullet, in_widths, wrapped
 from dcbench_tesla.config import settings_given, with_sets
 from dcbench_tesla.errors import DcbenchError
@@ -349,7 +349,7 @@ def _title(dataset: str, ipc: Any, preset: str, data: str) -> tuple[str, list[st
 def _notes(group: pd.DataFrame, preset: str) -> list[str]:
     """Return the recipe of every column, what the methods changed of the preset, and what letters stand for."""
     recipes = dict.fromkeys(
-        f"{r.column}: {_and(r.column_told) if _is_letter(r.column, r.column_told) else ''}{r.recipe}; "
+        f"{r.column}: {r.column_told + '; ' if _is_letter(r.column, r.column_told) else ''}{r.recipe}; "
         f"{r.networks} networks"
         for r in group.itertuples()
     )
@@ -370,17 +370,20 @@ def letters(rows: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _and(told: str) -> str:
-    return f"{told}; "
-
-
 def _is_letter(name: str, told: str) -> bool:
+    """Return whether a name has a letter for what is told of it."""
     return bool(told) and told not in name
 
 
 def _common(rows: pd.DataFrame) -> list[str]:
-    """Return the settings that all rows of a method have changed alike; those of sets from files are none."""
-    return [word for word in rows["settings"].iloc[0].split() if all(word in text.split() for text in rows["settings"])]
+    """Return the settings that all rows of a method have changed alike."""
+    given = [_words(text) for text in rows["settings"]]
+    return [word for word in given[0] if all(word in words for words in given)]
+
+
+def _words(settings: str) -> list[str]:
+    """Return settings word by word, without those that change a result by rounding only."""
+    return [word for word in settings.split() if word.partition("=")[0].rpartition(".")[2] not in ROUNDING]
 
 
 def _known(number: Any) -> float | None:
@@ -426,7 +429,7 @@ def _told_apart(names: Iterable[str], texts: Iterable[str], *, may_lack: Collect
 
     A row that lacks one of ``may_lack`` does not differ in it: it has no effect there.
     """
-    rows = [(name, text.split()) for name, text in zip(names, texts, strict=True)]
+    rows = [(name, _words(text)) for name, text in zip(names, texts, strict=True)]
     given: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, words in rows:
         for word in words:

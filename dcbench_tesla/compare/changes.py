@@ -15,6 +15,9 @@ from dcbench_tesla.config import as_text, settings_given, settled
 RATES = ("lr", "learned_lr")
 """The settings of networks of which one takes the place of the other."""
 
+ROUNDING = ("class_chunk", "keep_graphs", "micro_batch", "weights")
+"""The settings that change a result by rounding only, which therefore make no other protocol."""
+
 _ON_THE_WAY = ("evaluation.every", "evaluation.networks_on_the_way")
 _LONGEST_TOLD = 30  # characters of settings beside a name; more of them are told below the table
 
@@ -37,24 +40,33 @@ def changes_of(row: Mapping[str, Any], made: Mapping[str, Any] | None) -> Change
 
     def acts(label: str) -> bool:
         section, _, name = label.rpartition(".")
+        if name in ROUNDING:
+            return False
         if section == row["evaluator"]:
             return name not in without_effect(row, made)
         return made is not None and _acts_on_the_set(label, made)
 
     own = made is None or is_own_command(row)
     named = settings_given(row["command"])
-    others = (label for label in named if label.rpartition(".")[0] in ("", *_SECTIONS, row["evaluator"]))
+    others = (label for label in named if _is_of(label, row))
     given = {label: _resolved(label, named[label], row, made) for label in others if own or acts(label)}
     return Changes(given, lambda label: label in given or acts(label))
 
 
 def changes_of_failure(row: Mapping[str, Any]) -> Changes:
     """Return the changes of a cell that failed. Of a setting that it was not given, it is not known whether it acts."""
-    given = {label: settled(label, text) for label, text in settings_given(row["command"]).items()}
+    named = settings_given(row["command"])
+    given = {n: settled(n, text) for n, text in named.items() if n.rpartition(".")[2] not in ROUNDING}
     return Changes(given, given.__contains__)
 
 
 _SECTIONS = ("data", "network", "experts", "evaluation")
+
+
+def _is_of(label: str, row: Mapping[str, Any]) -> bool:
+    """Return whether a setting can belong to an evaluation's protocol: not one of another network, nor of rounding."""
+    section, _, name = label.rpartition(".")
+    return section in ("", *_SECTIONS, row["evaluator"]) and name not in ROUNDING
 
 
 def is_own_command(row: Mapping[str, Any]) -> bool:
@@ -66,8 +78,9 @@ def without_effect(row: Mapping[str, Any], made: Mapping[str, Any] | None) -> Co
     """Return the settings of an evaluation's network without effect, as ``lr`` where a learned rate is used."""
     settings = row["settings"]
     if (made or {}).get("learned_lr") is None:
-        return RATES[1:]
-    return RATES[:1] if settings.get("learned_lr") or settings.get("recipe") == "learned-lr" else ()
+        return (*ROUNDING, *RATES[1:])
+    replaced = settings.get("learned_lr") or settings.get("recipe") == "learned-lr"
+    return (*ROUNDING, *RATES[:1]) if replaced else ROUNDING
 
 
 def _acts_on_the_set(label: str, made: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from dcbench_tesla.cli.common import (
     out_option,
     preset_option,
     set_option,
+    terminal_width,
     verbosity_options,
 )
 from dcbench_tesla.cli.completion import DATASETS, EVALUATORS, METHODS
@@ -372,6 +373,7 @@ def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> "list[PlannedCell]
     For a backend on other machines, predict the memory instead, which is requested from that backend.
     """
     from dcbench_tesla.cells.estimate import LONG_S
+    from dcbench_tesla.compare.table import wrapped
     from dcbench_tesla.config import short_names
     from dcbench_tesla.profilers.memory import PredictedMeter
     from dcbench_tesla.records.progress import bar, detail, duration, say
@@ -380,7 +382,8 @@ def _tell_estimates(jobs: "list[Job]", backend: "Backend") -> "list[PlannedCell]
     planned: list[PlannedCell] = []
     meter = PredictedMeter() if backend.elsewhere else None
     names = short_names([job.cell.config for job in jobs])
-    say(_shared_protocol(jobs))
+    for line in wrapped(_shared_protocol(jobs), terminal_width()):
+        say(line)
     if not backend.elsewhere:
         say("measuring a few steps, to say how long it will take ...")
     with bar("measuring", len(jobs), unit="cell") as shown:

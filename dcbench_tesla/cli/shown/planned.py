@@ -32,6 +32,7 @@ def measured(jobs: "Sequence[Job]") -> "list[PlannedCell]":
 
 def show_plan(planned: "Sequence[PlannedCell]", execution: "Execution", *, as_json: bool) -> None:
     """Print the planned cells as a table with totals, or as JSON; each reason for a missing value is told once."""
+    from dcbench_tesla.compare.table import wrapped
     from dcbench_tesla.records.progress import say
     from dcbench_tesla.reports.plan import machine, reasons
 
@@ -44,9 +45,9 @@ def show_plan(planned: "Sequence[PlannedCell]", execution: "Execution", *, as_js
         return
     if not planned:
         return
-    for line in _lines(planned, terminal_width()):
+    width = terminal_width()
+    for line in [*_lines(planned, width), "", *wrapped(totals(planned, machine(execution)), width)]:
         click.echo(line)
-    click.echo(f"\n{totals(planned, machine(execution))}")
 
 
 def _lines(planned: "Sequence[PlannedCell]", width: int) -> list[str]:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.cli import main
+from dcbench_tesla.cli.shown.output import Compare
 from dcbench_tesla.compare import gradient
 from dcbench_tesla.config import overrides_from
 from dcbench_tesla.experts.store import StoredExperts
@@ -123,9 +124,10 @@ def dcbench(*words: object) -> Result:
 
 def test_the_command_trains_experts_and_writes_rows_and_plots(tmp_path: Path) -> None:
     words = ["--preset", "smoke", *WORDS, "--steps", 2, "--student-lr", 0.05, "--repetitions", 1, "--out", tmp_path]
-    for _ in range(2):
-        result = dcbench(*words)
-        assert result.exit_code == 0, result.output
+    as_json, result = dcbench(*words, "--json"), dcbench(*words)
+    for ran in (as_json, result):
+        assert ran.exit_code == 0, ran.output
+    assert Compare.model_validate_json(as_json.stdout).kind == "compare gradient"
     assert "### Gradient of the images against the unrolled one" in result.stdout
     figures = tmp_path / "figures"
     assert sorted(path.name for path in figures.iterdir()) == [

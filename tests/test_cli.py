@@ -514,9 +514,9 @@ def test_a_cell_is_found_by_its_name_under_out(results: Path, tmp_path: Path, mo
 
 
 def test_list_of_cells(results: Path, tmp_path: Path) -> None:
-    *_, line, told = dcbench("list", "cells", "--out", results).stdout.splitlines()
+    *_, line, _ = dcbench("list", "cells", "--out", results).stdout.splitlines()
     assert line.split()[:6] == ["random", "digits", "1", "0", "convnet", "smoke"]
-    assert "convnet.epochs=2" in told
+    assert "convnet.epochs=2" in line
     assert "no finished cells" in dcbench("list", "cells", "--out", tmp_path).stdout
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "evaluate-0.json").write_text('{"half": ')

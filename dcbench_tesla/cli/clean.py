@@ -35,7 +35,7 @@ def clean(what: tuple[str, ...], out: Path, yes: bool, every: bool, as_json: boo
     Experts that are removed are trained again where a run needs them; a cell without its snapshots is not evaluated on
     the way any more.
 
-    \\b
+    \b
     Examples:
       dcbench clean
       dcbench clean --all

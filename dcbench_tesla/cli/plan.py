@@ -59,7 +59,7 @@ def plan(
     shipped: bool,
     as_json: bool,
 ) -> None:
-    """Show the time and memory that a table or a sweep still needs.
+    """Show the time and memory that a table or a sweep needs.
 
     TABLE is table1, table2, table3 or figure2, and every cell of it has a line. Without TABLE the options are those of
     `dcbench run`, and the cells those that it would run. Nothing is run but a few steps of every stage, from which the

@@ -95,9 +95,9 @@ def test_what_acts_and_was_not_changed_is_a_difference() -> None:
 
 def test_what_changes_a_result_by_rounding_only_makes_no_protocol() -> None:
     """The names are those of the settings marked so; the number of networks is told beside each accuracy."""
-    plugins = [registry.load_method(name) for name in registry.names("methods")]
-    plugins += [registry.load_evaluator(name) for name in registry.names("evaluators") if "<" not in name]
-    kinds = [*(plugin.Settings for plugin in plugins), *SECTIONS.values()]
+    kinds: list[type] = [registry.load_method(name).Settings for name in registry.names("methods")]
+    kinds += [registry.load_evaluator(name).Settings for name in registry.names("evaluators") if "<" not in name]
+    kinds += SECTIONS.values()
     marked = {field.name for kind in kinds for field in fields(kind) if field.metadata.get("execution")}
     assert marked - {"networks"} == set(ROUNDING)
 
@@ -357,7 +357,11 @@ def test_what_is_measured_is_kept_and_not_repeated_for_what_is_alike(
     calls: list[str] = []
 
     def counted(name: str) -> Callable[..., float]:
-        return lambda *given: calls.append(name) or 1.0
+        def measure(*given: object) -> float:
+            calls.append(name)
+            return 1.0
+
+        return measure
 
     for name in ("_iteration", "_network"):
         monkeypatch.setattr(estimating, name, counted(name))

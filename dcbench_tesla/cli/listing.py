@@ -196,7 +196,8 @@ def info_as_json(name: str, data_dir: Path | None) -> "output.Info":
 def _settings(plugin: Any, prefix: str = "") -> "list[output.Setting]":
     from dcbench_tesla.cli.shown import output
 
-    return [output.Setting(name=f"{prefix}{f.name}", default=f.default) for f in dataclasses.fields(plugin.Settings)]
+    defaults: dict[str, Any] = {f"{prefix}{f.name}": f.default for f in dataclasses.fields(plugin.Settings)}
+    return [output.Setting(name=name, default=value) for name, value in defaults.items()]
 
 
 def environment_as_json(data_dir: Path | None) -> "output.Env":

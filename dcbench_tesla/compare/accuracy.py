@@ -349,9 +349,8 @@ def _title(dataset: str, ipc: Any, preset: str, data: str) -> tuple[str, list[st
 def _notes(group: pd.DataFrame, preset: str) -> list[str]:
     """Return the recipe of every column, what the methods changed of the preset, and what letters stand for."""
     recipes = dict.fromkeys(
-        f"{r.column}: {r.column_told + '; ' if _is_letter(r.column, r.column_told) else ''}{r.recipe}; "
-        f"{r.networks} networks"
-        for r in group.itertuples()
+        f"{row['column']}: {_letter_told(row, 'column')}{row['recipe']}; {row['networks']} networks"
+        for row in group.to_dict("records")
     )
     lent = pd.Series([p.partition(", changed: ")[0] for p in group["protocol"]], index=group.index)
     others = {whose: dict.fromkeys(rows["line"]) for whose, rows in group.groupby(lent) if whose != preset}
@@ -366,13 +365,13 @@ def _notes(group: pd.DataFrame, preset: str) -> list[str]:
 
 def letters(rows: pd.DataFrame) -> list[str]:
     """Return what the letters in the names of lines stand for, from rows of :func:`labelled`."""
-    told = (f"{r.line}: {r.line_told}" for r in rows.itertuples() if _is_letter(r.line, r.line_told))
-    return list(dict.fromkeys(told))
+    told = ((row["line"], _letter_told(row, "line")) for row in rows.to_dict("records"))
+    return list(dict.fromkeys(f"{line}: {text.removesuffix('; ')}" for line, text in told if text))
 
 
-def _is_letter(name: str, told: str) -> bool:
-    """Return whether a name has a letter for what is told of it."""
-    return bool(told) and told not in name
+def _letter_told(row: Mapping[Any, Any], name: str) -> str:
+    """Return what the letter in the name of a line or of a column stands for, as the first part of a note."""
+    return f"{row[f'{name}_told']}; " if row[f"{name}_told"] not in row[name] else ""
 
 
 def _common(rows: pd.DataFrame) -> list[str]:

@@ -384,7 +384,7 @@ def as_json(cell: Found) -> "output.Cell":
         settings=cell.changes,
         status=cell.status,
         reason=cell.reason,
-        origin=row.get("origin") or OWN,
+        origin="shipped" if mark(row) else "own",
         folder=str(cell.folder) if cell.folder.exists() else None,
         evaluations=[output.evaluation_of(found, cell.changes_by(found).given) for found in cell.rows]
         if cell.status == OK

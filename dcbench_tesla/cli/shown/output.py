@@ -322,14 +322,13 @@ def emit(output: Output) -> None:
 
 def evaluation_of(row: Mapping[str, Any], settings: Mapping[str, str], lead: float | None = None) -> Evaluation:
     """Return an evaluation from its row, with the changed settings and the lead over the random selection."""
-    found = row["accuracy"]
-    named = {
-        name: None if found[name] is None else Accuracy(**{f: found[name][f] for f in Accuracy.model_fields})
+    found: dict[str, Any] = {
+        name: None if row["accuracy"][name] is None else {f: row["accuracy"][name][f] for f in Accuracy.model_fields}
         for name in ("last", "best_on_validation", "best_on_test")
     }
-    about = {name: row[name] for name in ("evaluator", "recipe", "networks")}
-    seconds = row["evaluate_seconds"]
-    return Evaluation(**about, **named, settings=settings, seconds=seconds, lead_over_random=lead)
+    found |= {name: row[name] for name in ("evaluator", "recipe", "networks")}
+    found |= {"settings": settings, "seconds": row["evaluate_seconds"], "lead_over_random": lead}
+    return Evaluation.model_validate(found)
 
 
 def rows_of(table: Any) -> list[dict[str, JsonValue]]:

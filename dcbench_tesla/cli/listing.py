@@ -156,12 +156,12 @@ def as_json(what: str, data_dir: Path | None) -> "output.Output":
     return output.Plugins(kind=_KINDS[what], plugins=found)
 
 
-def _dataset(name: str, data_dir: Path | None) -> "output.Dataset":
+def _dataset(name: str, data_dir: Path | None) -> "output.DatasetFacts":
     from dcbench_tesla.cli.shown import output
 
     try:
         s = registry.load_source(name)
-        return output.Dataset(
+        return output.DatasetFacts(
             name=name,
             shape=[s.channels, s.side, s.side],
             classes=s.classes,
@@ -170,7 +170,7 @@ def _dataset(name: str, data_dir: Path | None) -> "output.Dataset":
             here=bool(s.find(data_dir or default_data_dir())),
         )
     except Exception as error:  # one broken plugin does not hide the others
-        return output.Dataset(name=name, problem=str(error))
+        return output.DatasetFacts(name=name, problem=str(error))
 
 
 def info_as_json(name: str, data_dir: Path | None) -> "output.Info":

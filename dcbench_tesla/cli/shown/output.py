@@ -129,7 +129,7 @@ class Plugins(Output):
     """The plugins, by name."""
 
 
-class Dataset(Part):
+class DatasetFacts(Part):
     """A data set."""
 
     name: str
@@ -153,7 +153,7 @@ class Datasets(Output):
 
     kind: Literal["datasets"] = "datasets"
     """``datasets``."""
-    datasets: Sequence[Dataset]
+    datasets: Sequence[DatasetFacts]
     """The registered data sets, by name."""
 
 
@@ -265,7 +265,7 @@ class Info(Output):
     """What ``dcbench info`` prints without ``--json``."""
     settings: Sequence[Setting] = ()
     """The settings."""
-    dataset: Dataset | None = None
+    dataset: DatasetFacts | None = None
     """The data set."""
 
 

@@ -58,7 +58,10 @@ def table(rows: "Sequence[Mapping[str, Any]]", width: int) -> list[str]:
 
 
 def _says_something(rows: "Sequence[Mapping[str, Any]]", name: str) -> bool:
-    return any(row[name] and (name not in _SAME or row[name] != row["last"]) for row in rows) or name == "last"
+    """Return whether a column is shown: of accuracies ``last`` alone where all are the same, as one set was tested."""
+    if name in _SAME and all(row[other] in ("", row["last"]) for row in rows for other in _SAME):
+        return False
+    return name == "last" or any(row[name] for row in rows)
 
 
 def _rows(result: "CellResult", baselines: "Mapping[str, Cell]") -> list[dict[str, Any]]:

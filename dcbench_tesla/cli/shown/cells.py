@@ -195,7 +195,8 @@ def listed(cells: Sequence[Found], width: int) -> list[str]:
     told = differing(changes) if len(rows) > 1 else [in_words(change.given) for change in changes]
     told = [" ".join(filter(None, [text, cell.reason])) for text, (cell, _) in zip(told, rows, strict=True)]
     head = [*keys, "last, %", "cell"]
-    shown = fitted(head, body, width, keys=len(keys) or 1, left=len(head), told=told, told_as="changed")
+    about = "changed, why it failed" if any(cell.reason for cell in cells) else "changed"
+    shown = fitted(head, body, width, keys=len(keys) or 1, left=len(head), told=told, told_as=about)
     return [*(wrapped(", ".join(above), width) if above else []), *([""] if above else []), *shown]
 
 

@@ -208,7 +208,7 @@ def test_listing_tells_bad_rows_and_shows_the_others(out: Path) -> None:
     os.mkfifo(out / "rows" / "evaluate-0.json")
     result = CliRunner().invoke(main, ["list", "cells", "--out", str(out)])
     assert result.exit_code == 1
-    assert "62.0 ± 2.0 %" in result.stdout
+    assert "62.0 ± 2.0" in result.stdout
     assert "2 files among the rows are left out" in result.stderr
     assert "Traceback" not in result.output
 

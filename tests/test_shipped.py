@@ -89,7 +89,7 @@ def test_results_go_to_one_folder_that_git_ignores() -> None:
 
 def test_what_reads_rows_reads_shipped_ones_if_asked() -> None:
     assert set(commands_with("--shipped")) == {
-        *("compare accuracy", "list", "plan", "report"),
+        *("compare accuracy", "list", "plan", "report", "show"),
         *(f"reproduce {name}" for name in ("table1", "table2", "table3", "related", "figure1", "figure2", "all")),
     }
 
@@ -282,7 +282,9 @@ def test_reproduce_shows_what_is_shipped_where_there_is_nothing_of_ones_own(ship
     (said,) = [line for line in first.stderr.splitlines() if line.startswith("no results under")]
     assert said.endswith("showing the repository's, marked (shipped); --no-shipped leaves them out")
     assert "| paper (shipped) " in first.stdout
-    assert "`dcbench reproduce table1 --shipped --run` runs them; `dcbench plan table1 --shipped`" in first.stdout
+    assert "`dcbench reproduce table1 --shipped --run` runs them; `dcbench plan table1 --shipped`" in " ".join(
+        first.stdout.split()
+    )
     assert protocols(out) == {"paper (shipped)"}
 
     cell(out, "tesla", 0.7, dataset="cifar10", preset="paper", seed=1)

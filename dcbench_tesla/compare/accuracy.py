@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from dcbench_tesla.compare.changes import RATES, ROUNDING, by_holders, is_own_command, with_letters, without_effect
-from dcbench_tesla.compare.table import NARROW, bullet, in_widths, wrapped
+from dcbench_tesla.compare.table import NARROW, bullet, in_widths, paragraph
 from dcbench_tesla.config import settings_given, with_sets
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.records.progress import duration, size
@@ -273,7 +273,7 @@ def _as_markdown(section: Section, width: int | None) -> str:
     tables = in_widths(section.head, texts, sys.maxsize if width is None else width)
     notes = [line for note in section.notes for line in bullet(note)]
     shown = [line for part in tables for line in (*part, "")]
-    about = wrapped(section.about, NARROW)
+    about = paragraph(section.about)
     return "\n".join([f"### {on_one_line(section.title)}", "", *about, "", *shown, *notes, ""])
 
 

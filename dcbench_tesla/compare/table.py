@@ -1,5 +1,6 @@
 """Tables as text: Markdown whose columns line up, and tables that fit a terminal without breaking a word."""
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -43,9 +44,15 @@ def in_widths(head: Sequence[str], body: Sequence[Sequence[str]], width: int) ->
     return [aligned([head[i] for i in (0, *part)], [[row[i] for i in (0, *part)] for row in body]) for part in parts]
 
 
-def bullet(text: str, width: int = NARROW) -> list[str]:
-    """Return a note as the lines of a Markdown bullet, broken at blanks only."""
-    return wrapped(f"- {on_one_line(text)}", width, indent="  ")
+def paragraph(text: str, width: int = NARROW, *, indent: str = "") -> list[str]:
+    """Return Markdown on one line as lines of a paragraph or a bullet, broken at blanks, and never within code."""
+    held = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), on_one_line(text))
+    return [line.replace("\0", " ") for line in wrapped(held, width, indent=indent)]
+
+
+def bullet(text: str) -> list[str]:
+    """Return a note as the lines of a Markdown bullet."""
+    return paragraph(f"- {text}", indent="  ")
 
 
 def wrapped(text: str, width: int, *, first: str = "", indent: str = "") -> list[str]:

@@ -9,9 +9,8 @@ import pandas as pd
 
 from dcbench_tesla.compare.accuracy import shown
 from dcbench_tesla.compare.changes import letters_in_order
-from dcbench_tesla.compare.table import NARROW, aligned, bullet, wrapped
+from dcbench_tesla.compare.table import aligned, bullet, paragraph
 from dcbench_tesla.config import CellConfig, settings_given, shown_dataset
-from dcbench_tesla.records.text import on_one_line
 from dcbench_tesla.reports.declarations import Declaration, Part, cells, preset_of
 from dcbench_tesla.reports.failed import FAILED, Failed
 from dcbench_tesla.reports.finished import Finished, parts_of
@@ -76,7 +75,7 @@ class Sheet:
 def paragraphs(texts: Iterable[str]) -> Iterator[str]:
     """Yield paragraphs and bullets of Markdown in lines that fit a terminal."""
     for text in texts:
-        yield from wrapped(on_one_line(text), NARROW, indent="  " if text.startswith("- ") else "") or [""]
+        yield from paragraph(text, indent="  " if text.startswith("- ") else "") or [""]
 
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "<": r"$<$", ">": r"$>$"}

@@ -181,7 +181,10 @@ class TrainingSet:
     """
 
     def __init__(self, distilled: DistilledSet, device: torch.device, recipe: Recipe) -> None:
-        loss, strategy = recipe.loss, (recipe.strategy or distilled.augmentation) if recipe.augmentation else NO_STRATEGY
+        loss, strategy = (
+            recipe.loss,
+            (recipe.strategy or distilled.augmentation) if recipe.augmentation else NO_STRATEGY,
+        )
         distilled = distilled.decoded() if loss == "mse" else distilled.plain()
         self._real = distilled.as_labelled(device) if distilled.images.dtype == torch.uint8 else None
         self._images = distilled.images.to(device) if self._real is None else distilled.images

@@ -475,6 +475,8 @@ def test_every_method_of_the_papers_tables_is_implemented(write: Written) -> Non
     assert set(write.table()["status"]) == {"not run"}
     assert set(HIDDEN) < {config.method for config in cells(declarations()["table1"])}
     assert "not implemented" not in report(declarations()["table1"], Workspace(write.root)).text
+
+
 # ------------------------------------------------------------------------------------------------------- related work
 
 

@@ -126,6 +126,7 @@ class ConvNetEvaluator(TrainedNetwork):
         shape = (channels, len(distilled.class_names), side)
         if authors is None:
             return self.build(*shape)
-        kind = FrePoNet if authors.network == "frepo" else ConvNet
-        norm = {"norm": authors.norm} if authors.norm else {}
-        return kind(*shape, authors.width or self.settings.width, self.settings.depth, **norm)
+        width, depth = authors.width or self.settings.width, self.settings.depth
+        if authors.network == "frepo":
+            return FrePoNet(*shape, width, depth, authors.norm or "batch")
+        return ConvNet(*shape, width, depth, authors.norm or "instance")

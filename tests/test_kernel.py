@@ -182,7 +182,8 @@ def kip_loss(method: KIP, support: Tensor, labels: Tensor) -> Tensor:
     own = kernel(support, support)
     own = own + method._ridge * own.trace() / len(own) * torch.eye(len(own), dtype=torch.float64)
     predicted = kernel(real, support) @ torch.linalg.solve(own, labels)
-    return ((predicted - F.one_hot(wanted, K).double() + 1 / K) ** 2).sum(1).mean() / 2
+    loss: Tensor = ((predicted - F.one_hot(wanted, K).double() + 1 / K) ** 2).sum(1).mean() / 2
+    return loss
 
 
 def draws(method: KIP) -> list[tuple[int, torch.Generator]]:
@@ -288,7 +289,8 @@ def frepo_loss(method: FrePo, iteration: int, support: Tensor, labels: Tensor) -
     predicted = real @ features.T @ torch.linalg.solve(kernel, given)
     ranked = labels.sort(1, descending=True).values
     margin = (ranked[:, 0] - ranked[:, 1]).clamp(max=1 / K).mean()
-    return ((predicted - F.one_hot(train.labels[rows], K).double() + 1 / K) ** 2).sum(1).mean() / 2 - margin
+    squared: Tensor = ((predicted - F.one_hot(train.labels[rows], K).double() + 1 / K) ** 2).sum(1).mean()
+    return squared / 2 - margin
 
 
 @pytest.mark.parametrize(("norm", "flip"), [("batch", False), ("batch", True), ("instance", False)])

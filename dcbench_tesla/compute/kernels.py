@@ -191,7 +191,7 @@ class Ridge:
         kernel.diagonal().add_(self._share * kernel.trace())
         try:
             self._factor = torch.linalg.cholesky(kernel)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise DivergedError(
                 f"the kernel of the synthetic images with a ridge of {ridge:g} is not positive definite: images have "
                 "become equal or are no numbers. Raise ridge or lower the learning rates."

@@ -210,7 +210,8 @@ WHITENINGS: Mapping[str, Callable[["Pixels", int], Preprocessing]] = {
 def normalised(flat: Tensor) -> Tensor:
     """Return images ``(N, D)``, each minus its own mean and divided by its norm; constant ones are zero."""
     centred = flat - flat.mean(1, keepdim=True)
-    return centred / centred.norm(dim=1, keepdim=True).clamp(min=_LEAST_NORM)
+    found: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=_LEAST_NORM)
+    return found
 
 
 def check_zca_size(channels: int, height: int, width: int) -> None:

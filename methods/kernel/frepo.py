@@ -200,11 +200,13 @@ class FrePo(Condenser):
     def _folded(self, gradient: Tensor) -> Tensor:
         """Return the gradient of the images from those of all that are shown."""
         own, *mirrored = gradient.split(len(self.images))
-        return sum((part.flip(3) for part in mirrored), own)
+        total: Tensor = sum((part.flip(3) for part in mirrored), own)
+        return total
 
     def _summed(self, gradient: Tensor) -> Tensor:
         own, *mirrored = gradient.split(len(self.labels))
-        return sum(mirrored, own)
+        total: Tensor = sum(mirrored, own)
+        return total
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return images and labels with LAMB's moments, and the pool."""

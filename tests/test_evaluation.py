@@ -165,7 +165,9 @@ def test_released_code_makes_one_epoch_more_and_lowers_the_rate_two_later(epochs
     assert rates == pytest.approx([1.0, 0.1])
     assert [e for e in range(epochs + 1) if counted.start(other, e)] == [0, at_full_rate]
     cut = dataclasses.replace(longer, most_steps=len(visits))
-    a, b = (flatten_parameters(train(n, TrainingSet(made, CPU), r, 7)) for n, r in ((network, counted), (other, cut)))
+    a, b = (
+        flatten_parameters(train(n, TrainingSet(made, CPU, r), r, 7)) for n, r in ((network, counted), (other, cut))
+    )
     assert torch.equal(a, b)
 
 

@@ -96,7 +96,7 @@ def accuracy_of(
 ) -> Accuracy:
     """Train and test networks one after the other, with the settings that ``config`` has for ``base``."""
     evaluator, values = kind(config.evaluators[base]), list[float]()
-    networks = networks or network_count(evaluator.settings, config.evaluation)
+    networks = networks or network_count(base, evaluator.settings, config.evaluation)
     iteration = int(distilled.provenance.get("iteration") or 0)
     with bar(f"evaluate by {name}", networks, unit="network", quiet=quiet) as shown:
         for i in range(networks):

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from dcbench_tesla.backends.base import Backend, Job, Outcome, record_failure
-from dcbench_tesla.cells.stages import CellResult, drop_failure
+from dcbench_tesla.cells.result import CellResult
+from dcbench_tesla.cells.stages import drop_failure
 from dcbench_tesla.config import short_names
 from dcbench_tesla.records.progress import bar, complain, duration, say
 

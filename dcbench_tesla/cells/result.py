@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcbench_tesla.cells.cell import Cell
-from dcbench_tesla.cells.evaluation import STATISTICS, Accuracy
+from dcbench_tesla.cells.evaluation import Accuracy
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import DcbenchError, unknown_name
 from dcbench_tesla.records import pictures
 from dcbench_tesla.records.notebook import Area, in_notebook
+from dcbench_tesla.records.rows import STATISTICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,9 @@ class CellResult:
         for name, accuracy in found.items():
             columns |= {name: accuracy.mean if accuracy else None, f"{name}_std": accuracy.std if accuracy else None}
         columns |= {name: condensed.get(name) for name in ("condense_seconds", "peak_bytes")}
-        return {**columns, "recipe": row.get("recipe"), "protocol": c.protocol_with_values, "cell": self.cell.name}
+        changed = " ".join(f"{label}={value}" for label, value in c.changes.items())
+        told = {"recipe": row.get("recipe"), "protocol": c.protocol, "changed": changed}
+        return {**columns, **told, "cell": self.cell.name}
 
     def show(self) -> None:
         """Show accuracies and images: in a notebook's output; else the accuracies as text, the images on the screen."""

@@ -9,7 +9,7 @@ from dcbench_tesla.compare.accuracy import shown
 from dcbench_tesla.reports.declarations import Declaration, Part
 from dcbench_tesla.reports.published import Published, external
 from dcbench_tesla.reports.tables import COMPARED, NOT_IMPLEMENTED, RUN, Row, grouped, records
-from dcbench_tesla.reports.text import Sheet, about_protocol, protocol_names
+from dcbench_tesla.reports.text import Sheet, about_protocols, protocol_names
 
 _PUBLISHED = "published"
 _OUR_LINES = {"best on test": COMPARED, "last": "last"}
@@ -103,8 +103,7 @@ def _numbered(rows: Iterable[Row], sources: Mapping[str, int]) -> str:
 
 
 def _protocols(ours: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
-    for (protocol,), own in grouped(ours, ["protocol"]).items():
-        yield about_protocol(protocol, own, names[protocol])
+    yield from about_protocols({protocol: own for (protocol,), own in grouped(ours, ["protocol"]).items()}, names)
 
 
 def _nowhere(declaration: Declaration, found: pd.DataFrame, rows: Sequence[Row]) -> Iterator[str]:

@@ -218,15 +218,15 @@ class CAFE(ClassMatching):
         layers: tuple[Tensor, ...] = functional_call(self._layers, own, (images.flatten(0, 1),))
         return [layer.unflatten(0, images.shape[:2]) for layer in layers]
 
-    def distance(self, synthetic: Tensor, theta: Tensor, *of_real: Tensor) -> Tensor:
+    def distance(self, synthetic: Tensor, /, *others: Tensor) -> Tensor:
         """Return the losses that have a gradient in the synthetic images ``(K, S, C, H, W)``, a scalar.
 
         Args:
             synthetic: the synthetic images.
-            theta: the network's parameters, ``(P,)``.
-            of_real: of real images the mean outputs of every layer, ``(K, ...)``, and the features ``(K, R, F)``.
+            others: the network's parameters ``(P,)``; of real images the mean outputs of every layer, ``(K, ...)``, and
+                the features ``(K, R, F)``.
         """
-        *means, real = of_real
+        theta, *means, real = others
         of_synthetic = [layer.mean(1) for layer in self._by_class(theta, synthetic)]
         centres = of_synthetic[-1]
         discriminated = self.settings.discrimination * discrimination(real, centres)

@@ -46,12 +46,14 @@ class DM(ClassMatching):
         self.step(gradient)
         return IterationRecord(loss=total, metrics={"image_gradient_norm": float(gradient.norm())})
 
-    def of_real(self, real: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
+    def of_real(self, real: Tensor, /, *others: Tensor) -> tuple[Tensor, ...]:
         """Return the mean features ``(K, F)`` of real images ``(K, n, C, H, W)`` at parameters ``(P,)``."""
+        (theta,) = others
         return (self._mean_features(theta, real),)
 
-    def distance(self, synthetic: Tensor, theta: Tensor, real: Tensor) -> Tensor:
+    def distance(self, synthetic: Tensor, /, *others: Tensor) -> Tensor:
         """Return the distance of synthetic images ``(K, n, C, H, W)`` from the real mean features ``(K, F)``."""
+        theta, real = others
         return mean_distance(real, self._mean_features(theta, synthetic))
 
     def _mean_features(self, theta: Tensor, images: Tensor) -> Tensor:

@@ -79,12 +79,14 @@ class ClassGradients(ClassMatching):
     def compare(self, real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor]) -> Tensor:
         """Return the distance of the classes' gradients by parameter, each ``(K, ...)``, a scalar."""
 
-    def of_real(self, real: Tensor, theta: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    def of_real(self, real: Tensor, /, *others: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of classes ``labels`` ``(K,)`` at parameters ``(P,)``, each ``(K, ...)``."""
+        theta, labels = others
         return tuple(self._class_gradients(self.network.unflatten(theta), real, labels).values())
 
-    def distance(self, synthetic: Tensor, theta: Tensor, labels: Tensor, *real: Tensor) -> Tensor:
+    def distance(self, synthetic: Tensor, /, *others: Tensor) -> Tensor:
         """Return the distance of the gradients of classes ``labels`` ``(K,)`` from the ``real`` ones, a scalar."""
+        theta, labels, *real = others
         of_synthetic = self._class_gradients(self.network.unflatten(theta), synthetic, labels)
         return self.compare(dict(zip(of_synthetic, real, strict=True)), of_synthetic)
 

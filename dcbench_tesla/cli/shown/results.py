@@ -10,7 +10,7 @@ from dcbench_tesla.cli.common import terminal_width
 if TYPE_CHECKING:
     from dcbench_tesla.backends.base import Outcome
     from dcbench_tesla.cells.cell import Cell
-    from dcbench_tesla.cells.stages import CellResult
+    from dcbench_tesla.cells.result import CellResult
     from dcbench_tesla.cli.shown import output
 
 _KEYS = ("method", "data set", "IPC", "seed", "evaluator", "preset")
@@ -126,7 +126,7 @@ def emit_results(cells: "Sequence[tuple[Cell, Outcome]]", baselines: "Mapping[st
 
 
 def _as_json(cell: "Cell", outcome: "Outcome", baselines: "Mapping[str, Cell]") -> "output.Cell":
-    from dcbench_tesla.cells.stages import CellResult
+    from dcbench_tesla.cells.result import CellResult
     from dcbench_tesla.cli.shown import output
     from dcbench_tesla.compare.changes import changes_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+from click.shell_completion import BashComplete, ShellComplete
 from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
@@ -450,7 +450,16 @@ def test_settings_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert completed(["run", "--method", "tesla", "--set"], "max_st") == ["max_start_epoch="]
 
 
-@pytest.mark.parametrize("shell", [BashComplete, ZshComplete, FishComplete])
-def test_every_shell_has_its_script(shell: type[ShellComplete], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_has_its_script_and_its_answers(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BashComplete, "_check_version", lambda *_: None)
-    assert "_DCBENCH_COMPLETE" in shell(main, {}, "dcbench", "_DCBENCH_COMPLETE").source()
+
+    def asked(how: str, **environment: str) -> str:
+        variables = {"_DCBENCH_COMPLETE": f"{shell}_{how}", **environment}
+        result = CliRunner().invoke(main, [], env=variables, prog_name="dcbench")
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert "_DCBENCH_COMPLETE" in asked("source")
+    word = "tesla-" if shell == "fish" else "3"
+    assert "tesla-exact" in asked("complete", COMP_WORDS="dcbench run --method tesla-", COMP_CWORD=word)

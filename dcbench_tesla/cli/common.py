@@ -14,6 +14,7 @@ from dcbench_tesla.cli.completion import DATASETS, METHODS, PRESETS, SETTINGS
 from dcbench_tesla.errors import UsageError, explained
 from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace, with_shipped
 
+_COMPLETE = "_DCBENCH_COMPLETE"  # what shells set to ask for completions
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -104,6 +105,8 @@ class Group(click.Group):
         from dcbench_tesla.records.progress import NORMAL, speak
         from dcbench_tesla.records.streams import lasting_streams
 
+        if _COMPLETE in os.environ:  # a shell is answered in bytes, and by a reader that stays
+            return super().main(*args, **extra)
         with lasting_streams() as streams:
             try:
                 return super().main(*args, **extra)

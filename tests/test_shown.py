@@ -394,6 +394,9 @@ def test_an_interruption_loses_no_measurement(tmp_path: Path) -> None:
         times.seconds("cpu", 1, {"a": 2}, stop)
     assert Measured(tmp_path / NAME).seconds("cpu", 1, {"a": 1}, stop) == 2.0
     assert Measured(tmp_path / NAME).seconds("cpu", 2, {"a": 1}, lambda: 3.0) == 3.0  # with other threads
+    stored = json.loads((tmp_path / NAME).read_text())
+    (tmp_path / NAME).write_text(json.dumps({**stored, "day": stored["day"] - 1}))  # of another day
+    assert Measured(tmp_path / NAME).seconds("cpu", 1, {"a": 1}, lambda: 5.0) == 5.0
     (tmp_path / NAME).write_text("{")
     assert Measured(tmp_path / NAME).seconds("cpu", 1, {"a": 1}, lambda: 4.0) == 4.0
 

@@ -1,6 +1,7 @@
-"""Seconds that steps took on this machine, kept in a results folder so that they are not measured twice."""
+"""Seconds that steps took on this machine, kept in a results folder so that they are not measured twice in a day."""
 
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ NAME = "measured.json"
 class Measured:
     """Measured seconds by what was measured, on this hardware and with these versions.
 
-    A file that is damaged or cannot be written stops nothing: the steps are measured again.
+    They are those of one day: what was measured while the machine was busy does not stay. A file that is damaged or
+    cannot be written stops nothing: the steps are measured again.
 
     Args:
         path: the file; ``None`` for none.
@@ -37,7 +39,8 @@ class Measured:
 
     def _stored(self) -> dict[str, float]:
         try:
-            return dict(read_json(self._path, "measured times")["seconds"]) if self._path else {}
+            stored = read_json(self._path, "measured times") if self._path else {}
+            return dict(stored["seconds"]) if stored.get("day") == _today() else {}
         except (FileNotFoundError, CorruptFileError):
             return {}
 
@@ -45,6 +48,11 @@ class Measured:
         if self._path is None or not self._keep:
             return
         try:
-            write_json(self._path, {"seconds": {**self._stored(), **self._seconds}})
+            write_json(self._path, {"day": _today(), "seconds": {**self._stored(), **self._seconds}})
         except DcbenchError:
             self._keep = False
+
+
+def _today() -> int:
+    """Return the day as a number."""
+    return date.today().toordinal()

@@ -329,8 +329,9 @@ class Finished(Part):
 
 
 class MeasuredTimes(Part):
-    """``measured.json``: seconds by what was measured."""
+    """``measured.json``: seconds by what was measured, on one day."""
 
+    day: Count
     seconds: dict[str, Seconds]
 
 

@@ -434,7 +434,7 @@ def test_fewer_graphs_and_fewer_classes_at_once(make: Make, meter: PredictedMete
     budget = predicted_peak(cell, meter, keep_graphs=2)
     (need,) = fit(cell, budget, meter, ["condense"]).needs
     assert Remedy("--set keep_graphs=2", budget) in need.remedies
-    cell = make("dm")
+    cell = make("dm", {"micro_batch": 1000})
     budget = predicted_peak(cell, meter, class_chunk=4)
     (need,) = fit(cell, budget, meter).needs
     assert need.remedies == (Remedy("--set class_chunk=4", budget),)

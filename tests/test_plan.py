@@ -188,11 +188,6 @@ def test_usage(words: list[str], message: str, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["table2", "--method", "random"], "table2 has no random: it has tesla."),
-        (["table1", "--method", "kip"], "kip is not implemented here (KIP (Nguyen"),
-        (
-            ["table1", "--method", "kip"],
-            "a plugin of that name adds it. table1 has here: random, class-means, herding,",
-        ),
         (["table1", "--ipc", "7"], "table1 has no IPC 7: the paper's data sets have 1, 2, 10, 50 there."),
         (["figure1"], "figure1 has no cells to plan: dcbench reproduce figure1 makes it"),
         (["table1", "--preset", ""], "--preset is empty: give paper, quick or smoke"),

@@ -328,7 +328,7 @@ def test_micro_batches_come_first_and_graphs_take_what_is_left(method: str, make
 def test_then_the_weights_go_where_they_take_no_room(
     device: str, place: str, make: Make, meter: PredictedMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = make("tesla-exact", {"steps": 9})
+    cell = make("tesla-exact", {"steps": 9, "batch_size": 4})
     monkeypatch.setattr(cell, "device", torch.device(device))
     smallest = predicted_peak(cell, meter, micro_batch=1)
     found = fit(cell, smallest - 1, meter, ["condense"])

@@ -125,8 +125,9 @@ def test_how_many_classes_go_through_the_network_at_once() -> None:
     assert DM.for_device(settings, cuda, many).class_chunk == 40
     assert DM.for_device(settings, cpu, few).class_chunk == 12  # no class has more: others may come along
     assert DM.for_device(DM.Settings(real_batch=5000), cuda, many).class_chunk == 1
-    assert DM.for_device(settings, cpu, many).micro_batch == 10  # what the caches hold; a divisor of both classes
-    assert DM.for_device(settings, cuda, many).micro_batch == 4000
+    assert DM.for_device(settings, cpu, many).micro_batch == 10  # what the caches hold
+    assert DM.for_device(settings, cuda, many).micro_batch == 0
+    assert DM.for_device(DM.Settings(real_batch=10), cpu, many).micro_batch == 0
     chosen = DM.Settings(real_batch=100, class_chunk=7, micro_batch=3)
     assert DM.for_device(chosen, cpu, many) == chosen
     method = started(DM, real_batch=100)

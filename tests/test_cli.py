@@ -281,7 +281,10 @@ for words in {LIGHT}:
         (["run", "--method", "random", "--device", "meta"], "device 'meta' is not supported: cpu and cuda are."),
         (["run", "--method", "random", "--ipc", "ten"], "'ten' is not a valid integer"),
         (["run", "--methd", "random"], "No such option"),
-        (["run"], "no method: give --method NAME. Known: class-means, datm, dc, dd, dm, dsa, ftd, herding, k-center"),
+        (
+            ["run"],
+            "no method: give --method NAME. Known: cafe, class-means, datm, dc, dd, dm, dsa, frepo, ftd",
+        ),
         (["rnu"], "unknown command 'rnu'. Did you mean 'run'?"),
         (["list", "method"], "unknown listing 'method'. Did you mean 'methods'?"),
         (["list"], "Missing argument"),

@@ -17,7 +17,7 @@ from dcbench_tesla.cells import estimate
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.cells.session import Session
-from dcbench_tesla.compute import compiling
+from dcbench_tesla.compute import compiling, folders
 from dcbench_tesla.compute.compiling import TrainingStep, compile_training
 from dcbench_tesla.compute.networks import ConvNet, FlatNetwork
 from dcbench_tesla.compute.seeds import generator
@@ -113,13 +113,13 @@ def test_what_is_compiled_is_kept_between_runs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delenv(name)
     taken = tmp_path / "a file"
     taken.write_text("no folder")
-    monkeypatch.setattr(compiling, "user_cache_path", lambda name: taken)
+    monkeypatch.setattr(folders, "user_cache_path", lambda name: taken)
     compiling._keep_between_runs()  # where there is no room for it, PyTorch's own folder
     assert name not in os.environ
-    monkeypatch.setattr(compiling, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(folders, "user_cache_path", lambda name: tmp_path / name)
     compiling._keep_between_runs()
     assert os.environ[name] == str(tmp_path / "dcbench" / "compiled")
-    monkeypatch.setattr(compiling, "user_cache_path", lambda name: tmp_path / "another")
+    monkeypatch.setattr(folders, "user_cache_path", lambda name: tmp_path / "another")
     compiling._keep_between_runs()
     assert os.environ[name] == str(tmp_path / "dcbench" / "compiled")  # what is named stands
 

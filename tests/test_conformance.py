@@ -393,7 +393,7 @@ LOGITS = "its logits are (N, K), finite and different between images, whatever t
 NETWORKS = "it returns a network a seed, in evaluation mode, on the device"
 SHORT = "its probe for estimates gives settings of its own kind that take no more steps"
 RECIPE = "its recipe has a name"
-SAME = "the same seed gives the same network, whatever was drawn or trained before; another seed another"
+SAME = "the same seed gives the same network, whatever was drawn or trained before; another seed another, if used"
 WITHOUT_EFFECT = "its settings without effect are settings"
 
 HEADS = """

@@ -260,7 +260,7 @@ def test_published_numbers_stand_beside_ours(made_up: str) -> None:
         **{"status": "run", "protocol": "paper", "source": "TESLA Table 1", "note": ""},
     }
     assert cifar10["kip", "1"]["published"] == "40.6 ± 1.0"
-    assert (cifar10["kip", "1"]["status"], cifar10["kip", "1"]["protocol"]) == ("not implemented", "")
+    assert (cifar10["kip", "1"]["status"], cifar10["kip", "1"]["protocol"]) == ("not run", "")
     assert found["Table 1, methods: cifar100"][8]["published"] == "18.6 ± 0.25"  # as it was printed
     assert "<li>network: convnet</li>" in made_up  # said once
 

@@ -515,7 +515,8 @@ def test_related_work_has_families_with_numbered_sources(write: Written) -> None
     made = report(declarations()["related"], Workspace(write.root), Part(datasets=("cifar10",), ipcs=(1,)))
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in made.text.splitlines() if line.startswith("|")]
     assert lines[0] == ["data set", "family", "method", "accuracy", "IPC 1", "source"]
-    sources = {line.split(": ", 1)[0]: line.split(": ", 1)[1] for line in made.text.splitlines() if ": " in line}
+    notes = " ".join(made.text.split()).split(" - ")  # broken at 80 columns
+    sources = {f"- {note.split(': ', 1)[0]}": note.split(": ", 1)[1] for note in notes if ": " in note}
     by_method: dict[str, list[list[str]]] = {}
     method = ""
     for line in lines[2:]:

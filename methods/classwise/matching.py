@@ -44,8 +44,8 @@ class ClassMatchingSettings(Settings):
         real_batch: real images of every class in a step, at most as many as the smallest class has.
         start: start from ``real`` images or from ``noise``.
         class_chunk: classes that go through the network together; 0: as many as make 4,096 real images (on a CPU 256).
-        micro_batch: real images in the network at once; 0: on a CPU as many as its caches hold, which is the fastest;
-            on a GPU all.
+        micro_batch: real images in the network at once; 0: all, or on a CPU as many as its caches hold if those are
+            fewer than a class gives.
         factor: f; each synthetic image holds f x f smaller ones, each a training image of its own (IDC).
     """
 
@@ -108,10 +108,13 @@ class ClassMatching(Condenser):
     @classmethod
     def for_device(cls, settings: Any, device: torch.device, sizes: Sizes) -> Any:
         """Return the settings with ``class_chunk`` and ``micro_batch`` chosen for the device."""
-        chunk = cls._class_chunk(settings, device, sizes.smallest_class)
-        images = chunk * min(settings.real_batch, sizes.smallest_class)
-        micro_batch = settings.micro_batch or fitting(images, sizes, device)
-        return replace(settings, class_chunk=chunk, micro_batch=micro_batch)
+        images = min(settings.real_batch, sizes.smallest_class)
+        fits = fitting(images, sizes, device)
+        return replace(
+            settings,
+            class_chunk=cls._class_chunk(settings, device, sizes.smallest_class),
+            micro_batch=settings.micro_batch or (fits if fits < images else 0),
+        )
 
     @classmethod
     def stand_in(cls, settings: Any, distilled: DistilledSet) -> DistilledSet:

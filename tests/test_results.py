@@ -199,7 +199,7 @@ def test_the_folder_of_committed_results_rebuilds_every_table_and_figure(
     remade = {path for path in before if re.match(r"(table|figure|accuracy)", path.name)}
     for path in remade:
         path.unlink()
-    for words in (["reproduce", "all"], ["compare", "accuracy"]):
+    for words in (["reproduce", "all"], ["compare", "accuracy", "--plot"]):
         result = CliRunner().invoke(main, [*words, "--out", str(out)])
         assert result.exit_code == 0, result.output
         assert "shipped" not in result.output.replace("--shipped", "")

@@ -63,6 +63,7 @@ def compare() -> None:
         show_default=True,
         help="Test accuracy that the table shows; the CSV file has all.",
     ),
+    click.option("--plot", is_flag=True, help="Also draw accuracy against IPC and against what it costs."),
     out_option,
     shipped_option,
     json_option,
@@ -74,6 +75,7 @@ def accuracy(
     evaluators: tuple[str, ...],
     presets: tuple[str, ...],
     statistic: str,
+    plot: bool,
     out: Path,
     shipped: bool,
     as_json: bool,
@@ -82,13 +84,16 @@ def accuracy(
 
     Reads the results under --out; --shipped adds the committed results of the repository. The table shows the standard
     deviations over networks and over seeds separately, and seconds and peak memory of the condensation. It is printed
-    as Markdown and written to OUT/tables/accuracy.md, and with all columns to OUT/tables/accuracy.csv.
+    as Markdown and written to OUT/tables/accuracy.md, and with all columns to OUT/tables/accuracy.csv. --plot draws
+    OUT/figures/accuracy-ipc and accuracy-cost (PNG and SVG): accuracy against IPC, and against the seconds and GiB of
+    the condensation.
 
     \b
     Examples:
       dcbench compare accuracy
       dcbench compare accuracy --shipped --dataset fashion-mnist --ipc 10 --preset quick
       dcbench compare accuracy --evaluator convnet --evaluator vit --statistic best_on_test
+      dcbench compare accuracy --plot --dataset fashion-mnist
     """
     from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
     from dcbench_tesla.compare.files import csv_text
@@ -106,6 +111,25 @@ def accuracy(
         write_text(workspace.tables / "accuracy.csv", csv_text(table))
         write_text(workspace.tables / "accuracy.md", markdown(table, statistic))
         say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
+        if plot:
+            _plot_accuracies(table, statistic, workspace.figures)
+
+
+def _plot_accuracies(table: "DataFrame", statistic: str, figures: Path) -> None:
+    """Draw the plots of ``compare accuracy`` that have something to show, and say which do not."""
+    from dcbench_tesla.compare.accuracy_plots import against_cost, against_ipc
+    from dcbench_tesla.compare.files import save_figure
+    from dcbench_tesla.records.progress import say
+
+    for name, draw, needed in (
+        ("accuracy-ipc", against_ipc, "a data set with several IPCs"),
+        ("accuracy-cost", against_cost, "a data set and IPC with two methods that have a cost"),
+    ):
+        figure = draw(table, statistic)
+        if figure is None:
+            say(f"{name} is not drawn: it needs {needed}")
+        else:
+            say(f"written: {', '.join(map(str, save_figure(figure, figures / name)))}")
 
 
 def _nothing(text: str) -> None:

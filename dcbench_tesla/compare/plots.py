@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from dcbench_tesla.compare.looks import End, look, names_at_ends, plain_log, ticks_at
 from dcbench_tesla.compare.points import labelled
 from dcbench_tesla.compare.timing import COMPILED
 
@@ -14,38 +15,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# each method has one colour in all plots; the palette (Okabe and Ito) suits colour-blind readers
-_COLOURS = {
-    "mtt": "#D55E00",
-    "tesla": "#0072B2",
-    "tesla-exact": "#009E73",
-    "dm": "#CC79A7",
-    "dsa": "#E69F00",
-    "dc": "#56B4E9",
-}
-_OTHERS = ("#000000", "#A0692F", "#999999")
 LABELS = {"matching_steps": "matching steps T", "ipc": "images per class", "batch_size": "synthetic images in a step"}
 """What a comparison can be drawn against, in words."""
 
 
-def colour(method: str, others: list[str]) -> str:
-    """Return a method's colour; ``others`` are the methods without a fixed colour, in order."""
-    return _COLOURS.get(method) or _OTHERS[others.index(method) % len(_OTHERS)]
-
-
 def colours(methods: Iterable[str]) -> dict[str, str]:
-    """Return the colours of ``methods`` that are drawn in one plot, by name."""
-    names = list(methods)
-    others = [name for name in names if name not in _COLOURS]
-    return {name: colour(name, others) for name in names}
+    """Return the colours of ``methods`` by name: each method has one in all plots."""
+    return {name: look(name).colour for name in methods}
 
 
 def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
     """Draw peak memory in GiB against one of :data:`LABELS`, with a line per method and its settings.
 
-    A method that does not depend on ``against`` is a flat dashed line. Lines of a method with settings are dotted.
-    Points where memory ran out are crosses, at the bytes reached. If points of several meters are drawn, predicted
-    points are open.
+    Both axes are logarithmic, and ticks stand at the points measured. A method that does not depend on ``against`` is a
+    flat dashed line. Lines of a method with settings are dotted. Points where memory ran out are crosses, at the bytes
+    reached. If points of several meters are drawn, predicted points are open.
     """
     first, meters = table.iloc[0], sorted(set(table["meter"]))
     title = f"{first['dataset']}, ConvNet width {first['width']}, meter {', '.join(meters)}"
@@ -57,52 +41,64 @@ def memory_figure(table: pd.DataFrame, against: str) -> "Figure":
 
 
 def draw_memory(axes: "Axes", table: pd.DataFrame, against: str) -> None:
-    """Draw the lines of :func:`memory_figure` and their legend."""
-    several = table["meter"].nunique() > 1
-    drawn_as = colours(dict.fromkeys(table["method"]))
-    for label, own in table.groupby(labelled(table)["method"], sort=False):
-        rows, drawn = own.sort_values(against), drawn_as[own["method"].iloc[0]]
-        style = "-" if label in drawn_as else ":"
+    """Draw the lines of :func:`memory_figure`, each with its name at the end.
+
+    Lines become thinner and markers smaller in the order drawn, so that one below another is seen.
+    """
+    several, ends = table["meter"].nunique() > 1, []
+    lines = list(table.groupby(labelled(table)["method"], sort=False))
+    last = table[against].astype(float).max()
+    for under, (label, own) in zip(range(len(lines), 0, -1), lines, strict=True):
+        rows, drawn = own.sort_values(against), look(own["method"].iloc[0])
+        style, width = "-" if label == own["method"].iloc[0] else ":", 1 + 0.3 * under
         peak = rows["peak_bytes"].astype(float) / 2**30
         if rows[against].isna().all():
-            axes.axhline(peak.iloc[0], color=drawn, linestyle="--", label=label)
+            axes.axhline(peak.iloc[0], color=drawn.colour, linestyle="--", label=label)
+            ends.append(End(1 if pd.isna(last) else last, peak.iloc[0], str(label), drawn.colour))
             continue
-        x = rows[against].astype(float)
-        axes.plot(x, peak, marker="o", markersize=4, color=drawn, label=label, linestyle=style)
+        x, size = rows[against].astype(float), 4 + 0.7 * under
+        axes.plot(x, peak, style, marker=drawn.marker, markersize=size, color=drawn.colour, label=label, lw=width)
         failed = rows["status"] != "ok"
-        axes.plot(x[failed], peak[failed], marker="x", markersize=10, linestyle="", color=drawn)
+        axes.plot(x[failed], peak[failed], marker="x", markersize=10, linestyle="", color=drawn.colour)
         if several:
             predicted = rows["meter"] == "predicted"
-            axes.plot(x[predicted], peak[predicted], "o", markersize=4, color=drawn, markerfacecolor="white")
-    axes.set_ylim(bottom=0)
-    axes.legend()
+            open_ = {"marker": drawn.marker, "markersize": size, "markerfacecolor": "white", "linestyle": ""}
+            axes.plot(x[predicted], peak[predicted], color=drawn.colour, **open_)
+        ends += [End(x.iloc[-1], peak.iloc[-1], str(label), drawn.colour)] if peak.notna().any() else []
+    axes.set_yscale("log")
+    plain_log(axes.yaxis)
+    ticks_at(axes, table[against].dropna().astype(float), log=True)
+    names_at_ends(axes, ends)
 
 
 def time_figure(table: pd.DataFrame, against: str = "matching_steps") -> "Figure":
-    """Draw seconds of an iteration against ``matching_steps`` or ``batch_size``, with a line per method.
+    """Draw seconds of an iteration against ``matching_steps`` or ``batch_size``, with a line per method and its name.
 
-    Lines of compiled methods are dashed, and a method that does not depend on ``against`` is a flat dashed line. Error
-    bars are as long as the interquartile range. Points that were not run are left out.
+    Ticks stand at the points measured. Lines of compiled methods are dashed with open markers, and a method that does
+    not depend on ``against`` is a flat dashed line. Error bars are as long as the interquartile range. Points that were
+    not run are left out.
     """
-    first, ran = table.iloc[0], table[table["status"] == "ok"]
+    first, ran, ends = table.iloc[0], table[table["status"] == "ok"], []
     where = f"{first['hardware']}, threads: {first['threads']}, {first['meter']}"
     title = f"{first['dataset']}, ConvNet width {first['width']}\n{where}"
     figure, axes = _figure(against, "one iteration, seconds", title)
-    drawn = colours(dict.fromkeys(ran["method"]))
+    last = ran[against].astype(float).max()
     for (name, compiled), own in ran.groupby([labelled(ran)["method"], "compiled"], sort=False):
-        rows, of_method, label = own.sort_values(against), drawn[own["method"].iloc[0]], str(name)
+        rows, drawn, label = own.sort_values(against), look(own["method"].iloc[0]), str(name)
         label += COMPILED if compiled else ""
-        if rows[against].isna().all():
-            axes.axhline(rows["iteration_seconds"].iloc[0], color=of_method, linestyle="--", label=label)
-            continue
-        spread = rows["iteration_spread_seconds"] / 2
-        x, y, style = rows[against].astype(float), rows["iteration_seconds"], "--" if compiled else "-"
-        axes.errorbar(
-            x, y, yerr=spread, marker="o", markersize=4, capsize=3, color=of_method, label=label, linestyle=style
-        )
-    axes.set_xlim(left=0)
+        y = rows["iteration_seconds"]
+        flat = bool(rows[against].isna().all())
+        if flat:
+            axes.axhline(y.iloc[0], color=drawn.colour, linestyle="--", label=label)
+        else:
+            x, spread, style = rows[against].astype(float), rows["iteration_spread_seconds"] / 2, {"capsize": 3}
+            style |= {"linestyle": "--" if compiled else "-", "markerfacecolor": "white" if compiled else drawn.colour}
+            axes.errorbar(x, y, yerr=spread, marker=drawn.marker, color=drawn.colour, label=label, **style)
+        at = (1 if pd.isna(last) else last) if flat else x.iloc[-1]
+        ends.append(End(at, y.iloc[-1], label, drawn.colour))
     axes.set_ylim(bottom=0)
-    axes.legend()
+    ticks_at(axes, ran[against].dropna().astype(float))
+    names_at_ends(axes, ends)
     return figure
 
 
@@ -141,10 +137,7 @@ def gradient_figure(table: pd.DataFrame, reference: str) -> "Figure":
             if value == "cosine" and dtype != "float64":
                 continue
             _gradient_lines(axes, part, value, str(method), str(dtype))
-        axes.set_xscale("log")
-        ticks = sorted(rows["matching_steps"].unique())
-        axes.set_xticks(ticks, [str(t) for t in ticks])
-        axes.minorticks_off()
+        ticks_at(axes, rows["matching_steps"], log=True)
         axes.set_xlabel(LABELS["matching_steps"])
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
@@ -163,13 +156,13 @@ _PALE = 0.35
 
 
 def _gradient_lines(axes: "Axes", rows: pd.DataFrame, value: str, method: str, dtype: str) -> None:
-    drawn, alpha = colour(method, [method]), 1.0 if dtype == "float64" else _PALE
+    (drawn, marker), alpha = look(method), 1.0 if dtype == "float64" else _PALE
     for style, (_, of_rate) in zip(cycle(_STYLES), rows.groupby("student_lr"), strict=False):
         by_steps = of_rate.groupby("matching_steps")[value]
         median, low, high = by_steps.median(), by_steps.min(), by_steps.max()
         if value == "relative_error":
             median, low, high = (values.clip(lower=_LEAST_ERROR) for values in (median, low, high))
-        axes.plot(median.index, median, style, color=drawn, alpha=alpha, marker="o", markersize=3)
+        axes.plot(median.index, median, style, color=drawn, alpha=alpha, marker=marker, markersize=4)
         axes.fill_between(median.index, low, high, color=drawn, alpha=0.12 * alpha, linewidth=0)
 
 
@@ -179,8 +172,8 @@ def _gradient_legend(table: pd.DataFrame, reference: str) -> tuple[list["Line2D"
     entries = {}
     for method, dtype in table[["method", "dtype"]].drop_duplicates().itertuples(index=False):
         own = " itself" if method == reference else ""
-        alpha = 1.0 if dtype == "float64" else _PALE
-        entries[f"{method}{own}, {dtype}"] = Line2D([], [], color=colour(method, [method]), alpha=alpha, linewidth=3)
+        (drawn, marker), alpha = look(method), 1.0 if dtype == "float64" else _PALE
+        entries[f"{method}{own}, {dtype}"] = Line2D([], [], color=drawn, marker=marker, alpha=alpha, linewidth=3)
     for style, rate in zip(cycle(_STYLES), sorted(table["student_lr"].unique()), strict=False):
         entries[f"b = {rate:g}"] = Line2D([], [], color="black", linestyle=style)
     return list(entries.values()), list(entries)

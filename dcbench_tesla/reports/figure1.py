@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dcbench_tesla.compare.files import keys
+from dcbench_tesla.compare.looks import look
 from dcbench_tesla.compare.memory import RATIO_TOLD, pivot
-from dcbench_tesla.compare.plots import LABELS, colour, draw_memory
+from dcbench_tesla.compare.plots import LABELS, draw_memory
 from dcbench_tesla.compare.points import COLUMNS, Point, labelled, points
 from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.config import overrides_from
@@ -315,16 +316,13 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def draw_a(memory: pd.DataFrame) -> "Figure":
-    """Draw Figure 1a: peak memory against T on the left; on the right against the batch, both axes logarithmic."""
+    """Draw Figure 1a: peak memory against T on the left, and against the batch on the right."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.0, 4.2), layout="constrained")
+    figure = Figure(figsize=(13.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_panel(left, of_points(memory, panel_a().points), "matching_steps", "batch_size")
     _draw_panel(right, of_points(memory, panel_batch().points), "batch_size", "matching_steps")
-    right.set_xscale("log")
-    right.set_yscale("log")
-    right.autoscale(axis="y")
     return figure
 
 
@@ -383,7 +381,7 @@ def _bars(axes: "Axes", table: pd.DataFrame) -> None:
     for i, method in enumerate(methods):
         rows = table[table["method"] == method].set_index("dataset").reindex(datasets)
         at = [x + (i - (len(methods) - 1) / 2) * _BAR for x in range(len(datasets))]
-        axes.bar(at, rows["value"].astype(float).fillna(0), _BAR * 0.92, color=colour(method, methods), label=method)
+        axes.bar(at, rows["value"].astype(float).fillna(0), _BAR * 0.92, color=look(method).colour, label=method)
         for x, value, by in zip(at, rows["value"], rows["by"], strict=True):
             missing = pd.isna(value)
             text = "not measured" if missing else f"{value:.3g}\n{by}".strip()

@@ -2,10 +2,12 @@
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress, cycle
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from dcbench_tesla.compare.looks import BLACK, PALETTE, ticks_at
 from dcbench_tesla.reports import figure2
 from dcbench_tesla.reports.declarations import Declaration
 from dcbench_tesla.reports.figure2 import Line
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# a palette that suits colour-blind readers (Okabe and Ito)
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_PROTOCOLS = tuple(zip((BLACK, *PALETTE), "osv^PX<", strict=True))  # colours and markers, in order
 LABEL_COLOURS = {"hard": "#000000", "learned": "#CC79A7", "last": "#E69F00", "target": "#0072B2"}
+_LABEL_MARKERS = {"hard": "o", "learned": "D", "last": "v", "target": "s"}
 _DASHES = {"hard": "-", "learned": "--", "last": "-.", "target": "-"}  # equal curves stay visible
 _PUBLISHED = "#555555"
 _LINE_INCHES, _PANEL_INCHES = 0.21, 0.75
@@ -30,32 +32,48 @@ def table_figure(declaration: Declaration, found: pd.DataFrame) -> "Figure":
 
     A filled dot is ``best_on_test``, like published numbers, and an open dot is ``last``. Bars are standard deviations
     over networks. The number beside a dot is its difference from the published number in points. Each protocol has a
-    colour.
+    colour and a marker. Panels without an own number are left out and named below, unless no panel has one.
     """
     from matplotlib.figure import Figure
 
-    shown = [row for row in records(found) if row["status"] == RUN or row["published"] is not None]
+    known = [row for row in records(found) if row["status"] == RUN or row["published"] is not None]
     down, across, along = _directions(declaration)
+    shown, left_out = _with_own(known, [*down, across])
     rows = grouped(shown, down)
     names = {"method": declaration.methods, "labels": declaration.labels}[along]
     lines = [[name for name in names if any(r[along] == name for r in own)] for own in rows.values()]
     panels = [grouped(own, [across]) for own in rows.values()]
     heights = [_PANEL_INCHES + _LINE_INCHES * len(names) for names in lines]
     columns = max(map(len, panels))
-    figure = Figure(figsize=(1.2 + 2.4 * max(columns, 3), 1.2 + sum(heights)), layout="constrained")
+    figure = Figure(figsize=(1.2 + 2.4 * max(columns, 3), 0.8 + sum(heights)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
-    colours = dict(zip(dict.fromkeys(row["protocol"] for row in shown), _COLOURS * len(shown), strict=False))
+    protocols = dict.fromkeys(row["protocol"] for row in shown if row["status"] == RUN)
+    looks = dict(zip(protocols, cycle(_PROTOCOLS), strict=False))
     for axes_row, own, names in zip(grid, panels, lines, strict=True):
         for axes in axes_row[len(own) :]:
             axes.set_axis_off()
         for axes, cells in zip(axes_row, own.values(), strict=False):
-            _draw_cells(axes, cells, along, names, colours)
-            by_network = f", {cells[0]['evaluator']}" if across == "evaluator" else ""
-            axes.set_title(f"{cells[0]['dataset']}, IPC {cells[0]['ipc']}{by_network}", fontsize=9)
+            _draw_cells(axes, cells, along, names, looks)
+            axes.set_title(_panel_title(cells[0], across), fontsize=9)
             axes.tick_params(labelleft=axes is axes_row[0])
     figure.suptitle(f"{declaration.paper}: {declaration.title}, %", fontsize=11)
-    _table_legend(figure, found, colours)
+    _table_legend(figure, found, looks, [_panel_title(row, across) for row in left_out])
     return figure
+
+
+def _with_own(rows: Sequence[Row], by: Sequence[str]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of panels with an own number, and the first row of each other panel; all rows if none has one."""
+    panels = grouped(rows, by).values()
+    own = [any(row["status"] == RUN for row in panel) for panel in panels]
+    if not any(own):
+        return list(rows), []
+    kept = [row for panel in compress(panels, own) for row in panel]
+    return kept, [panel[0] for panel, has in zip(panels, own, strict=True) if not has]
+
+
+def _panel_title(row: Row, across: str) -> str:
+    by_network = f", {row['evaluator']}" if across == "evaluator" else ""
+    return f"{row['dataset']}, IPC {row['ipc']}{by_network}"
 
 
 def _directions(declaration: Declaration) -> tuple[list[str], str, str]:
@@ -66,7 +84,7 @@ def _directions(declaration: Declaration) -> tuple[list[str], str, str]:
 
 
 def _draw_cells(
-    axes: "Axes", cells: Sequence[Row], along: str, names: Sequence[str], colours: Mapping[str, str]
+    axes: "Axes", cells: Sequence[Row], along: str, names: Sequence[str], looks: Mapping[str, tuple[str, str]]
 ) -> None:
     heights = {name: len(names) - 1 - i for i, name in enumerate(names)}
     printed = list({row[along]: row for row in cells if row["published"] is not None}.values())
@@ -74,10 +92,10 @@ def _draw_cells(
     protocols = grouped((row for row in cells if row["status"] == RUN), ["protocol"])
     for i, ((protocol,), own) in enumerate(protocols.items()):
         y = [heights[row[along]] + 0.24 * ((len(protocols) - 1) / 2 - i) for row in own]
-        colour = colours[protocol]
-        _errorbar(axes, own, COMPARED, f"{COMPARED}_std_networks", y, {"fmt": "o", "markersize": 4, "color": colour})
+        colour, marker = looks[protocol]
+        _errorbar(axes, own, COMPARED, f"{COMPARED}_std_networks", y, {"fmt": marker, "markersize": 4, "color": colour})
         last = [100 * row["last"] for row in own]
-        axes.plot(last, y, "o", markersize=6, color=colour, markerfacecolor="none")
+        axes.plot(last, y, marker, markersize=6, color=colour, markerfacecolor="none")
         for row, height in zip(own, y, strict=True):
             if row["difference_points"] is not None:
                 at, note = (100 * row[COMPARED], height), f"{row['difference_points']:+.1f}"
@@ -100,19 +118,25 @@ def _errorbar(
     axes.errorbar([100 * row[mean] for row in rows], y, xerr=spreads, elinewidth=1, **style)
 
 
-def _table_legend(figure: "Figure", found: pd.DataFrame, colours: Mapping[str, str]) -> None:
+def _table_legend(
+    figure: "Figure", found: pd.DataFrame, looks: Mapping[str, tuple[str, str]], left_out: Sequence[str]
+) -> None:
     names = protocol_names(found["protocol"])
     ran = grouped((row for row in records(found) if row["status"] == RUN), ["protocol"])
     handles = [_handle("published", marker="D", color=_PUBLISHED, markerfacecolor="white")]
     for (protocol,), own in ran.items():
-        handles.append(_handle(f"{names[protocol]}; {'; '.join(ran_on(own))}", marker="o", color=colours[protocol]))
+        colour, marker = looks[protocol]
+        handles.append(_handle(f"{names[protocol]}; {'; '.join(ran_on(own))}", marker=marker, color=colour))
     if ran:
         told = "open: last; filled: best on test; number: best on test - published, points"
         handles.append(_handle(told, marker="o", color="black", markerfacecolor="none"))
     notes = [f"{names[p]}: {changed_settings(p)}" for (p,) in ran if changed_settings(p)]
-    legend = figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False, title=_wrapped(notes))
+    notes += [f"published numbers only, not drawn: {'; '.join(left_out)}"] if left_out else []
+    told = _wrapped(notes)
+    legend = figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False, title=told)
     legend.get_title().set_fontsize(6)
     legend.set_alignment("left")
+    figure.set_figheight(figure.get_figheight() + 0.19 * len(handles) + 0.11 * (told.count("\n") + 1))
 
 
 def _handle(label: str, **style: Any) -> "Line2D":
@@ -137,10 +161,11 @@ def curves_figure(lines: Sequence[Line], names: Mapping[str, str]) -> "Figure":
     def draw(axes: "Axes", panel: Sequence[Line]) -> None:
         for line, label in figure2.labelled(panel, names):
             x, y = [p.iteration for p in line.points], [100 * p.best_so_far for p in line.points]
-            (drawn,) = axes.plot(x, y, marker=".", drawstyle="steps-post", label=label)
+            (drawn,) = axes.plot(x, y, drawstyle="steps-post", label=label, marker=_LABEL_MARKERS[line.labels])
             drawn.set(color=LABEL_COLOURS[line.labels], linestyle=_DASHES[line.labels])
         axes.set_xlabel("iteration", fontsize=9)
         axes.set_ylabel("best test accuracy so far, %", fontsize=9)
+        ticks_at(axes, (point.iteration for line in panel for point in line.points))
         axes.set_xlim(left=0)
 
     return _panels_figure(lines, draw, figure2.protocols(lines, names))
@@ -158,11 +183,12 @@ def epochs_figure(lines: Sequence[Line], beside: Sequence[Line], names: Mapping[
             x, y = [line.last_epoch for line in own], [100 * line.points[-1].accuracy for line in own]
             spreads = [100 * line.points[-1].std_networks for line in own]
             label = "labels alone" + (f", {names[protocol]}" if len(protocols) > 1 else "")
-            axes.errorbar(x, y, spreads, fmt="o-", color=_COLOURS[(1 + i) % len(_COLOURS)], label=label)
+            axes.errorbar(x, y, spreads, fmt="o-", color=PALETTE[(1 + i) % len(PALETTE)], label=label)
         for line, label in figure2.labelled([line for line in beside if line.panel == panel[0].panel], names):
             axes.axhline(
                 100 * line.best.accuracy, color=LABEL_COLOURS[line.labels], linestyle="--", label=f"best of {label}"
             )
+        ticks_at(axes, (line.last_epoch for line in panel))
         axes.set_xlabel("epoch of the teacher", fontsize=9)
         axes.set_ylabel("test accuracy, %", fontsize=9)
 

@@ -92,6 +92,8 @@ def test_the_readme_shows_the_table_of_the_rows() -> None:
     assert sorted(cells[10]) == sorted(METHODS)
     start = lines.index(expected[0])
     assert lines[start : start + len(expected) + 1] == [*expected, ""]
+    told = f"it reaches {cells[1]['class-means'][0]} with one image a class, and `tesla` {cells[1]['tesla'][0]}"
+    assert told in " ".join(lines)
 
 
 def test_the_page_shows_the_whole_training_set_and_the_shares_of_it() -> None:

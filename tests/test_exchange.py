@@ -773,7 +773,7 @@ def test_as_many_imported_experts_as_there_are(tmp_path: Path) -> None:
     assert one.key != tesla(tmp_path, f"experts.imported={key}").key
     with pytest.raises(UsageError, match=r"3 experts are wanted, but 2 were imported .*experts\.count=2"):
         tesla(tmp_path, f"experts.imported={key}", "experts.count=3")
-    with pytest.raises(UsageError, match=r"epochs 0 to 6 .* imported expert 0 .*ends at 4: lower max_start_epoch"):
+    with pytest.raises(UsageError, match=r"epochs 0 to 8 .* imported expert 0 .*ends at 4: lower max_start_epoch"):
         tesla(tmp_path, f"experts.imported={key}", "max_start_epoch=5")
     assert tesla(tmp_path, f"experts.imported={key}", method="herding").materials.expert_count == 1
 

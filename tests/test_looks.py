@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from matplotlib.container import ErrorbarContainer
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
@@ -77,10 +78,14 @@ def test_accuracy_is_drawn_against_ipc_and_cost() -> None:
     seconds, gib = by_cost.axes[-2:]
     assert seconds.get_title() == "fashion-mnist, IPC 10, preset quick, convnet"
     assert (seconds.get_xscale(), gib.get_xscale()) == ("log", "log")
-    names = [text.get_text() for text in gib.get_legend().get_texts()]
+    legend = gib.get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
     assert {"tesla", "mtt", "random (no cost)", "Pareto front"} <= {*names}
     tesla = found[(found["method"] == "tesla") & (found["ipc"] == 10)].iloc[0]
-    drawn = {c.get_label(): c.lines[0].get_xydata().tolist() for c in gib.containers}
+    drawn = {
+        c.get_label(): c.lines[0].get_xydata().tolist() for c in gib.containers if isinstance(c, ErrorbarContainer)
+    }
     assert drawn["tesla"] == [[tesla["peak_bytes"] / 2**30, 100 * tesla["last"]]]
 
 

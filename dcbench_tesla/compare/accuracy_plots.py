@@ -98,7 +98,7 @@ def _draw_ipc(axes: "Axes", panel: pd.DataFrame, statistic: str) -> None:
         rows, drawn = own.sort_values("ipc"), look(own["method"].iloc[0])
         x, y = rows["ipc"].astype(float), 100 * rows[statistic]
         spread = 100 * rows[f"{statistic}_std_networks"].fillna(0)
-        style = {"marker": drawn.marker, "color": drawn.colour, "capsize": 2, "label": line}
+        style: dict[str, Any] = {"marker": drawn.marker, "color": drawn.colour, "capsize": 2, "label": line}
         handle = axes.errorbar(x, y, spread, linewidth=1.2, **style)
         if x.iloc[-1] == panel["ipc"].max():
             ends.append(End(x.iloc[-1], y.iloc[-1], line, drawn.colour))
@@ -118,14 +118,21 @@ def _draw_cost(axes: "Axes", panel: pd.DataFrame, statistic: str, cost: str) -> 
     for line, own in _lines(rows):
         drawn, x, y = look(own["method"].iloc[0]), own[cost] / unit, 100 * own[statistic]
         spread = 100 * own[f"{statistic}_std_networks"].fillna(0)
-        style = {"fmt": drawn.marker, "markersize": 7, "color": drawn.colour, "capsize": 2, "label": line}
-        handles.append(axes.errorbar(x, y, spread, **style))
+        style: dict[str, Any] = {"fmt": drawn.marker, "color": drawn.colour, "label": line}
+        handles.append(axes.errorbar(x, y, spread, markersize=7, capsize=2, **style))
     for line, own in _lines(panel[~_has_cost(panel)].sort_values(statistic, ascending=False)):
         drawn, y = look(own["method"].iloc[0]), 100 * own[statistic].iloc[0]
-        where = {"marker": drawn.marker, "markevery": [0], "clip_on": False, "transform": axes.get_yaxis_transform()}
-        handles += axes.plot([0, 1], [y, y], "--", color=drawn.colour, linewidth=1, label=f"{line} (no cost)", **where)
+        style = {"marker": drawn.marker, "color": drawn.colour, "label": f"{line} (no cost)", "clip_on": False}
+        across = axes.get_yaxis_transform()
+        handles += axes.plot([0, 1], [y, y], "--", linewidth=1, markevery=[0], transform=across, **style)
     best = front(rows[cost] / unit, 100 * rows[statistic])
-    ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "drawstyle": "steps-post", "linewidth": 1}
+    ring: dict[str, Any] = {
+        "marker": "o",
+        "markersize": 14,
+        "markerfacecolor": "none",
+        "drawstyle": "steps-post",
+        "linewidth": 1,
+    }
     handles += axes.plot(*zip(*best, strict=True), color=BLACK, alpha=0.5, label="Pareto front", **ring)
     axes.set_xscale("log")
     axes.margins(x=0.12)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import cycle
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -62,7 +62,12 @@ def draw_memory(axes: "Axes", table: pd.DataFrame, against: str) -> None:
         axes.plot(x[failed], peak[failed], marker="x", markersize=10, linestyle="", color=drawn.colour)
         if several:
             predicted = rows["meter"] == "predicted"
-            open_ = {"marker": drawn.marker, "markersize": size, "markerfacecolor": "white", "linestyle": ""}
+            open_: dict[str, Any] = {
+                "marker": drawn.marker,
+                "markersize": size,
+                "markerfacecolor": "white",
+                "linestyle": "",
+            }
             axes.plot(x[predicted], peak[predicted], color=drawn.colour, **open_)
         ends += [End(x.iloc[-1], peak.iloc[-1], str(label), drawn.colour)] if peak.notna().any() else []
     axes.set_yscale("log")
@@ -91,9 +96,13 @@ def time_figure(table: pd.DataFrame, against: str = "matching_steps") -> "Figure
         if flat:
             axes.axhline(y.iloc[0], color=drawn.colour, linestyle="--", label=label)
         else:
-            x, spread, style = rows[against].astype(float), rows["iteration_spread_seconds"] / 2, {"capsize": 3}
-            style |= {"linestyle": "--" if compiled else "-", "markerfacecolor": "white" if compiled else drawn.colour}
-            axes.errorbar(x, y, yerr=spread, marker=drawn.marker, color=drawn.colour, label=label, **style)
+            x, spread, style = (
+                rows[against].astype(float),
+                rows["iteration_spread_seconds"] / 2,
+                "--" if compiled else "-",
+            )
+            how: dict[str, Any] = {"linestyle": style, "markerfacecolor": "white" if compiled else drawn.colour}
+            axes.errorbar(x, y, yerr=spread, marker=drawn.marker, capsize=3, color=drawn.colour, label=label, **how)
         at = (1 if pd.isna(last) else last) if flat else x.iloc[-1]
         ends.append(End(at, y.iloc[-1], label, drawn.colour))
     axes.set_ylim(bottom=0)

@@ -83,10 +83,9 @@ def test_accuracy_is_drawn_against_ipc_and_cost() -> None:
     names = [text.get_text() for text in legend.get_texts()]
     assert {"tesla", "mtt", "random (no cost)", "Pareto front"} <= {*names}
     tesla = found[(found["method"] == "tesla") & (found["ipc"] == 10)].iloc[0]
-    drawn = {
-        c.get_label(): c.lines[0].get_xydata().tolist() for c in gib.containers if isinstance(c, ErrorbarContainer)
-    }
-    assert drawn["tesla"] == [[tesla["peak_bytes"] / 2**30, 100 * tesla["last"]]]
+    (point,) = (c.lines[0] for c in gib.containers if isinstance(c, ErrorbarContainer) and c.get_label() == "tesla")
+    drawn = [np.asarray(values).tolist() for values in (point.get_xdata(), point.get_ydata())]
+    assert drawn == [[tesla["peak_bytes"] / 2**30], [100 * tesla["last"]]]
 
 
 def test_without_enough_results_the_command_says_what_a_plot_needs(tmp_path: Path) -> None:

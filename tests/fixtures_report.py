@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from PIL import Image
 
+from dcbench_tesla.data.preprocessing import Preprocessing
+from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.records.workspace import Workspace
 
 BREAK_OUT = "a \"machine\" </script><script>document.title='broken'</script><b onclick='x()'>"
@@ -69,7 +72,7 @@ def write_failure(root: Path) -> None:
 
 
 def write_cell(root: Path, method: str, ipc: int, curve: dict[int, list[float]], **changes: Any) -> None:
-    """Write a finished cell: its rows and its sheet. ``changes``: as read below."""
+    """Write a finished cell: its rows and its sheet. ``changes``: as read below; ``made``: of the first row."""
     dataset, preset, sets = changes.get("dataset", "digits"), changes.get("preset", "smoke"), changes.get("sets", {})
     seed = changes.get("seed", 0)
     name = "-".join([method, dataset.replace(":", "-"), f"ipc{ipc}", f"seed{seed}", *map(str, sets.values())])
@@ -87,6 +90,7 @@ def write_cell(root: Path, method: str, ipc: int, curve: dict[int, list[float]],
         "settings": settings,
         "distilled_images": 10 * ipc,
         **{"condense_seconds": 100.0 * ipc, "peak_bytes": 2**20, "iterations": max(curve), "learned_lr": 0.0123},
+        **changes.get("made", {}),
     }
     evaluate = {
         **{"condense_key": name, "evaluator": "convnet", "recipe": "published", "settings": {"width": 32}},
@@ -102,6 +106,17 @@ def write_cell(root: Path, method: str, ipc: int, curve: dict[int, list[float]],
     workspace.write_row("evaluate", name + changes.get("evaluation", ""), {**shared, **evaluate})
     workspace.sheets.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (200, 20), "gray").save(workspace.sheets / f"{name}.png")
+
+
+def write_snapshot(path: Path, grey: int) -> None:
+    """Write a distilled set of ten grey images."""
+    DistilledSet(
+        images=torch.full((10, 1, 4, 4), grey, dtype=torch.uint8),
+        labels=torch.arange(10),
+        class_names=tuple("0123456789"),
+        preprocessing=Preprocessing("standardise", torch.zeros(1), torch.ones(1)),
+        augmentation="none",
+    ).save(path)
 
 
 def _accuracy(iteration: int, values: list[float]) -> dict[str, Any]:

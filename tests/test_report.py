@@ -1,27 +1,32 @@
 """`dcbench report`: what is on the page, against the numbers it was made of; `test_report_browser` opens it."""
 
+import base64
 import json
 import re
 import shutil
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from dcbench_tesla.cli import main
 from dcbench_tesla.errors import CorruptFileError, DcbenchError
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports import html
 from dcbench_tesla.reports.html import page
+from dcbench_tesla.reports.html.frames import frames
 from dcbench_tesla.reports.html.parts import made_by
 from tests import fixtures_report as fixtures
 
 ROOT = Path(__file__).parents[1]
 EMPTY_ELEMENTS = {"meta", "link", "img", "br", "input", "hr"}
-PARTS = ["accuracy", "published", "labels", "curves", "ipc", "memory", "time", "gradient", "images", "failed"]
+OWN, COMPARED = ["accuracy", "images", "tradeoff", "curves", "ipc"], ["published", "labels"]
+PARTS = [*OWN, *COMPARED, "memory", "time", "gradient", "failed"]
 
 
 class Reader(HTMLParser):
@@ -127,10 +132,11 @@ def test_what_was_not_measured_has_its_command(tmp_path: Path) -> None:
     text = page(Workspace(tmp_path))
     missing = re.findall(r'<p class="missing">Not measured: <code>(.*?)</code></p>', text)
     assert [" ".join(command.split()[:3]) for command in missing] == [
+        "dcbench run --method",
+        "dcbench run --method",
+        "dcbench run --method",
         "dcbench reproduce table1",
         "dcbench reproduce figure2",
-        "dcbench run --method",
-        "dcbench run --method",
         "dcbench compare memory",
         "dcbench compare time",
         "dcbench compare gradient",
@@ -242,12 +248,28 @@ def part_of(text: str, name: str) -> str:
 
 def tables(text: str, name: str) -> dict[str, list[dict[str, str]]]:
     """The tables of a part by the titles of their figures, as rows by column."""
-    found = {}
-    for article in part_of(text, name).split("<article")[1:]:
-        title = re.findall("<h3 id=.*?>(.*?)</h3>", article)[0]
-        head, *body = Reader(article[article.index("<table>") : article.index("</table>") + 8]).rows
-        found[title] = [dict(zip(head, row, strict=True)) for row in body]
-    return found
+    return {
+        re.findall("<h3 id=.*?>(.*?)</h3>", article)[0]: cells(article)
+        for article in part_of(text, name).split("<article")[1:]
+    }
+
+
+def cells(text: str) -> list[dict[str, str]]:
+    """The first table of a text, as rows by column."""
+    head, *body = Reader(text[text.index("<table>") : text.index("</table>") + 8]).rows
+    return [dict(zip(head, row, strict=True)) for row in body]
+
+
+def folded(text: str, name: str) -> dict[str, dict[str, list[dict[str, str]]]]:
+    """What a part folds away: by the titles of figures and of what opens it, its first table."""
+    return {
+        re.findall("<h3 id=.*?>(.*?)</h3>", article)[0]: {
+            re.findall("<summary>(.*?)</summary>", part)[0]: cells(part)
+            for part in article.split("<details>")[1:]
+            if "<table>" in part
+        }
+        for article in part_of(text, name).split("<article")[1:]
+    }
 
 
 def test_published_numbers_stand_beside_ours(made_up: str) -> None:
@@ -257,17 +279,25 @@ def test_published_numbers_stand_beside_ours(made_up: str) -> None:
         **{"method": "tesla", "IPC": "1", "best on test": "47.0 ± 0.5", "published": "48.5 ± 0.8"},
         **{"difference": "-1.5", "last": "47.0 ± 0.5", "networks (last)": "2", "networks (best on test)": "2"},
         **{"seeds": "1", "share of whole, published": "56.4 %", "images": "1 %", "images, published": "0.02 %"},
-        **{"status": "run", "protocol": "paper", "source": "TESLA Table 1", "note": ""},
+        **{"protocol": "paper", "source": "TESLA Table 1"},
     }
-    assert cifar10["kip", "1"]["published"] == "40.6 ± 1.0"
-    assert (cifar10["kip", "1"]["status"], cifar10["kip", "1"]["protocol"]) == ("not run", "")
-    assert found["Table 1, methods: cifar100"][8]["published"] == "18.6 ± 0.25"  # as it was printed
+    assert len(cifar10) == 1
     assert "<li>network: convnet</li>" in made_up  # said once
+
+
+def test_published_numbers_of_what_was_not_run_are_folded_away(made_up: str) -> None:
+    found = folded(made_up, "published")
+    ((title, absent),) = found["Table 1, methods: cifar10"].items()
+    assert title == f"Not run: {len(absent)} rows"
+    kip = next(row for row in absent if (row["method"], row["IPC"]) == ("kip", "1"))
+    assert (kip["published"], kip["status"]) == ("40.6 ± 1.0", "not run")
+    ((_, cifar100),) = found["Table 1, methods: data sets that were not run"].items()
+    assert cifar100[8]["published"] == "18.6 ± 0.25"  # as it was printed
 
 
 def test_a_reduced_protocol_is_called_so_beside_published_numbers(made_up: str) -> None:
     found = tables(made_up, "published")
-    assert {row["protocol"] for row in found["Table 1, methods: digits"]} == {"", "reduced protocol: smoke"}
+    assert {row["protocol"] for row in found["Table 1, methods: digits"]} == {"reduced protocol: smoke"}
     text = part_of(made_up, "published")
     assert "<p>Not comparable with published numbers: reduced protocol: smoke. Mean" in text
     assert "<li>reduced protocol: smoke, not comparable with published numbers: <code>convnet</code>" in text
@@ -278,12 +308,14 @@ def test_what_was_not_run_stands_once_and_not_under_every_protocol(tmp_path: Pat
     for iterations in (100, 200):
         sets = {"iterations": iterations}
         fixtures.write_cell(tmp_path, "tesla", 1, {100: [0.6, 0.7]}, dataset="mine", preset="quick", sets=sets)
-    rows = tables(page(Workspace(tmp_path)), "published")["Table 1, methods: mine"]
-    methods = [row["method"] for row in rows]
-    assert methods.count("tesla") == 2
-    assert len(set(methods) - {"tesla"}) == len(methods) - 2
+    text = page(Workspace(tmp_path))
+    rows = tables(text, "published")["Table 1, methods: mine"]
     changed = [f"reduced protocol: quick, changed ({letter})" for letter in "ab"]
-    assert [row["protocol"] for row in rows if row["status"] == "run"] == changed
+    assert [(row["method"], row["protocol"]) for row in rows] == [("tesla", name) for name in changed]
+    ((_, absent),) = folded(text, "published")["Table 1, methods: mine"].items()
+    methods = [row["method"] for row in absent]
+    assert methods
+    assert len(set(methods) - {"tesla"}) == len(methods)
 
 
 def test_spreads_over_networks_and_over_seeds_stand_apart(tmp_path: Path) -> None:
@@ -336,6 +368,75 @@ def test_a_learning_curve_mixes_no_two_evaluations(tmp_path: Path) -> None:
 def test_sheets_stand_with_their_accuracy(made_up: str) -> None:
     assert made_up.count('<img src="data:image/png;base64,iVBOR') == len(fixtures.CURVES) + 5
     assert re.search(r"<h4>tesla</h4>\s*<p>convnet 62.0 ± 2.0 %</p>", made_up)
+
+
+@pytest.fixture(scope="module")
+def with_costs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of cells that cost differently, of which some have no peak, and one kept snapshots."""
+    root = tmp_path_factory.mktemp("costs")
+    for method, accuracy, made in (
+        ("dm", 0.5, {"condense_seconds": 10.0, "peak_bytes": 2**30}),
+        ("mtt", 0.7, {"condense_seconds": 100.0, "peak_bytes": 2**33}),
+        ("tesla", 0.6, {"condense_seconds": 200.0, "peak_bytes": 2**31}),
+        ("dc", 0.4, {"condense_seconds": 50.0, "peak_bytes": None, "compiled": True}),
+    ):
+        fixtures.write_cell(root, method, 1, {100: [accuracy]}, made=made)
+    chosen = {"condense_seconds": 0.0, "peak_bytes": None, "iterations": 0}
+    fixtures.write_cell(root, "random", 1, {0: [0.3]}, made=chosen)
+    for iteration, grey in ((30, 0), (60, 255)):
+        fixtures.write_snapshot(
+            root / "cells" / "mtt-digits-ipc1-seed0" / "snapshots" / f"{iteration:06}.safetensors", grey
+        )
+    return page(Workspace(root))
+
+
+def test_accuracy_against_cost_has_its_front(with_costs: str) -> None:
+    seconds, gib = (plots(with_costs)[f"tradeoff-{i}"] for i in (1, 2))
+    front = {plot["x"]: [tuple(point[:2]) for point in lines(plot)["Pareto front"]] for plot in (seconds, gib)}
+    assert front == {
+        "time of the condensation, s": [(10, 50), (100, pytest.approx(70))],
+        "peak memory of the condensation, GiB": [(1, 50), (2, 60), (8, pytest.approx(70))],
+    }
+    assert (seconds["scaled"], seconds["log"], gib["log"]) == ("x", True, True)
+    assert [n["name"] for n in gib["lines"] if n["flat"]] == ["random"]
+    assert lines(seconds)["dc"][0][:2] == [50, 40]
+    assert "dc" not in lines(gib)
+    assert "Without a point: <code>dc</code> (compiled)." in part_of(with_costs, "tradeoff")
+
+
+def test_an_empty_peak_says_why(with_costs: str) -> None:
+    (rows,) = tables(with_costs, "accuracy").values()
+    assert {row["method"]: row["peak"] for row in rows} == {
+        **{"random": "no iterations", "dc": "compiled", "dm": "1.00 GiB", "mtt": "8.00 GiB", "tesla": "2.00 GiB"}
+    }
+    assert "<li>peak: compiled: the meter cannot see into compiled code;" in part_of(with_costs, "accuracy")
+    assert "compiled: the meter cannot see" in part_of(with_costs, "images")
+
+
+def test_images_over_the_iterations(with_costs: str) -> None:
+    (data,) = re.findall(r'id="plots">(.*)</script>', with_costs)
+    ((name, frames),) = json.loads(data)["frames"].items()
+    assert f'data-frames="{name}" data-of="mtt"' in with_costs
+    assert [frame["iteration"] for frame in frames] == [30, 60, 100]
+    dark, light = (Image.open(BytesIO(base64.b64decode(frame["data"]))) for frame in frames[:2])
+    assert (dark.format, dark.getpixel((20, 20)), light.getpixel((20, 20))) == ("WEBP", (0, 0, 0), (255, 255, 255))
+    assert frames[2]["data"] is None  # the sheet itself
+
+
+def test_own_results_come_before_shipped_ones(tmp_path: Path) -> None:
+    fixtures.write_cell(tmp_path / "own", "tesla", 1, {100: [0.6]}, dataset="z")
+    fixtures.write_cell(tmp_path / "shipped", "tesla", 1, {100: [0.6]}, dataset="a")
+    text = page(Workspace(tmp_path / "own", tmp_path / "shipped"))
+    for part in ("accuracy", "images"):
+        titles = re.findall("<h3 id=.*?>(.*?)</h3>", part_of(text, part))
+        assert titles == [f"{name}, IPC 1, preset smoke" for name in ("z", "a")]
+
+
+def test_many_snapshots_are_few_frames(tmp_path: Path) -> None:
+    for iteration in range(30):
+        fixtures.write_snapshot(tmp_path / "snapshots" / f"{iteration:06}.safetensors", 0)
+    assert [frame.iteration for frame in frames(tmp_path, 25, 4)] == [0, 8, 16, 24, 25]
+    assert frames(tmp_path, 25, 0) == []
 
 
 def test_sheets_that_may_not_be_passed_on_are_named(results: Path, tmp_path: Path) -> None:

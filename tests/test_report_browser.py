@@ -135,6 +135,9 @@ def browser() -> Iterator[Browser]:
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("results")
     fixtures.write_results(root)
+    for iteration in (25, 75):
+        cell = root / "cells" / "tesla-digits-ipc1-seed0"
+        fixtures.write_snapshot(cell / "snapshots" / f"{iteration:06}.safetensors", iteration)
     return write(root, root / "report.html")
 
 
@@ -191,10 +194,11 @@ def test_a_click_sorts_and_so_does_the_keyboard(browser: Browser, made_up: Path)
 
 def test_what_is_empty_stands_last_whichever_way_a_table_is_sorted(browser: Browser, made_up: Path) -> None:
     browser.open(made_up)
-    (table,) = [t for t in browser.all("#published ~ .figures table") if heading(t) == "Table 1, methods: cifar10"]
+    (table,) = browser.all("#time ~ .figures details table")
+    browser.show(table.find_element(By.XPATH, "ancestor::details/summary")).click()
     for _ in range(2):
-        browser.show(table.find_element(By.XPATH, ".//thead//button[.='difference']")).click()
-        assert [row.find_element(By.CSS_SELECTOR, "th").text for row in rows(table)][:2] == ["tesla", "random"]
+        browser.show(table.find_element(By.XPATH, ".//thead//button[.='iteration']")).click()
+        assert rows(table)[-1].text.startswith("mtt 50 ")  # which was not run
 
 
 def heading(table: WebElement) -> str:
@@ -256,16 +260,37 @@ def test_a_tap_tells_its_values(browser: Browser, made_up: Path) -> None:
     assert browser.run(TOOLTIP, canvas) == [1, ["matching steps T: 50"], [" tesla: 15 s"]]
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_navigation_is_whole(width: int, browser: Browser, made_up: Path) -> None:
+    browser.open(made_up, width=width)
+    clipped = "const n = document.querySelector('nav div'); return [n.scrollWidth > n.clientWidth, n.clientHeight < 60]"
+    assert browser.run(clipped) == [False, width == 1280]  # in one line on a desk
+
+
+def test_a_slider_shows_the_images_on_the_way(browser: Browser, made_up: Path) -> None:
+    browser.open(made_up)
+    (slider,) = browser.all("input[type=range]")
+    (image,) = browser.all(".picture:has(.slider) img")
+    final, seen = image.get_attribute("src"), []
+    for _ in range(2):
+        browser.show(slider).send_keys(Keys.ARROW_LEFT)
+        seen.append((slider.get_attribute("aria-valuetext"), str(image.get_attribute("src"))[:16]))
+    assert seen == [("iteration 75", "data:image/webp;"), ("iteration 25", "data:image/webp;")]
+    assert browser.run("return arguments[0].decode().then(() => arguments[0].naturalWidth)", image) > 0
+    slider.send_keys(Keys.END)
+    assert image.get_attribute("src") == final
+    assert browser.said() == []
+
+
 @pytest.mark.parametrize("name", ["made_up", "committed"])
 def test_a_telephone_shows_all_of_it(name: str, browser: Browser, request: pytest.FixtureRequest) -> None:
     browser.open(request.getfixturevalue(name), width=390, height=844)
     browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert browser.run("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
-    # what is wider than the screen scrolls in its own box
-    wider = """return [...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > 391
-      && !e.closest('.scroll')).map((e) => e.outerHTML.slice(0, 80));"""
+    wider = """return [...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > 391)
+      .map((e) => e.outerHTML.slice(0, 80));"""
     assert browser.run(wider) == []
-    assert browser.run("return [...document.querySelectorAll('.scroll')].some((e) => e.scrollWidth > e.clientWidth)")
+    assert browser.run("return [...document.querySelectorAll('.scroll')].every((e) => e.scrollWidth <= e.clientWidth)")
     check_drawn(browser.run(PIXELS), every_line=name == "made_up")
 
 

@@ -127,6 +127,7 @@ def memory_part(workspace: Workspace) -> Part:
     return Part(
         id="memory",
         title="Memory",
+        short="Memory",
         about="Peak memory of one iteration, which is one update of the images. The meter `cuda` reads the GPU's "
         "allocator, `allocated` counts live tensors, and `predicted` counts them without computing anything.",
         make="dcbench compare memory",
@@ -143,6 +144,7 @@ def time_part(workspace: Workspace) -> Part:
     return Part(
         id="time",
         title="Time",
+        short="Time",
         about="Time of one iteration, which is one update of the images. Times of different machines are in different "
         "plots.",
         make="dcbench compare time",

@@ -75,6 +75,7 @@ def gradient_part(workspace: Workspace) -> Part:
     return Part(
         id="gradient",
         title="Gradient drift",
+        short="Gradient",
         about="The difference of a method's gradient from that of `mtt`, which keeps the graph of all T matching "
         "steps. `tesla` treats the student before every step as a constant; `tesla-exact` does not.",
         make="dcbench compare gradient",

@@ -26,6 +26,7 @@ def failed_part(rows: Sequence[Mapping[str, Any]]) -> Part:
     return Part(
         id="failed",
         title="Failed cells",
+        short="Failed",
         about="Cells that failed, with the reasons. The same command tries again and continues where it stopped.",
         make="dcbench run",
         figures=[_figure(pd.DataFrame(rows))] if rows else [],

@@ -4,6 +4,7 @@ import base64
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from dcbench_tesla.records.progress import duration, say, size
 from dcbench_tesla.records.rows import stage_rows, tell_contents_apart
 from dcbench_tesla.records.store import read_bytes
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
-from dcbench_tesla.reports.html.parts import Figure, Made, Part, Picture
+from dcbench_tesla.reports.html.frames import ALL_PIXELS, frames, snapshots
+from dcbench_tesla.reports.html.parts import Figure, Frame, Made, Part, Picture
+from dcbench_tesla.reports.html.peaks import explained, why_empty
 
 _LARGEST_BYTES, _LARGEST_PIXELS = 2**26, 2**26
 _Row = Mapping[str, Any]
@@ -34,7 +37,8 @@ _FACTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 def gallery_part(workspace: Workspace) -> Part:
     """Return the part with the sheets of distilled images; it names data sets whose images may not be redistributed.
 
-    A sheet that is not an image, is cut or is too large is left out, and the part says so.
+    A sheet that is not an image, is cut or is too large is left out, and the part says so. The user's own sheets come
+    before shipped ones, and have the images on the way where the cell kept snapshots.
     """
     made_rows, tested_rows = stage_rows(workspace, "condense"), stage_rows(workspace, "evaluate")
     tell_contents_apart(workspace, [*made_rows, *tested_rows])
@@ -44,11 +48,13 @@ def gallery_part(workspace: Workspace) -> Part:
         tested[row.get("cell", "")].append(row)
     damaged: list[str] = []
     groups: dict[tuple[str, int, str], list[Picture]] = defaultdict(list)
-    found = sorted(workspace.files("sheets", "*.png"), key=lambda sheet: _order(cells.get(sheet[0].stem), sheet[0]))
+    found = sorted(workspace.files("sheets", "*.png"), key=lambda sheet: _order(cells.get(sheet[0].stem), *sheet))
+    on_the_way = _OnTheWay(workspace, found)
     for path, origin in found:
         made = cells.get(path.stem)
         try:
             picture = _picture(path, made, tested[path.stem], MARK if origin == SHIPPED else "")
+            picture = replace(picture, frames=on_the_way(path.stem, made, picture))
         except (CorruptFileError, FileNotFoundError) as error:
             say(f"left out of the report: {error}")
             damaged.append(path.name)
@@ -57,15 +63,32 @@ def gallery_part(workspace: Workspace) -> Part:
     return Part(
         id="images",
         title="Distilled images",
+        short="Images",
         about="The distilled images with preprocessing undone. Each row is a class; at one image per class, a row has "
-        f"ten classes.{_left_out(cells.values())}{_damaged(damaged)}",
+        "ten classes. The slider goes through the iterations whose sets were kept: those that `evaluation.every` names."
+        f"{_left_out(cells.values())}{_damaged(damaged)}",
         make="dcbench run --method tesla",
-        figures=[_figure(*group, pictures) for group, pictures in sorted(groups.items())],
+        figures=[_figure(*group, pictures) for group, pictures in groups.items()],
     )
 
 
-def _order(made: _Row | None, path: Path) -> tuple[str, int, str]:
-    return (made["method"], made["seed"], path.stem) if made else ("", 0, path.stem)
+class _OnTheWay:
+    """The frames of pictures, in as many pixels as a page has room for, shared by all cells that kept snapshots."""
+
+    def __init__(self, workspace: Workspace, sheets: Iterable[tuple[Path, str]]) -> None:
+        own = {path.stem: workspace.cells / path.stem for path, origin in sheets if origin != SHIPPED}
+        self._cells = {name: cell for name, cell in own.items() if snapshots(cell)}
+
+    def __call__(self, name: str, made: _Row | None, picture: Picture) -> Sequence[Frame]:
+        if made is None or name not in self._cells:
+            return ()
+        count = ALL_PIXELS // (len(self._cells) * picture.width * picture.height)
+        return frames(self._cells[name], made["iterations"], count)
+
+
+def _order(made: _Row | None, path: Path, origin: str) -> tuple[bool, tuple[str, int, str], str, int, str]:
+    method, seed = (made["method"], made["seed"]) if made else ("", 0)
+    return origin == SHIPPED, _group(made), method, seed, path.stem
 
 
 def _group(made: _Row | None) -> tuple[str, int, str]:
@@ -125,6 +148,8 @@ def _accuracy(row: _Row) -> str:
 
 def _made(row: _Row) -> Made:
     facts = {title: show(row[name]) for title, (name, show) in _FACTS.items() if row.get(name) is not None}
+    if reason := why_empty(row):
+        facts["peak of the tensors"] = explained(reason).replace("`", "")
     environment = row["environment"]
     facts |= {"PyTorch": environment.get("versions", {}).get("torch", ""), "commit": environment.get("commit", "")}
     return Made(facts={title: text for title, text in facts.items() if text}, commands=[row["command"]])

@@ -40,6 +40,7 @@ def labels_part(workspace: Workspace) -> Part:
     return Part(
         id="labels",
         title=f"Label strategies ({declaration.paper})",
+        short="Labels",
         about="The labels of the synthetic images. `hard`: one class each; `target`: the expert's predictions at the "
         "target epoch; `last`: its predictions at one fixed epoch; `learned`: optimised with the images.",
         make="dcbench reproduce figure2",

@@ -23,7 +23,9 @@ from dcbench_tesla.reports.html.failed import failed_part
 from dcbench_tesla.reports.html.gallery import gallery_part
 from dcbench_tesla.reports.html.labels import labels_part
 from dcbench_tesla.reports.html.parts import Part, joined
+from dcbench_tesla.reports.html.peaks import Peaks
 from dcbench_tesla.reports.html.published import published_part
+from dcbench_tesla.reports.html.tradeoff import tradeoff_part
 from dcbench_tesla.reports.plots import LABEL_COLOURS
 
 _HERE = Path(__file__).parent
@@ -51,7 +53,7 @@ def page(workspace: Workspace) -> str:
         .render(
             parts=parts,
             facts=_facts(rows),
-            plots=_plots(parts),
+            data=_plots(parts) | {"frames": _frames(parts)},
             style=_file("style.css"),
             # the licence of Chart.js must be part of every copy
             scripts=[
@@ -65,17 +67,19 @@ def page(workspace: Workspace) -> str:
 def _parts(workspace: Workspace) -> list[Part]:
     evaluated = bool(stage_rows(workspace, "evaluate"))
     table = accuracies(workspace, Wanted()) if evaluated else None
+    peaks = Peaks(workspace if evaluated else None)
     failed = failed_part(stage_rows(workspace, "failed"))
     return [
-        tables_part(table),
-        published_part(workspace),
-        labels_part(workspace),
+        tables_part(table, peaks),
+        gallery_part(workspace),
+        tradeoff_part(table, peaks),
         curves_part(curves(workspace, Wanted()) if evaluated else None),
         ipc_part(table),
+        published_part(workspace),
+        labels_part(workspace),
         memory_part(workspace),
         time_part(workspace),
         gradient_part(workspace),
-        gallery_part(workspace),
         *([failed] if failed.figures else []),
     ]
 
@@ -116,9 +120,20 @@ def _plots(parts: Iterable[Part]) -> dict[str, Any]:
         for number, figure in enumerate(part.figures, 1)
         if figure.plot
     }
-    names = sorted({line["method"] for plot in drawn.values() for line in plot["lines"]})
+    names = sorted({line["method"] for plot in drawn.values() for line in plot["lines"] if not line["front"]})
     found = colours(name for name in names if name not in LABEL_COLOURS)
     return {"colours": found | {name: LABEL_COLOURS[name] for name in names if name in LABEL_COLOURS}, "plots": drawn}
+
+
+def _frames(parts: Iterable[Part]) -> dict[str, Any]:
+    """Return the images over the iterations, by the figure's id and the picture's number."""
+    return {
+        f"{part.id}-{number}-{i}": [frame._asdict() for frame in picture.frames]
+        for part in parts
+        for number, figure in enumerate(part.figures, 1)
+        for i, picture in enumerate(figure.pictures, 1)
+        if picture.frames
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------- template

@@ -10,6 +10,8 @@ import pandas as pd
 from dcbench_tesla.compare.accuracy import Cell
 from dcbench_tesla.records.workspace import MARK
 
+_FIT_A_TELEPHONE = 3
+
 
 @dataclass(frozen=True)
 class Point:
@@ -31,7 +33,8 @@ class Point:
 class Line:
     """A line of a plot, with a colour per ``method`` and dashes per ``variant`` of the method, counted from 0.
 
-    A ``flat`` line has one value for all x, and is drawn across the plot.
+    A ``flat`` line has one value for all x, and is drawn across the plot. A ``front`` is the Pareto front: it is of no
+    method, and has rings for points.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Line:
     points: Sequence[Point]
     variant: int = 0
     flat: bool = False
+    front: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ class Plot:
         log: whether that axis is logarithmic at first.
         from_zero: whether the y axis starts at 0.
         stepped: whether a value holds until the next point.
+        round_ticks: whether the ticks of the x axis are round numbers, and not the x of the points.
     """
 
     x: str
@@ -62,6 +67,7 @@ class Plot:
     log: bool = False
     from_zero: bool = False
     stepped: bool = False
+    round_ticks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,11 @@ class Table:
         """Whether each column holds numbers."""
         return [any(row[i].number is not None for row in self.body) for i in range(len(self.head))]
 
+    @property
+    def wide(self) -> bool:
+        """Whether a telephone shows a row as a list, one value a line, as the columns do not fit beside each other."""
+        return len(self.head) > _FIT_A_TELEPHONE
+
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
@@ -86,9 +97,19 @@ class Made:
     commands: Sequence[str]
 
 
+class Frame(NamedTuple):
+    """The images after ``iteration`` iterations: a WebP image in base64, or ``None`` for the picture itself."""
+
+    iteration: int
+    data: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG image in base64, with its size in pixels; ``made`` is ``None`` if there is no row of it."""
+    """A PNG image in base64, with its size in pixels; ``made`` is ``None`` if there is no row of it.
+
+    ``frames`` are the images on the way and, as the last, the picture; without any there is no slider.
+    """
 
     title: str
     text: str
@@ -97,11 +118,15 @@ class Picture:
     width: int
     height: int
     made: Made | None
+    frames: Sequence[Frame] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A plot, a table or pictures under one title; ``numbers`` are tables that the reader can open."""
+    """A plot, a table or pictures under one title.
+
+    ``numbers`` are tables under ``numbers_title`` that the reader can open.
+    """
 
     title: str
     caption: str
@@ -110,15 +135,17 @@ class Figure:
     table: Table | None = None
     notes: Sequence[str] = ()
     numbers: Sequence[Table] = ()
+    numbers_title: str = "The numbers"
     pictures: Sequence[Picture] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of the page; ``make`` is the command to show if there are no figures."""
+    """A part of the page, with a ``short`` title for the navigation, and the command to show if it has no figures."""
 
     id: str
     title: str
+    short: str
     about: str
     make: str
     figures: Sequence[Figure]
@@ -150,7 +177,7 @@ class Column(NamedTuple):
 
 def table_of(rows: pd.DataFrame, columns: Iterable[Column], title: str = "") -> Table:
     """Return ``rows`` as a table with those of ``columns`` that exist and are not empty."""
-    shown = [column for column in columns if column.name in rows and rows[column.name].notna().any()]
+    shown = [column for column in columns if column.name in rows and rows[column.name].dropna().ne("").any()]
     body = [[column.cell(row) for column in shown] for row in as_records(rows)]
     return Table(head=[column.title for column in shown], body=body, title=title)
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.declarations import Declaration, declarations
-from dcbench_tesla.reports.html.parts import Column, Figure, Made, Part, facts, table_of, told, values
+from dcbench_tesla.reports.html.parts import Column, Figure, Made, Part, facts, joined, table_of, told, values
 from dcbench_tesla.reports.published import percent
 from dcbench_tesla.reports.tables import RUN, WHOLE, grouped, records, runs, table
 from dcbench_tesla.reports.text import about_protocols, not_comparable, protocol_names
@@ -67,10 +67,11 @@ def published_part(workspace: Workspace) -> Part:
     return Part(
         id="published",
         title="Published numbers",
+        short="Published",
         about="Test accuracy in %: own results beside published numbers. Published numbers are maxima over "
         "checkpoints, measured on the test set, so differences (in points) and shares of the whole set's accuracy are "
-        "those of `best_on_test`. A reduced protocol is not comparable with published numbers. Cells that were not run "
-        "have no number.",
+        "those of `best_on_test`. A reduced protocol is not comparable with published numbers. What was not run is "
+        "folded away.",
         make="dcbench reproduce table1",
         figures=[figure for name in _TABLES for figure in _figures(declarations()[name], workspace)],
     )
@@ -85,9 +86,19 @@ def _figures(declaration: Declaration, workspace: Workspace) -> Iterator[Figure]
     shown.loc[shown["method"] == WHOLE, list(_SHARES)] = None  # shares of the whole set are always 1
     if not declaration.shares:
         shown = shown.drop(columns=["share_of_images", "published_share_of_images"])
-    for dataset, rows in shown.groupby("dataset", sort=False):
-        title = f"{declaration.paper}, {_ABOUT[declaration.columns]}: {dataset}"
-        yield _figure(title, f"dcbench reproduce {declaration.name}", rows, declaration)
+    title, groups = f"{declaration.paper}, {_ABOUT[declaration.columns]}", shown.groupby("dataset", sort=False)
+    for dataset, rows in groups:
+        if (rows["status"] == RUN).any():
+            yield _figure(f"{title}: {dataset}", f"dcbench reproduce {declaration.name}", rows, declaration)
+    others = [(str(dataset), rows) for dataset, rows in groups if not (rows["status"] == RUN).any()]
+    if others:
+        names = joined([dataset for dataset, _ in others])
+        yield Figure(
+            title=f"{title}: data sets that were not run",
+            caption=f"Published numbers of {names}.",
+            numbers=[table_of(rows, _COLUMNS, dataset) for dataset, rows in others],
+            numbers_title=_not_run(pd.concat([rows for _, rows in others])),
+        )
 
 
 def _once(found: pd.DataFrame) -> pd.DataFrame:
@@ -100,8 +111,9 @@ def _once(found: pd.DataFrame) -> pd.DataFrame:
 
 def _figure(title: str, command: str, rows: pd.DataFrame, declaration: Declaration) -> Figure:
     # values that all lines share are given once, in the notes
-    shared = [c for c in _COLUMNS if c.name in ("labels", "evaluator", "status") and _is_one(rows, c.name)]
-    ran = rows[rows["status"] == RUN]
+    ran, others = (rows[is_one] for is_one in (rows["status"] == RUN, rows["status"] != RUN))
+    shared = [c for c in _COLUMNS if c.name in ("labels", "evaluator") and _is_one(rows, c.name)]
+    columns = [column for column in _COLUMNS if column not in shared]
     shares = " `images`: the share of the training images that the condensed set is." if declaration.shares else ""
     return Figure(
         title=title,
@@ -109,9 +121,15 @@ def _figure(title: str, command: str, rows: pd.DataFrame, declaration: Declarati
         + f"Mean ± standard deviation over networks; if there are several seeds, the "
         f"deviation of their means has its own column.{shares}",
         made=Made(facts=facts(ran.assign(protocol=ran["shown_protocol"])), commands=[command, *values(ran, "command")]),
-        table=table_of(rows, [column for column in _COLUMNS if column not in shared]),
+        table=table_of(ran, [column for column in columns if column.name != "status"]),
+        numbers=[table_of(others, columns)] if len(others) else (),
+        numbers_title=_not_run(others),
         notes=[*_protocols(ran), *(f"{c.title}: {told(rows, c.name)}" for c in shared if told(rows, c.name))],
     )
+
+
+def _not_run(rows: pd.DataFrame) -> str:
+    return f"Not run: {len(rows)} row{'s' * (len(rows) != 1)}"
 
 
 def _protocols(ran: pd.DataFrame) -> Sequence[str]:

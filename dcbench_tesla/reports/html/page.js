@@ -131,7 +131,8 @@ function tick(value) {
   if (this.type === "linear") return String(+value.toPrecision(6));
   const digit = +(value / 10 ** Math.floor(Math.log10(value) + 1e-9)).toFixed(6);
   const span = this.max / this.min;
-  if (span >= 20 && !(span < 1000 ? [1, 2, 5] : [1]).includes(digit)) return null;
+  const shown = span < 20 ? Number.isInteger(digit) : (span < 1000 ? [1, 2, 5] : [1]).includes(digit);
+  if (!shown) return null;
   return value < 1e-3 || value >= 1e5 ? value.toExponential(0) : String(+value.toPrecision(3));
 }
 

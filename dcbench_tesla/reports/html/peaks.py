@@ -14,7 +14,7 @@ _TOLD = {
     "predicts it",
     _NO_ITERATIONS: "the method updates no images, so that there is no iteration to measure",
     _NO_ROW: "how the set was condensed is not on record, because it was evaluated from a file or its row is missing",
-    _NOT_MEASURED: "the row of the condensation has no peak",
+    _NOT_MEASURED: "the row of the condensation is of an older version, and does not say why it has no peak",
 }
 
 

@@ -92,13 +92,16 @@ def _figures(declaration: Declaration, workspace: Workspace) -> Iterator[Figure]
             yield _figure(f"{title}: {dataset}", f"dcbench reproduce {declaration.name}", rows, declaration)
     others = [(str(dataset), rows) for dataset, rows in groups if not (rows["status"] == RUN).any()]
     if others:
-        names = joined([dataset for dataset, _ in others])
-        yield Figure(
-            title=f"{title}: data sets that were not run",
-            caption=f"Published numbers of {names}.",
-            numbers=[table_of(rows, _COLUMNS, dataset) for dataset, rows in others],
-            numbers_title=_not_run(pd.concat([rows for _, rows in others])),
-        )
+        yield _folded(f"{title}: data sets that were not run", others)
+
+
+def _folded(title: str, others: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
+    return Figure(
+        title=title,
+        caption=f"Published numbers of {joined([dataset for dataset, _ in others])}.",
+        numbers=[table_of(rows, _COLUMNS, dataset) for dataset, rows in others],
+        numbers_title=_not_run(pd.concat([rows for _, rows in others])),
+    )
 
 
 def _once(found: pd.DataFrame) -> pd.DataFrame:

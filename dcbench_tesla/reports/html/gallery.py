@@ -157,4 +157,5 @@ def _made(row: _Row) -> Made:
 
 def _left_out(rows: Iterable[_Row]) -> str:
     names = sorted({row["dataset"] for row in rows if row.get("images_may_be_passed_on") is False})
-    return f" Left out, as their images may not be passed on: {', '.join(names)}." if names else ""
+    where = "Their pictures lie in the cells' folders, as `sheet.png`."
+    return f" Left out, as their images may not be passed on: {', '.join(names)}. {where}" if names else ""

@@ -404,6 +404,13 @@ def test_accuracy_against_cost_has_its_front(with_costs: str) -> None:
     assert "Without a point: <code>dc</code> (compiled)." in part_of(with_costs, "tradeoff")
 
 
+def test_seconds_of_different_machines_have_no_front(tmp_path: Path) -> None:
+    for method, machine in (("dm", "one"), ("mtt", "another")):
+        fixtures.write_cell(tmp_path, method, 1, {100: [0.6]}, made={"hardware": machine})
+    seconds, memory = (plots(page(Workspace(tmp_path)))[f"tradeoff-{i}"] for i in (1, 2))
+    assert (list(lines(seconds)), list(lines(memory))) == (["dm", "mtt"], ["dm", "mtt", "Pareto front"])
+
+
 def test_an_empty_peak_says_why(with_costs: str) -> None:
     (rows,) = tables(with_costs, "accuracy").values()
     assert {row["method"]: row["peak"] for row in rows} == {

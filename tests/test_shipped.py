@@ -227,7 +227,7 @@ def test_the_page_marks_lines_sheets_failures_and_comparisons(shipped: Path, out
         assert own
         assert all(title.endswith("(shipped)") for title in own)
     failed = text[text.index('id="failed"') :]
-    assert "<td>shipped</td>" in failed
+    assert '<td data-head="origin">shipped</td>' in failed
     assert "rows shipped by the repository" in text
     assert "shipped" not in page(Workspace(shipped))
     assert "<h4>tesla" not in page(Workspace(out))

@@ -12,6 +12,7 @@ from dcbench_tesla.reports.html.parts import Frame
 ALL_PIXELS = 2**26
 """The pixels of all snapshots on a page, so that it stays some tens of MiB."""
 _MOST, _QUALITY = 12, 80
+_LONGEST_SIDE = 8192  # WebP ends at 16383
 
 
 def snapshots(cell: Path) -> list[Path]:
@@ -43,5 +44,6 @@ def _frame(path: Path) -> Frame | None:
     except (CorruptFileError, FileNotFoundError) as error:
         say(f"left out of the report: {error}")
         return None
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     picture.save(file, format="webp", quality=_QUALITY)
     return Frame(int(path.stem), base64.b64encode(file.getvalue()).decode())

@@ -80,10 +80,10 @@ class _OnTheWay:
         self._cells = {name: cell for name, cell in own.items() if snapshots(cell)}
 
     def __call__(self, name: str, made: _Row | None, picture: Picture) -> Sequence[Frame]:
-        if made is None or name not in self._cells:
+        if made is None or name not in self._cells or made.get("images_may_be_passed_on") is False:
             return ()
         count = ALL_PIXELS // (len(self._cells) * picture.width * picture.height)
-        return frames(self._cells[name], made["iterations"], count)
+        return frames(self._cells[name], made.get("iterations") or 0, count)
 
 
 def _order(made: _Row | None, path: Path, origin: str) -> tuple[bool, tuple[str, int, str], str, int, str]:

@@ -48,8 +48,11 @@ def _figures(table: pd.DataFrame, peaks: Peaks) -> Iterator[Figure]:
 
 def _seconds(rows: pd.DataFrame) -> Figure:
     known = rows.assign(cost=rows["condense_seconds"]).dropna(subset=["cost"])
-    machines = f" Seconds on {told(rows, 'hardware')}; those of different machines do not compare."
-    return _figure(rows, known, "time of the condensation, s", machines)
+    machines, one = told(rows, "hardware"), known.loc[known["cost"] > 0, "hardware"].nunique() == 1
+    more = f" Seconds on {machines}." + (
+        "" if one else " Those of different machines do not compare: there is no front."
+    )
+    return _figure(rows, known, "time of the condensation, s", more, front=one)
 
 
 def _memory(rows: pd.DataFrame, reasons: dict[str, str]) -> Figure:
@@ -62,14 +65,15 @@ def _memory(rows: pd.DataFrame, reasons: dict[str, str]) -> Figure:
     return _figure(rows, known, f"peak memory of the condensation, {name}", told_lost)
 
 
-def _figure(rows: pd.DataFrame, known: pd.DataFrame, x: str, more: str) -> Figure:
+def _figure(rows: pd.DataFrame, known: pd.DataFrame, x: str, more: str, *, front: bool = True) -> Figure:
     lines = lines_against(known, "cost", "last")
     free = " Dashed: methods without iterations, which choose or average images." if any(n.flat for n in lines) else ""
+    drawn = [*lines, _front(lines)] if front else lines
     return Figure(
         title=f"{place(rows)}, {told(rows, 'column')}: {x.partition(' of ')[0]}",
         caption=f"Up and to the left is better.{free}{more}",
         made=made_of(rows),
-        plot=Plot(x=x, y="test accuracy, %", lines=[*lines, _front(lines)], scaled="x", log=True, round_ticks=True),
+        plot=Plot(x=x, y="test accuracy, %", lines=drawn, scaled="x", log=True, round_ticks=True),
         notes=letters(rows),
         numbers=[table_of(rows.sort_values("last"), _COLUMNS)],
     )

@@ -1,4 +1,4 @@
-"""Where a piece of work of :mod:`.work` spends its time: ``python -m tests.benchmarks.profile "pass 2, exact, compiled"``.
+"""Where a piece of work spends its time: ``python -m tests.benchmarks.profile "pass 2, exact, compiled"``.
 
 It prints the share of each kind of kernel: convolutions forwards and backwards, matrix products, the pointwise and
 reduction kernels that the compiler fused, and the rest.

@@ -158,7 +158,7 @@ def test_the_committed_accuracies_are_those_of_the_page() -> None:
     found = [row[:2] for row in Reader(page(Workspace(ROOT / "results"))).rows]
     shown = (ROOT / "docs" / "results" / "fashion-mnist.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| `([\w-]+)` \| !\[.*?\) \| (\S+ ± \S+) \|", shown, re.MULTILINE)
-    assert len(table) == 9
+    assert len(table) >= 13
     assert [list(row) for row in table if list(row) not in found] == []
 
 

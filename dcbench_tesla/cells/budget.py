@@ -336,8 +336,9 @@ def _training_images(cell: Cell, settings: Any) -> int:
 def _batch(cell: Cell, settings: Any) -> int:
     """Return the most images that a method shows its network at once: synthetic ones, or real ones."""
     images = _training_images(cell, settings)
-    batch = min(getattr(settings, "batch_size", 0) or images, images)
-    return max(batch, getattr(settings, "real_batch", 0) * getattr(settings, "class_chunk", 1))
+    if hasattr(settings, "class_chunk"):
+        return int(settings.real_batch * settings.class_chunk)
+    return min(getattr(settings, "batch_size", 0) or images, images)
 
 
 def _halved(whole: int) -> Iterator[int]:

@@ -32,7 +32,7 @@ from dcbench_tesla.profilers import origin
 
 from ..inner.batches import Batches
 from ..inner.engine import stream_inner_gradient
-from ..inner.optimisers import Adam, Student
+from ..inner.optimisers import Adam, Student, adam_restored, adam_state
 from ..inner.step import InnerStep
 from ..inner.synthetic import ShuffledBatches
 from .real_loss import RealLoss
@@ -300,16 +300,12 @@ class LD(RealLoss):
     def state_dict(self) -> dict[str, Tensor]:
         """Return labels, network and the last layer of ridge, Adam's moments, and the losses that are averaged."""
         students = {"labels": self._labels, "network": self._network, "factor": self._factor}
-        parts = ("value", "first", "second")
-        state = {f"{part}.{name}": t for name, s in students.items() for part, t in zip(parts, s, strict=True)}
-        return {**state, "last_layer": self._last, **self.restarts.state_dict()}
+        return {**adam_state(students), "last_layer": self._last, **self.restarts.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self._labels, self._network, self._factor = (
-            tuple(state[f"{part}.{name}"].to(self.images) for part in ("value", "first", "second"))
-            for name in ("labels", "network", "factor")
-        )
+        restored = adam_restored(state, ("labels", "network", "factor"), like=self.images)
+        self._labels, self._network, self._factor = restored.values()
         self._last = state["last_layer"].to(self.images)
         self.restarts.load_state_dict(state)
 

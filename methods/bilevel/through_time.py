@@ -25,7 +25,7 @@ from dcbench_tesla.interface import DistilledSet, IterationRecord, Problem, Sett
 from dcbench_tesla.profilers import origin
 
 from ..inner.engine import stream_inner_gradient
-from ..inner.optimisers import PLAIN_SGD, Adam, InnerOptimiser
+from ..inner.optimisers import PLAIN_SGD, Adam, InnerOptimiser, adam_restored, adam_state
 from ..inner.students import Weights
 from ..inner.synthetic import SyntheticBatches
 from .real_loss import RealLoss
@@ -172,13 +172,11 @@ class ThroughTime(RealLoss):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what is learned, and Adam's moments."""
-        parts = ("value", "first", "second")
-        return {f"{part}.{name}": t for name, s in self.values.items() for part, t in zip(parts, s, strict=True)}
+        return adam_state(self.values)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        for name in self.values:
-            self.values[name] = tuple(state[f"{part}.{name}"].to(self.images) for part in ("value", "first", "second"))
+        self.values = adam_restored(state, self.values, like=self.images)
 
     def distilled(self) -> DistilledSet:
         """Return the images with their labels."""

@@ -19,7 +19,7 @@ A student is a tuple of vectors ``(P,)``: the weights first, then what the optim
 at the start. SGD with momentum has an adjoint of this form since Maclaurin, Duvenaud and Adams (2015).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -256,3 +256,16 @@ def _root(s: Tensor) -> Tensor:
     """Return the square root, with derivative zero at zero, where autograd's own is infinite."""
     positive = s > 0
     return torch.where(positive, torch.where(positive, s, 1).sqrt(), 0)
+
+
+_PARTS = ("value", "first", "second")
+
+
+def adam_state(students: Mapping[str, Student]) -> dict[str, Tensor]:
+    """Return values that :class:`Adam` updates, by name, and their moments, as a method's checkpoint holds them."""
+    return {f"{part}.{name}": t for name, s in students.items() for part, t in zip(_PARTS, s, strict=True)}
+
+
+def adam_restored(state: Mapping[str, Tensor], names: Iterable[str], *, like: Tensor) -> dict[str, Student]:
+    """Return the values ``names`` and their moments from what :func:`adam_state` returned."""
+    return {name: tuple(state[f"{part}.{name}"].to(like) for part in _PARTS) for name in names}

@@ -22,7 +22,7 @@ from dcbench_tesla.errors import UsageError, unknown_name
 from dcbench_tesla.interface import Condenser, DistilledSet, IterationRecord, Problem, Settings
 from dcbench_tesla.profilers import origin
 
-from ..inner.optimisers import Adam
+from ..inner.optimisers import Adam, adam_restored, adam_state
 
 _LABELS = ("hard", "learned")
 
@@ -198,13 +198,11 @@ class KIP(Condenser):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what is learned, and Adam's moments."""
-        parts = ("value", "first", "second")
-        return {f"{part}.{name}": t for name, s in self.values.items() for part, t in zip(parts, s, strict=True)}
+        return adam_state(self.values)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        for name in self.values:
-            self.values[name] = tuple(state[f"{part}.{name}"].to(self.images) for part in ("value", "first", "second"))
+        self.values = adam_restored(state, self.values, like=self.images)
 
     def distilled(self) -> DistilledSet:
         """Return the images with their hard labels, or with the learned ones, which are centred."""

@@ -597,8 +597,8 @@ def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(cifar10: Path, tmp_path: Path) -> None:
-    small = ["network.width=4", "convnet.width=4", "data.zca=false", "experts.batch_size=4"]
-    words = ["run", "--method", "tesla", "--dataset", "cifar10", "--ipc", 10, "--no-baseline"]
+    small = ["network.width=4", "convnet.width=4", "data.zca=false", "experts.batch_size=4", "steps=2"]
+    words = ["run", "--method", "tesla", "--dataset", "cifar10", "--ipc", 1, "--no-baseline"]
     words += [word for text in small for word in ("--set", text)]
 
     def epochs() -> list[Path]:
@@ -609,7 +609,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(cifar10: Path, 
     code = first.interrupt()
     assert started, first.log.read_text()
     assert code == 130
-    assert first.says(r"tesla, ipc 10: experts .+, condensation .+, evaluation by convnet .+ in all")
+    assert first.says(r"tesla, ipc 1: experts .+, condensation .+, evaluation by convnet .+ in all")
     assert first.log.read_text().endswith("Error: interrupted. What was done is kept: the same command goes on.\n")
     assert not first.says("Traceback")
     kept = {path: path.stat().st_mtime_ns for path in epochs()}

@@ -109,7 +109,7 @@ COMMAND_LINE = {
         *("table", "--dataset", "--ipc", "--method", "--preset", "--evaluator", "--seed", "--set", "--config"),
         *("--device", "--data-dir", "--out", "--shipped", "--json", "-q", "-v"),
     ],
-    "report": ["--out", "--shipped", "--output"],
+    "report": ["--out", "--shipped", "--output", "--all-pictures"],
     "merge": ["sources", "--out", "--no-tensors", "--experts"],
     "reproduce": [],
     "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out", "--shipped", "--force"],

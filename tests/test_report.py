@@ -450,7 +450,15 @@ def test_sheets_that_may_not_be_passed_on_are_named(results: Path, tmp_path: Pat
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     (row,) = tmp_path.glob("rows/condense-dm-*.json")
     row.write_text(json.dumps({**json.loads(row.read_text()), "dataset": "mine", "images_may_be_passed_on": False}))
-    assert "may not be passed on: mine." in page(Workspace(tmp_path))
+    (sheet,) = tmp_path.glob("sheets/dm-*.png")
+    cell = tmp_path / "cells" / sheet.stem
+    cell.mkdir(parents=True, exist_ok=True)
+    shutil.move(sheet, cell / "sheet.png")
+    left_out, shown = (part_of(page(Workspace(tmp_path), all_pictures=all_of_them), "images") for all_of_them in (0, 1))
+    assert "may not be passed on: mine." in left_out
+    assert "Distilled images of mine by dm" not in left_out
+    assert "Distilled images of mine by dm" in shown
+    assert "This page is for your own eyes: images of mine may not be passed on." in shown
 
 
 # ------------------------------------------------------------------------------------------------ the command, errors

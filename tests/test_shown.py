@@ -187,8 +187,8 @@ def test_a_method_in_the_report_has_few_words(written: Path) -> None:
 
 def test_a_curve_is_drawn_between_its_extremes() -> None:
     lines = drawn([(1, 0.5), (50, 0.7), (100, 0.6)], percent=True)
-    assert lines[0].startswith("70 ┤")
-    assert lines[-3].startswith("50 ┤•")
+    assert lines[0].startswith("70.0 ┤")
+    assert lines[-3].startswith("50.0 ┤•")
     assert sum(line.count("•") for line in lines) == 3
     check_width(lines, 80)
 

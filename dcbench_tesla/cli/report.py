@@ -14,8 +14,13 @@ from dcbench_tesla.cli.common import damaged_rows_told, options, out_option, shi
     click.option(
         "--output", type=click.Path(path_type=Path, dir_okay=False), help="The page.  [default: OUT/report.html]"
     ),
+    click.option(
+        "--all-pictures",
+        is_flag=True,
+        help="Also show images that may not be passed on, such as one's own: a page to keep to oneself.",
+    ),
 )
-def report(out: Path, shipped: bool, output: Path | None) -> None:
+def report(out: Path, shipped: bool, output: Path | None, all_pictures: bool) -> None:
     """Write one HTML page with all results.
 
     The page shows all results under --out; --shipped adds the committed results of the repository. It has tables that
@@ -26,6 +31,7 @@ def report(out: Path, shipped: bool, output: Path | None) -> None:
     Examples:
       dcbench report
       dcbench report --shipped --output report.html
+      dcbench report --all-pictures
     """
     from dcbench_tesla.records.progress import size
     from dcbench_tesla.records.rows import STAGES
@@ -34,5 +40,5 @@ def report(out: Path, shipped: bool, output: Path | None) -> None:
 
     path, workspace = output or out / "report.html", workspace_of(out, shipped=shipped)
     with damaged_rows_told(workspace, STAGES):
-        write_text(path, page(workspace))
+        write_text(path, page(workspace, all_pictures=all_pictures))
         click.echo(f"{path} ({size(path.stat().st_size)})")

@@ -266,7 +266,8 @@ def drawn(points: Sequence[tuple[int, float]], *, percent: bool) -> list[str]:
     for x, y in zip(xs, ys, strict=True):
         column = round((x - xs[0]) / across * (_CURVE_WIDTH - 1))
         grid[_CURVE_HEIGHT - 1 - round((y - low) / up * (_CURVE_HEIGHT - 1))][column] = "•"
-    names = [f"{high:.4g}", *[""] * (_CURVE_HEIGHT - 2), f"{low:.4g}"]
+    form = ".1f" if percent else ".4g"
+    names = [f"{high:{form}}", *[""] * (_CURVE_HEIGHT - 2), f"{low:{form}}"]
     left = max(map(len, names))
     lines = [f"{name.rjust(left)} ┤{''.join(row).rstrip()}" for name, row in zip(names, grid, strict=True)]
     begin, end = str(xs[0]), f"{xs[-1]} iterations"

@@ -20,6 +20,7 @@ from dcbench_tesla.reports.html.frames import ALL_PIXELS, frames, snapshots
 from dcbench_tesla.reports.html.parts import Figure, Frame, Made, Part, Picture
 from dcbench_tesla.reports.html.peaks import explained, why_empty
 
+SHEET = "sheet.png"
 _LARGEST_BYTES, _LARGEST_PIXELS = 2**26, 2**26
 _Row = Mapping[str, Any]
 _FACTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
@@ -34,11 +35,12 @@ _FACTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def gallery_part(workspace: Workspace) -> Part:
+def gallery_part(workspace: Workspace, *, all_pictures: bool = False) -> Part:
     """Return the part with the sheets of distilled images; it names data sets whose images may not be redistributed.
 
-    A sheet that is not an image, is cut or is too large is left out, and the part says so. The user's own sheets come
-    before shipped ones, and have the images on the way where the cell kept snapshots.
+    With ``all_pictures`` their sheets, which lie in the cells' folders, are shown too, and the part warns. A sheet that
+    is not an image, is cut or is too large is left out, and the part says so. The user's own sheets come before shipped
+    ones, and have the images on the way where the cell kept snapshots.
     """
     made_rows, tested_rows = stage_rows(workspace, "condense"), stage_rows(workspace, "evaluate")
     tell_contents_apart(workspace, [*made_rows, *tested_rows])
@@ -48,26 +50,29 @@ def gallery_part(workspace: Workspace) -> Part:
         tested[row.get("cell", "")].append(row)
     damaged: list[str] = []
     groups: dict[tuple[str, int, str], list[Picture]] = defaultdict(list)
-    found = sorted(workspace.files("sheets", "*.png"), key=lambda sheet: _order(cells.get(sheet[0].stem), *sheet))
-    on_the_way = _OnTheWay(workspace, found)
+    sheets = [*workspace.files("sheets", "*.png"), *(_private(workspace, cells) if all_pictures else ())]
+    found = sorted(sheets, key=lambda sheet: _order(cells.get(_cell_of(sheet[0])), *sheet))
+    on_the_way = _OnTheWay(workspace, found, all_pictures)
     for path, origin in found:
-        made = cells.get(path.stem)
+        name = _cell_of(path)
+        made = cells.get(name)
         try:
-            picture = _picture(path, made, tested[path.stem], MARK if origin == SHIPPED else "")
-            picture = replace(picture, frames=on_the_way(path.stem, made, picture))
+            picture = _picture(path, made, tested[name], MARK if origin == SHIPPED else "")
+            picture = replace(picture, frames=on_the_way(name, made, picture))
         except (CorruptFileError, FileNotFoundError) as error:
             say(f"left out of the report: {error}")
             damaged.append(path.name)
             continue
         groups[_group(made)].append(picture)
+    kept_back = _not_to_be_passed_on(cells.values())
     return Part(
         id="images",
         title="Distilled images",
         short="Images",
         about="The distilled images with preprocessing undone. Each row is a class; at one image per class, a row has "
         "ten classes. The slider goes through the iterations whose sets were kept: those that `evaluation.every` names."
-        f"{_left_out(cells.values())}{_damaged(damaged)}",
-        make="dcbench run --method tesla",
+        f"{_told(kept_back, all_pictures)}{_damaged(damaged)}",
+        make="dcbench report --all-pictures" if kept_back and not all_pictures else "dcbench run --method tesla",
         figures=[_figure(*group, pictures) for group, pictures in groups.items()],
     )
 
@@ -75,12 +80,16 @@ def gallery_part(workspace: Workspace) -> Part:
 class _OnTheWay:
     """The frames of pictures, in as many pixels as a page has room for, shared by all cells that kept snapshots."""
 
-    def __init__(self, workspace: Workspace, sheets: Iterable[tuple[Path, str]]) -> None:
-        own = {path.stem: workspace.cells / path.stem for path, origin in sheets if origin != SHIPPED}
+    def __init__(self, workspace: Workspace, sheets: Iterable[tuple[Path, str]], all_pictures: bool) -> None:
+        names = [_cell_of(path) for path, origin in sheets if origin != SHIPPED]
+        own = {name: workspace.cells / name for name in names}
+        self._all = all_pictures
         self._cells = {name: cell for name, cell in own.items() if snapshots(cell)}
 
     def __call__(self, name: str, made: _Row | None, picture: Picture) -> Sequence[Frame]:
-        if made is None or name not in self._cells or made.get("images_may_be_passed_on") is False:
+        if made is None or name not in self._cells:
+            return ()
+        if made.get("images_may_be_passed_on") is False and not self._all:
             return ()
         count = ALL_PIXELS // (len(self._cells) * picture.width * picture.height)
         return frames(self._cells[name], made.get("iterations") or 0, count)
@@ -88,7 +97,19 @@ class _OnTheWay:
 
 def _order(made: _Row | None, path: Path, origin: str) -> tuple[bool, tuple[str, int, str], str, int, str]:
     method, seed = (made["method"], made["seed"]) if made else ("", 0)
-    return origin == SHIPPED, _group(made), method, seed, path.stem
+    return origin == SHIPPED, _group(made), method, seed, _cell_of(path)
+
+
+def _private(workspace: Workspace, cells: Iterable[str]) -> list[tuple[Path, str]]:
+    """Return the sheets in the folders of those ``cells`` that have none in ``sheets/``, in the form of the others."""
+    public = {path.stem for path, _ in workspace.files("sheets", "*.png")}
+    own = (workspace.cells / name / SHEET for name in cells if name and name not in public)
+    return [(path, "") for path in own if path.is_file()]
+
+
+def _cell_of(path: Path) -> str:
+    """Return the cell of a sheet, by the name of its folder or of the file itself."""
+    return path.parent.name if path.name == SHEET else path.stem
 
 
 def _group(made: _Row | None) -> tuple[str, int, str]:
@@ -102,7 +123,7 @@ def _figure(dataset: str, ipc: int, preset: str, pictures: Sequence[Picture]) ->
 
 def _picture(path: Path, made: _Row | None, tested: Iterable[_Row], mark: str) -> Picture:
     content, (width, height) = _read(path)
-    title = path.stem
+    title = _cell_of(path)
     if made:
         title = made["method"] + (f", seed {made['seed']}" if made["seed"] else "")
     title += mark
@@ -155,7 +176,16 @@ def _made(row: _Row) -> Made:
     return Made(facts={title: text for title, text in facts.items() if text}, commands=[row["command"]])
 
 
-def _left_out(rows: Iterable[_Row]) -> str:
-    names = sorted({row["dataset"] for row in rows if row.get("images_may_be_passed_on") is False})
-    where = "Their pictures lie in the cells' folders, as `sheet.png`."
-    return f" Left out, as their images may not be passed on: {', '.join(names)}. {where}" if names else ""
+def _not_to_be_passed_on(rows: Iterable[_Row]) -> list[str]:
+    return sorted({row["dataset"] for row in rows if row.get("images_may_be_passed_on") is False})
+
+
+def _told(kept_back: Sequence[str], all_pictures: bool) -> str:
+    """Return what the part says of data sets whose images may not be passed on."""
+    if not kept_back:
+        return ""
+    names = ", ".join(kept_back)
+    if all_pictures:
+        return f" This page is for your own eyes: images of {names} may not be passed on."
+    where = "Their pictures lie in the cells' folders, as `sheet.png`, and `dcbench report --all-pictures` shows them."
+    return f" Left out, as their images may not be passed on: {names}. {where}"

@@ -31,17 +31,18 @@ from dcbench_tesla.reports.plots import LABEL_COLOURS
 _HERE = Path(__file__).parent
 
 
-def page(workspace: Workspace) -> str:
+def page(workspace: Workspace, *, all_pictures: bool = False) -> str:
     """Return the report on all results of ``workspace`` as HTML.
 
-    For results that are missing the page shows the command that makes them.
+    For results that are missing the page shows the command that makes them. Images that may not be passed on are left
+    out unless ``all_pictures`` is set.
 
     Raises:
         DcbenchError: there are no results at all.
         CorruptFileError: a CSV file or an image is damaged.
     """
     rows = [row for stage in STAGES for row in stage_rows(workspace, stage)]
-    parts = _parts(workspace)
+    parts = _parts(workspace, all_pictures)
     if not any(part.figures for part in parts):
         raise DcbenchError(
             f"there are no results under {workspace.root}: dcbench run and dcbench compare make them; "
@@ -64,14 +65,14 @@ def page(workspace: Workspace) -> str:
     )
 
 
-def _parts(workspace: Workspace) -> list[Part]:
+def _parts(workspace: Workspace, all_pictures: bool) -> list[Part]:
     evaluated = bool(stage_rows(workspace, "evaluate"))
     table = accuracies(workspace, Wanted()) if evaluated else None
     peaks = Peaks(workspace if evaluated else None)
     failed = failed_part(stage_rows(workspace, "failed"))
     return [
         tables_part(table, peaks),
-        gallery_part(workspace),
+        gallery_part(workspace, all_pictures=all_pictures),
         tradeoff_part(table, peaks),
         curves_part(curves(workspace, Wanted()) if evaluated else None),
         ipc_part(table),

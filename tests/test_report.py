@@ -454,7 +454,7 @@ def test_sheets_that_may_not_be_passed_on_are_named(results: Path, tmp_path: Pat
     cell = tmp_path / "cells" / sheet.stem
     cell.mkdir(parents=True, exist_ok=True)
     shutil.move(sheet, cell / "sheet.png")
-    left_out, shown = (part_of(page(Workspace(tmp_path), all_pictures=all_of_them), "images") for all_of_them in (0, 1))
+    left_out, shown = (part_of(page(Workspace(tmp_path), all_pictures=every), "images") for every in (False, True))
     assert "may not be passed on: mine." in left_out
     assert "Distilled images of mine by dm" not in left_out
     assert "Distilled images of mine by dm" in shown

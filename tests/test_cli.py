@@ -88,6 +88,7 @@ COMMAND_LINE = {
         "--evaluator",
         "--preset",
         "--statistic",
+        "--interval",
         "--plot",
         "--out",
         "--shipped",

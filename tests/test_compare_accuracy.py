@@ -103,8 +103,56 @@ def test_spreads_over_networks_and_over_seeds_stand_apart(tmp_path: Path) -> Non
 def test_one_seed_has_no_spread_over_seeds(tmp_path: Path) -> None:
     stage(tmp_path, "dm", 0, [0.5, 0.6])
     shown = markdown(accuracies(Workspace(tmp_path), Wanted()))
-    assert "| `dm`   | 55.0 ± 5.0 |         10 s | 1.0 MiB |" in shown.splitlines()
+    assert "| `dm`   | 55.0 ± 5.0 [0.0, 100.0] |         10 s | 1.0 MiB |" in shown.splitlines()
     assert "over seeds" not in shown
+
+
+def test_what_is_not_decidedly_worse_than_the_best_is_marked(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 0, [0.80, 0.82, 0.81, 0.83])
+    stage(tmp_path, "dsa", 0, [0.80, 0.80, 0.82, 0.82])
+    stage(tmp_path, "dc", 0, [0.61, 0.60, 0.60, 0.62])
+    stage(tmp_path, "dc", 0, [0.5, 0.6, 0.7, 0.6], evaluator="vit")
+    table = accuracies(Workspace(tmp_path), Wanted())
+    lines = markdown(table).splitlines()
+    cells = {line.split("`")[1]: line.split("|")[2:4] for line in lines if line.startswith("| `")}
+    assert cells["dm"][0] == " 81.5 ± 1.1 [79.4, 83.6] * "
+    assert cells["dsa"][0].rstrip().endswith("] *")
+    assert cells["dc"][0] == " 60.7 ± 0.8 [59.2, 62.3]   "
+    assert "*" not in cells["dc"][1]  # alone in its column: nothing to be level with
+    text = " ".join(" ".join(lines).split())
+    assert "`*`: the best, and what is not decidedly worse." in text
+    assert "- intervals: 95 % by Student t, over the networks of one set, and they speak of this set only" in text
+    assert "- not decisive (convnet): `dm` over `dsa` by 0.5 points (16)" in text
+    assert "at least: networks do not show how sets differ" in text
+    row = table[(table["method"] == "dsa")].iloc[0]
+    assert (row["last_unit"], row["last_to_best"], row["last_level"], row["interval"]) == (
+        *("networks", pytest.approx(-0.005), True, "95 % by Student t"),
+    )
+    other = accuracies(Workspace(tmp_path), Wanted(), by="percentile")
+    assert "95 % by bootstrap (percentiles)" in markdown(other)
+    assert (other["last_high"] <= 0.83).all()
+
+
+def test_with_several_seeds_intervals_and_tests_are_over_seeds(tmp_path: Path) -> None:
+    """A difference of three points: the note says how many seeds decide it, and with these it is decided."""
+    theirs = [0.70, 0.66, 0.72, 0.71, 0.69, 0.74, 0.70, 0.68]
+    ours = [a + b for a, b in zip(theirs, (0.05, 0.02, 0.01, 0.04, 0.03, 0.03, 0.02, 0.04), strict=True)]
+
+    def seeds(count: int) -> str:
+        for seed in range(count):
+            stage(tmp_path, "dm", seed, [ours[seed] - 0.001, ours[seed] + 0.001])
+            stage(tmp_path, "dc", seed, [theirs[seed] - 0.002, theirs[seed] + 0.002])
+        return " ".join(markdown(accuracies(Workspace(tmp_path), Wanted())).split())
+
+    few = seeds(3)
+    assert "- intervals: 95 % by Student t, over the means of 3 seeds" in few
+    (needed,) = re.findall(r"not decisive \(convnet\): `dm` over `dc` by 2.7 points \((\d+)\)", few)
+    assert "at least" not in few
+    enough = seeds(int(needed))
+    assert "not decisive" not in enough
+    assert "| `dc`" in enough
+    assert re.search(r"`dc` \| [^|*]+ \|", enough)
+    assert re.search(r"`dm` \| [^|*]+\* \|", enough)
 
 
 def test_the_condensing_machine_is_named_where_it_is_another(tmp_path: Path) -> None:
@@ -162,7 +210,10 @@ def test_other_schedules_versions_and_settings_of_an_evaluation_are_no_further_s
     assert list(table["seeds"]) == [1, 1, 1, 1]
     (line,) = (line for line in markdown(table).splitlines() if line.startswith("| `dm`"))
     shown = [cell.strip() for cell in line.split("|")[2:-1]]
-    assert sorted(shown[:3]) == ["25.0 ± 5.0", "55.0 ± 5.0", "75.0 ± 5.0"]
+    ends = ("[0.0, 88.5]", "[0.0, 100.0]", "[11.5, 100.0]")  # 12.7 times 5 points on both sides
+    assert sorted(shown[:3]) == [
+        f"{mean} ± 5.0 {end}" for mean, end in zip(("25.0", "55.0", "75.0"), ends, strict=True)
+    ]
 
 
 def test_a_file_of_a_cell_is_no_seed_of_it_and_its_evaluation_seeds_are_not_seeds_of_the_set(tmp_path: Path) -> None:
@@ -241,7 +292,7 @@ def test_methods_are_lines_and_evaluators_columns_the_condensing_network_first(t
     order = [line for line in lines if line.startswith("| `")]
     assert [line.split("`")[1] for line in order] == ["random", "dm"]  # by the first column
     assert order[0].split("|")[3].strip() == ""  # was not run: empty
-    assert order[1].split("|")[3].strip() == "30.0 ± 0.0"
+    assert order[1].split("|")[3].strip() == "30.0 ± 0.0 [30.0, 30.0]"
     assert "- alexnet: adam; 3 networks" in lines
 
 
@@ -270,7 +321,7 @@ def test_the_command_writes_both_files(tmp_path: Path) -> None:
     stage(tmp_path, "dm", 0, [0.5, 0.6])
     result = CliRunner().invoke(main, ["compare", "accuracy", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    assert "| `dm`   | 55.0 ± 5.0 |" in result.stdout
+    assert "| `dm`   | 55.0 ± 5.0 [0.0, 100.0] |" in result.stdout
     assert (tmp_path / "tables" / "accuracy.md").read_text(encoding="utf-8") in result.stdout
     head, line = (tmp_path / "tables" / "accuracy.csv").read_text(encoding="utf-8").splitlines()
     assert head.startswith("dataset,ipc,preset,data,method,settings,condensation,protocol,evaluator,recipe,")

@@ -149,9 +149,9 @@ def test_what_was_not_measured_has_its_command(tmp_path: Path) -> None:
 
 def test_accuracies_stand_in_the_tables(made_up: str) -> None:
     rows = Reader(made_up).rows
-    assert ["tesla", "62.0 ± 2.0", "2 min", "1.0 MiB"] in rows  # IPC 1
-    assert ["tesla", "81.0 ± 1.0", "17 min", "1.0 MiB"] in rows  # IPC 10
-    assert ["random", "30.0 ± 0.0", "2 min", "1.0 MiB"] in rows
+    assert ["tesla", "62.0 ± 2.0 [36.6, 87.4] *", "2 min", "1.0 MiB"] in rows  # IPC 1: two networks, t = 12.7
+    assert ["tesla", "81.0 ± 1.0 [68.3, 93.7] *", "17 min", "1.0 MiB"] in rows  # IPC 10
+    assert ["random", "30.0 ± 0.0 [30.0, 30.0] *", "2 min", "1.0 MiB"] in rows
 
 
 def test_the_committed_accuracies_are_those_of_the_page() -> None:
@@ -168,8 +168,12 @@ def test_learning_curves_and_accuracy_against_ipc(made_up: str) -> None:
     assert curve["tesla"] == [pytest.approx([50, 42, 40, 44]), pytest.approx([100, 62, 60, 64])]
     assert [n["name"] for n in drawn["curves-1"]["lines"] if n["flat"]] == ["random"]
     against = lines(drawn["ipc-1"])
-    assert against["tesla"] == [pytest.approx([1, 62, 60, 64]), pytest.approx([10, 81, 80, 82])]
-    assert against["dm"] == [pytest.approx([1, 56, 55, 57])]
+    t = 12.7062  # of two networks
+    assert against["tesla"] == [
+        pytest.approx([ipc, mean, mean - t * error, mean + t * error], abs=0.01)
+        for ipc, mean, error in ((1, 62, 2), (10, 81, 1))
+    ]
+    assert against["dm"] == [pytest.approx([1, 56, 56 - t, 56 + t], abs=0.01)]
     assert (drawn["ipc-1"]["scaled"], drawn["ipc-1"]["log"]) == ("x", True)
 
 

@@ -183,7 +183,7 @@ def test_a_click_sorts_and_so_does_the_keyboard(browser: Browser, made_up: Path)
         return [row.find_elements(By.CSS_SELECTOR, "th, td")[number].text for row in rows(table)]
 
     browser.show(accuracy).click()
-    assert column(1) == ["30.0 ± 0.0", "56.0 ± 1.0", "62.0 ± 2.0"]
+    assert column(1) == ["30.0 ± 0.0 [30.0, 30.0] *", "56.0 ± 1.0 [43.3, 68.7] *", "62.0 ± 2.0 [36.6, 87.4] *"]
     accuracy.click()
     assert column(0) == ["tesla", "dm", "random"]
     assert sorted_by(table) == {"convnet": "descending"}

@@ -182,9 +182,9 @@ def test_own_and_shipped_lines_stand_apart_in_the_table_of_accuracies(shipped: P
     result = dcbench("compare", "accuracy", "--shipped", "--out", out)
     lines = [line.split("|")[1:3] for line in result.stdout.splitlines() if line.startswith("| `")]
     assert [[text.strip() for text in line] for line in lines] == [
-        ["`random` (shipped)", "20.0 ± 0.0"],
-        ["`dm` (shipped)", "50.0 ± 0.0"],
-        ["`dm`", "70.0 ± 0.0"],
+        ["`random` (shipped)", "20.0 ± 0.0 [20.0, 20.0]"],
+        ["`dm` (shipped)", "50.0 ± 0.0 [50.0, 50.0]"],
+        ["`dm`", "70.0 ± 0.0 [70.0, 70.0]"],
     ]
     assert (out / "tables" / "accuracy.md").read_text() == result.stdout.removesuffix("\n")
     written = pd.read_csv(out / "tables" / "accuracy.csv")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from dcbench_tesla.compare.points import Point
+    from dcbench_tesla.compare.statistics import How
 
 
 @click.group(cls=Group)
@@ -63,6 +64,13 @@ def compare() -> None:
         show_default=True,
         help="Test accuracy that the table shows; the CSV file has all.",
     ),
+    click.option(
+        "--interval",
+        type=click.Choice(["t", "percentile", "BCa"], case_sensitive=False),
+        default="t",
+        show_default=True,
+        help="Intervals of means: by Student t, or a bootstrap.",
+    ),
     click.option("--plot", is_flag=True, help="Also draw accuracy against IPC and against what it costs."),
     out_option,
     shipped_option,
@@ -75,6 +83,7 @@ def accuracy(
     evaluators: tuple[str, ...],
     presets: tuple[str, ...],
     statistic: str,
+    interval: "How",
     plot: bool,
     out: Path,
     shipped: bool,
@@ -83,10 +92,13 @@ def accuracy(
     """Compare test accuracies, method by evaluator.
 
     Reads the results under --out; --shipped adds the committed results of the repository. The table shows the standard
-    deviations over networks and over seeds separately, and seconds and peak memory of the condensation. It is printed
-    as Markdown and written to OUT/tables/accuracy.md, and with all columns to OUT/tables/accuracy.csv. --plot draws
-    OUT/figures/accuracy-ipc and accuracy-cost (PNG and SVG): accuracy against IPC, and against the seconds and GiB of
-    the condensation.
+    deviations over networks and over seeds separately, the interval of the mean at 95 %, and which methods are level
+    with the best: tests in pairs, corrected for their number, decide no difference. The notes say how many seeds would.
+    Seconds and peak memory of the condensation stand beside.
+
+    The table is printed as Markdown and written to OUT/tables/accuracy.md, and with all columns to
+    OUT/tables/accuracy.csv. --plot draws OUT/figures/accuracy-ipc and accuracy-cost (PNG and SVG): accuracy against
+    IPC, and against the seconds and GiB of the condensation.
 
     \b
     Examples:
@@ -103,7 +115,7 @@ def accuracy(
     workspace = workspace_of(out, shipped=shipped)
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
     with damaged_rows_told(workspace, ("condense", "evaluate")):
-        table = accuracies(workspace, wanted)
+        table = accuracies(workspace, wanted, by=interval)
         if as_json:
             _emit("compare accuracy", table)
         else:

@@ -2,7 +2,8 @@
 
 Each line of the table is a method with its settings, and each column an evaluator with its recipe. Two standard
 deviations are given separately: over the networks trained on one distilled set, which the papers print, and over the
-seeds of the condensation.
+seeds of the condensation. The interval of a mean, and which methods are level with the best of their column, are those
+of :mod:`dcbench_tesla.compare.statistics`.
 """
 
 import statistics
@@ -15,6 +16,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from dcbench_tesla.compare.changes import RATES, ROUNDING, by_holders, is_own_command, with_letters, without_effect
+from dcbench_tesla.compare.statistics import (
+    MOST_SEEDS,
+    NAMES,
+    How,
+    Interval,
+    Networks,
+    Standing,
+    interval,
+    standings,
+)
 from dcbench_tesla.compare.table import NARROW, bullet, in_widths, paragraph
 from dcbench_tesla.config import settings_given, with_sets
 from dcbench_tesla.errors import DcbenchError
@@ -24,6 +35,8 @@ from dcbench_tesla.records.store import content_key
 from dcbench_tesla.records.text import on_one_line
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
+_DIGITS = 6  # of fractions that statistics are made of
+_LEVEL = "`*`"
 _SECTION = ["dataset", "ipc", "preset", "data"]
 
 
@@ -49,24 +62,37 @@ class Wanted:
         return all(not names or value in names for names, value in asked)
 
 
-def accuracies(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
+def accuracies(workspace: Workspace, wanted: Wanted, *, by: How = "t") -> pd.DataFrame:
     """Return one tidy row for every method, settings and evaluator, over all seeds that were run.
 
-    Accuracies are fractions of the test set. For each statistic there are four columns:
+    Accuracies are fractions of the test set. For each statistic there are these columns:
 
     - ``<statistic>``: the mean over seeds of the means over networks.
     - ``<statistic>_networks``: how many networks were trained on that set (snapshots have fewer than the final set).
     - ``<statistic>_std_networks``: the standard deviation over the networks of one seed (population standard
       deviations, root mean square over seeds); empty for one network.
     - ``<statistic>_std_seeds``: the population standard deviation of the seeds' means; empty for one seed.
+    - ``<statistic>_low``, ``<statistic>_high``, ``<statistic>_unit``: the ends of the interval of the mean at 95 %, and
+      what it is over: ``seeds``, or the ``networks`` of one set, of which alone it then speaks. Empty for one value.
+    - ``<statistic>_to_best``, ``<statistic>_to_best_low``, ``<statistic>_to_best_high``: the difference to the best
+      method of the column of the table, in pairs of seeds or networks, with its interval; empty for the best itself.
+    - ``<statistic>_p``: its p, corrected for all pairs of the column; ``<statistic>_level``: whether the method is the
+      best or not decidedly worse; ``<statistic>_seeds_needed``: how many seeds would decide between the two.
 
     ``condense_seconds`` and ``peak_bytes`` are means over seeds, and empty if they were not measured. If committed rows
     are read too, ``origin`` tells them from the user's own.
 
+    Args:
+        workspace: the results folder.
+        wanted: which rows to compare.
+        by: how intervals are made: by Student t, or by a bootstrap.
+
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
     """
-    table = pd.DataFrame([summary(rows) for rows in _found(workspace, wanted)])
+    groups = _found(workspace, wanted)
+    table = pd.DataFrame([summary(rows, by) for rows in groups])
+    table = _with_standings(table, groups)
     table["ipc"] = table["ipc"].astype("Int64")
     return table.sort_values([*_SECTION, "evaluator", "recipe", "last", "method", "condensation"], ignore_index=True)
 
@@ -131,8 +157,51 @@ def _condensation(row: Mapping[str, Any]) -> str:
     return content_key({k: v for k, v in row["made"]["identity"].items() if k != "seed"})
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the tidy row of one method, settings and evaluator from the rows of its seeds (:func:`evaluations`)."""
+def _with_standings(table: pd.DataFrame, groups: Sequence[Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    """Return a table with where its lines stand beside the best of their columns, for every statistic.
+
+    Args:
+        table: a row for each of ``groups``.
+        groups: the rows of the evaluations.
+    """
+    shown = labelled(table).sort_values("evaluated_sets", kind="stable")
+    shown = shown.drop_duplicates([*_SECTION, "line", "column"], keep="last")
+    for name in STATISTICS:
+        found: dict[Any, dict[str, Any]] = {}
+        for _, column in shown.dropna(subset=[name]).groupby([*_SECTION, "column"], dropna=False):
+            standing = standings([_networks(groups[i], name) for i in column.index])
+            found |= {i: _standing(name, own) for i, own in zip(column.index, standing, strict=True)}
+        empty = _standing(name, Standing(behind=None, p=None, level=None))
+        columns = [found.get(i, empty) for i in table.index]
+        table = table.join(pd.DataFrame(columns, index=table.index).astype({f"{name}_level": object}))
+    return table
+
+
+def _networks(rows: Sequence[Mapping[str, Any]], name: str) -> Networks:
+    """Return the accuracies of the networks by the seed that theirs are drawn from."""
+    return {row.get("evaluation_seed", row["seed"]): row["accuracy"][name]["values"] for row in rows}
+
+
+def _standing(name: str, standing: Standing) -> dict[str, Any]:
+    """Return the columns of a method's standing in one statistic."""
+    behind = standing.behind
+    ends = (None, None, None) if behind is None else (behind.difference, behind.low, behind.high)
+    names = (f"{name}_to_best{end}" for end in ("", "_low", "_high"))
+    return {
+        **{column: None if end is None else round(end, _DIGITS) for column, end in zip(names, ends, strict=True)},
+        f"{name}_p": None if standing.p is None else float(f"{standing.p:.3g}"),
+        f"{name}_level": standing.level,
+        f"{name}_seeds_needed": standing.seeds_needed,
+    }
+
+
+def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
+    """Return the tidy row of one method, settings and evaluator from the rows of its seeds (:func:`evaluations`).
+
+    Args:
+        rows: the rows.
+        by: how intervals are made.
+    """
     first = rows[0]
     made = [row["made"] for row in rows if row["made"] is not None]
     data, settings = _changed_settings(made[0]) if made else ("", _of_a_file(first))
@@ -154,8 +223,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     for name in STATISTICS:
         found = [row["accuracy"][name]["values"] for row in rows if row["accuracy"][name]]
-        columns |= _over_seeds(name, found if len(found) == len(rows) else [])
+        columns |= _over_seeds(name, found if len(found) == len(rows) else [], by)
     return columns | {
+        "interval": f"95 % by {NAMES[by]}",
         "diverged_networks": sum(row["diverged_networks"] for row in rows),
         "condense_seconds": _mean(row.get("condense_seconds") for row in made),
         "peak_bytes": _mean(row.get("peak_bytes") for row in made),
@@ -182,9 +252,10 @@ def _machines(made: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any
     return f"{', '.join(sorted(condensed))} (condensation), {told} (evaluation)"
 
 
-def _over_seeds(name: str, values: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return mean, standard deviations and number of networks of ``values[seed][network]``; ``None`` if it is empty."""
-    columns: dict[str, Any] = dict.fromkeys((name, f"{name}_std_networks", f"{name}_std_seeds", f"{name}_networks"))
+def _over_seeds(name: str, values: Sequence[Sequence[float]], by: How = "t") -> dict[str, Any]:
+    """Return mean, spreads, number of networks and interval of ``values[seed][network]``; ``None`` if it is empty."""
+    ends = ("", "_std_networks", "_std_seeds", "_networks", "_low", "_high", "_unit")
+    columns: dict[str, Any] = dict.fromkeys(f"{name}{end}" for end in ends)
     if not values:
         return columns
     means = pd.Series([statistics.fmean(v) for v in values])
@@ -193,7 +264,15 @@ def _over_seeds(name: str, values: Sequence[Sequence[float]]) -> dict[str, Any]:
     if fewest > 1:
         columns[f"{name}_std_networks"] = pd.Series([statistics.pstdev(v) ** 2 for v in values]).mean() ** 0.5
     columns[f"{name}_std_seeds"] = means.std(ddof=0) if len(values) > 1 else None
-    return columns
+    return columns | _ends(name, interval(values, by=by))
+
+
+def _ends(name: str, found: Interval | None) -> dict[str, Any]:
+    """Return the columns of an interval, rounded: the last digits of SciPy's numbers are not those of every machine."""
+    if found is None:
+        return {}
+    low, high = round(found.low, _DIGITS), round(found.high, _DIGITS)
+    return {f"{name}_low": low, f"{name}_high": high, f"{name}_unit": found.unit}
 
 
 def _curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -313,10 +392,12 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Secti
     # of several evaluations of one set by one recipe, the one that evaluated most snapshots is shown
     group = group.sort_values("evaluated_sets", kind="stable")
     columns = list(dict.fromkeys(group.sort_values("evaluator", key=_convnet_first, kind="stable")["column"]))
+    marked = set(group.loc[group[f"{statistic}_level"].eq(True), "column"])
     cells: dict[tuple[str, str], Cell] = {}
     for row in group.to_dict("records"):
         line = row["line"]
-        cells[line, row["column"]] = Cell(shown(row, statistic), _known(row[statistic]))
+        text = _with_interval(row, statistic, marked=row["column"] in marked)
+        cells[line, row["column"]] = Cell(text, _known(row[statistic]))
         for name, show in _BESIDE.items():
             cells[line, name] = Cell("" if pd.isna(row[name]) else show(row[name]), _known(row[name]))
 
@@ -327,15 +408,82 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Secti
     lines = sorted(dict.fromkeys(line for line, _ in cells), key=accuracy)
     names = [*columns, *_BESIDE]
     title, beside = _title(dataset, ipc, preset, data)
-    about = f"Test accuracy `{statistic}` in %: mean ± standard deviation over networks"
     return Section(
         title=title,
-        about=about + (" ± over seeds (how many)." if (group["seeds"] > 1).any() else "."),
+        about=_about(group, statistic),
         head=["method", *(_TITLES.get(name, name) for name in names)],
         body=[[Cell(line), *(cells.get((line, name), Cell("")) for name in names)] for line in lines],
-        notes=[*beside, *_notes(group, preset)],
+        notes=[*beside, *_recipes(group), *_statistics(group, statistic), *_notes(group, preset)],
         rows=group,
     )
+
+
+def _about(group: pd.DataFrame, statistic: str) -> str:
+    """Return what the numbers of a section are."""
+    spread = " ± over seeds (how many)" if (group["seeds"] > 1).any() else ""
+    ends = " [interval of the mean, 95 %]" if group[f"{statistic}_low"].notna().any() else ""
+    mark = (
+        f" {_LEVEL}: the best, and what is not decidedly worse." if group[f"{statistic}_level"].eq(True).any() else ""
+    )
+    return f"Test accuracy `{statistic}` in %: mean ± standard deviation over networks{spread}{ends}.{mark}"
+
+
+def _statistics(group: pd.DataFrame, statistic: str) -> list[str]:
+    """Return what the intervals of a section are over, what is level with the best, and what would decide it."""
+    shown = group.drop_duplicates(["line", "column"], keep="last").dropna(subset=[statistic])
+    known = shown.dropna(subset=[f"{statistic}_low"])
+    if known.empty:
+        return []
+    over = {str(unit): own for unit, own in known.groupby(f"{statistic}_unit")}
+    told = []
+    if "seeds" in over:
+        counts = sorted({int(seeds) for seeds in over["seeds"]["seeds"]})
+        told.append(f"over the means of {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds")
+    if "networks" in over:
+        whose = f"{', '.join(dict.fromkeys(over['networks']['line']))}: " if "seeds" in over else ""
+        told.append(f"{whose}over the networks of one set, and they speak of this set only")
+    notes = [f"intervals: {known['interval'].iloc[0]}, {'; '.join(told)}"]
+    if shown[f"{statistic}_level"].eq(True).any():
+        notes.append(
+            f"{_LEVEL}: no difference from the best is decided at 5 % (t tests in pairs of seeds, or of networks where "
+            "there is one seed; corrected by Benjamini and Hochberg for all pairs of the column)"
+        )
+    return [*notes, *_undecided(shown, statistic)]
+
+
+def _undecided(shown: pd.DataFrame, statistic: str) -> list[str]:
+    """Return for every column which differences to the best are not decisive, and how many seeds would decide them."""
+    notes = []
+    for column, rows in shown.groupby("column", sort=False):
+        best = rows.loc[rows[f"{statistic}_to_best"].isna(), "line"]
+        open_ = rows[rows[f"{statistic}_level"].eq(True) & rows[f"{statistic}_to_best"].notna()]
+        told = [_open(row, statistic) for row in open_.sort_values(f"{statistic}_to_best").to_dict("records")[::-1]]
+        if told:
+            notes.append(f"not decisive ({column}): {best.iloc[0]} over {', over '.join(told)}")
+    if notes:
+        few = shown[f"{statistic}_unit"].eq("networks").any()
+        least = ", at least: networks do not show how sets differ" if few else ""
+        notes.append(
+            f"in brackets: seeds that decide such a difference between two methods with a probability of 80 %{least}"
+        )
+    return notes
+
+
+def _open(row: Mapping[Any, Any], statistic: str) -> str:
+    """Return by how much a method that is level with the best is behind it, and how many seeds would decide that."""
+    needed, behind = row[f"{statistic}_seeds_needed"], -100 * row[f"{statistic}_to_best"]
+    if pd.isna(needed):
+        return f"{row['line']}: equal"
+    seeds = f"more than {MOST_SEEDS}" if needed == float("inf") else f"{int(needed)}"
+    return f"{row['line']} by {behind:.1f} points ({seeds})"
+
+
+def _with_interval(row: Mapping[Any, Any], statistic: str, *, marked: bool) -> str:
+    """Return the text of an accuracy with its interval; in a ``marked`` column also with the place of the mark."""
+    text, low, high = shown(row, statistic), row[f"{statistic}_low"], row[f"{statistic}_high"]
+    if not pd.isna(low):
+        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return text + ((" *" if row[f"{statistic}_level"] is True else "  ") if marked and text else "")
 
 
 def _title(dataset: str, ipc: Any, preset: str, data: str) -> tuple[str, list[str]]:
@@ -346,17 +494,21 @@ def _title(dataset: str, ipc: Any, preset: str, data: str) -> tuple[str, list[st
     return f"{title}, other data", [f"data: {data}"]
 
 
-def _notes(group: pd.DataFrame, preset: str) -> list[str]:
-    """Return the recipe of every column, what the methods changed of the preset, and what letters stand for."""
-    recipes = dict.fromkeys(
+def _recipes(group: pd.DataFrame) -> list[str]:
+    """Return the recipe of every column."""
+    found = dict.fromkeys(
         f"{row['column']}: {_letter_told(row, 'column')}{row['recipe']}; {row['networks']} networks"
         for row in group.to_dict("records")
     )
+    return list(found)
+
+
+def _notes(group: pd.DataFrame, preset: str) -> list[str]:
+    """Return what the methods changed of the preset, and what letters stand for."""
     lent = pd.Series([p.partition(", changed: ")[0] for p in group["protocol"]], index=group.index)
     others = {whose: dict.fromkeys(rows["line"]) for whose, rows in group.groupby(lent) if whose != preset}
     changed = by_holders((f"`{method}`", _common(rows)) for method, rows in group.groupby("method", sort=False))
     return [
-        *recipes,
         *(f"protocol {whose}: {', '.join(lines)}" for whose, lines in others.items()),
         *([f"changed: {'; '.join(changed)}"] if changed else []),
         *letters(group),

@@ -22,8 +22,9 @@ _STATISTICS = {"last": "last", "best_on_validation": "best on validation", "best
 def against_ipc(table: pd.DataFrame, statistic: str = "last") -> "Figure | None":
     """Draw accuracy against IPC, with a line per method; ``None`` if no method was run with several IPCs.
 
-    Panels are data sets, presets and evaluators. Ticks stand at the IPCs that were run, and bars are standard
-    deviations over networks. A line has its name at its end; those that end before the largest IPC are in a legend.
+    Panels are data sets, presets and evaluators. Ticks stand at the IPCs that were run, and bars are intervals of the
+    mean at 95 %: over seeds, or over the networks of one set. A line has its name at its end; those that end before the
+    largest IPC are in a legend.
 
     Args:
         table: rows of :func:`~dcbench_tesla.compare.accuracy.accuracies`.
@@ -97,7 +98,7 @@ def _draw_ipc(axes: "Axes", panel: pd.DataFrame, statistic: str) -> None:
     for line, own in _lines(panel):
         rows, drawn = own.sort_values("ipc"), look(own["method"].iloc[0])
         x, y = rows["ipc"].astype(float), 100 * rows[statistic]
-        spread = 100 * rows[f"{statistic}_std_networks"].fillna(0)
+        spread = _bars(rows, statistic)
         style: dict[str, Any] = {"marker": drawn.marker, "color": drawn.colour, "capsize": 2, "label": line}
         handle = axes.errorbar(x, y, spread, linewidth=1.2, **style)
         if x.iloc[-1] == panel["ipc"].max():
@@ -117,7 +118,7 @@ def _draw_cost(axes: "Axes", panel: pd.DataFrame, statistic: str, cost: str) -> 
     handles: list[Any] = []
     for line, own in _lines(rows):
         drawn, x, y = look(own["method"].iloc[0]), own[cost] / unit, 100 * own[statistic]
-        spread = 100 * own[f"{statistic}_std_networks"].fillna(0)
+        spread = _bars(own, statistic)
         style: dict[str, Any] = {"fmt": drawn.marker, "color": drawn.colour, "label": line}
         handles.append(axes.errorbar(x, y, spread, markersize=7, capsize=2, **style))
     for line, own in _lines(panel[~_has_cost(panel)].sort_values(statistic, ascending=False)):
@@ -142,6 +143,13 @@ def _draw_cost(axes: "Axes", panel: pd.DataFrame, statistic: str, cost: str) -> 
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
 
 
+def _bars(rows: pd.DataFrame, statistic: str) -> list[list[float]]:
+    """Return how far the intervals of the means reach below and above them, in points; 0 where there is none."""
+    mean = rows[statistic]
+    reach = (mean - rows[f"{statistic}_low"], rows[f"{statistic}_high"] - mean)
+    return [(100 * one).fillna(0).clip(lower=0).tolist() for one in reach]
+
+
 def _has_cost(panel: pd.DataFrame) -> "pd.Series[bool]":
     return panel["condense_seconds"] > 0
 
@@ -157,4 +165,4 @@ def front(costs: "pd.Series[float]", values: "pd.Series[float]") -> list[tuple[f
 
 def _label(axes: "Axes", x: str, statistic: str) -> None:
     axes.set_xlabel(x)
-    axes.set_ylabel(f"test accuracy ({_STATISTICS[statistic]}), %")
+    axes.set_ylabel(f"test accuracy ({_STATISTICS[statistic]}), %\nbars: 95 % interval of the mean", fontsize=9)

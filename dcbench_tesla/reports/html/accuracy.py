@@ -7,7 +7,7 @@ import pandas as pd
 from dcbench_tesla.compare.accuracy import Cell, Section, labelled, letters, sections
 from dcbench_tesla.records.rows import STATISTICS
 from dcbench_tesla.records.workspace import SHIPPED
-from dcbench_tesla.reports.html.lines import in_percent, lines_against, made_of, place
+from dcbench_tesla.reports.html.lines import INTERVAL, in_percent, lines_against, made_of, place
 from dcbench_tesla.reports.html.parts import Column, Figure, Part, Plot, Table, table_of, told
 from dcbench_tesla.reports.html.peaks import Peaks
 
@@ -61,7 +61,7 @@ def _as_table(section: Section, reasons: Mapping[str, str], title: str = "") -> 
 
 
 def _plain(cell: Cell, otherwise: str = "") -> Cell:
-    return cell._replace(text=cell.text.replace("`", "") or otherwise)
+    return cell._replace(text=cell.text.replace("`", "").rstrip() or otherwise)
 
 
 # ------------------------------------------------------------------------------------------------------------- curves
@@ -144,12 +144,13 @@ def _against_ipc(table: pd.DataFrame) -> Iterator[Figure]:
         if rows["ipc"].nunique() > 1:
             yield Figure(
                 title=f"{place(rows.assign(ipc=None))}, {told(rows, 'column')}",
-                caption=f"Test accuracy `last`; {_SPREAD} The network's recipe can differ by IPC: see the numbers.",
+                caption=f"Test accuracy `last`; the bar is {INTERVAL}. The network's recipe can differ by IPC: see the "
+                "numbers.",
                 made=made_of(rows),
                 plot=Plot(
                     x="images per class (IPC)",
                     y=_ACCURACY,
-                    lines=lines_against(rows, "ipc", "last"),
+                    lines=lines_against(rows, "ipc", "last", intervals=True),
                     scaled="x",
                     log=True,
                 ),

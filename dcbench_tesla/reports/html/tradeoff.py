@@ -6,7 +6,7 @@ import pandas as pd
 
 from dcbench_tesla.compare.accuracy import letters, sections
 from dcbench_tesla.records.progress import duration, size
-from dcbench_tesla.reports.html.lines import in_percent, lines_against, made_of, place
+from dcbench_tesla.reports.html.lines import INTERVAL, in_percent, lines_against, made_of, place
 from dcbench_tesla.reports.html.parts import Column, Figure, Line, Part, Plot, Point, table_of, told
 from dcbench_tesla.reports.html.peaks import Peaks
 
@@ -66,12 +66,12 @@ def _memory(rows: pd.DataFrame, reasons: dict[str, str]) -> Figure:
 
 
 def _figure(rows: pd.DataFrame, known: pd.DataFrame, x: str, more: str, *, front: bool = True) -> Figure:
-    lines = lines_against(known, "cost", "last")
+    lines = lines_against(known, "cost", "last", intervals=True)
     free = " Dashed: methods without iterations, which choose or average images." if any(n.flat for n in lines) else ""
     drawn = [*lines, _front(lines)] if front else lines
     return Figure(
         title=f"{place(rows)}, {told(rows, 'column')}: {x.partition(' of ')[0]}",
-        caption=f"Up and to the left is better.{free}{more}",
+        caption=f"Up and to the left is better. The bar is {INTERVAL}.{free}{more}",
         made=made_of(rows),
         plot=Plot(x=x, y="test accuracy, %", lines=drawn, scaled="x", log=True, round_ticks=True),
         notes=letters(rows),

@@ -94,6 +94,9 @@ COMMAND_LINE = {
         "--shipped",
         "--json",
     ],
+    "compare scores": [
+        *("--dataset", "--method", "--ipc", "--evaluator", "--preset", "--out", "--shipped", "--json"),
+    ],
     "compare memory": [
         *("--method", "--dataset", "--steps", "--batch-size", "--width", "--depth", "--set", "--ipc", "--against"),
         *("--meter", "--device", "--out", "--json"),

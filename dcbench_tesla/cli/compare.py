@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def compare() -> None:
-    """Compare methods: accuracy, memory, time and gradients.
+    """Compare methods: accuracy, scores, memory, time and gradients.
 
     \b
     Examples:
@@ -44,8 +44,7 @@ def compare() -> None:
     """
 
 
-@compare.command()
-@options(
+_which = options(
     click.option(
         "--dataset", "datasets", multiple=True, help="Only this data set.  [default: all]", shell_complete=DATASETS
     ),
@@ -57,6 +56,12 @@ def compare() -> None:
         "--evaluator", "evaluators", multiple=True, help="Only this network.  [default: all]", shell_complete=EVALUATORS
     ),
     click.option("--preset", "presets", multiple=True, help="Only this preset.  [default: all]"),
+)
+
+
+@compare.command()
+@options(
+    _which,
     click.option(
         "--statistic",
         type=click.Choice(STATISTICS),
@@ -149,7 +154,8 @@ def _nothing(text: str) -> None:
 
 
 def _emit(
-    kind: "Literal['compare accuracy', 'compare memory', 'compare time', 'compare gradient']", table: "DataFrame"
+    kind: "Literal['compare accuracy', 'compare scores', 'compare memory', 'compare time', 'compare gradient']",
+    table: "DataFrame",
 ) -> None:
     from dcbench_tesla.cli.shown.output import Compare, emit, rows_of
 
@@ -534,3 +540,48 @@ def gradient(
     _keep_figure(gradient_figure(table, compared.REFERENCE), stem, figures / "gradient.csv")
     if as_json:
         _emit("compare gradient", table)
+
+
+@compare.command()
+@options(_which, out_option, shipped_option, json_option)
+def scores(
+    datasets: tuple[str, ...],
+    methods: tuple[str, ...],
+    ipcs: tuple[int, ...],
+    evaluators: tuple[str, ...],
+    presets: tuple[str, ...],
+    out: Path,
+    shipped: bool,
+    as_json: bool,
+) -> None:
+    """Compare what distilled sets are worth beside real images.
+
+    Reads the results under --out and trains nothing. Shows DD-Ranking's scores (IOR, HLR, LRS, ARS), how many random
+    images per class reach the same accuracy, the range of accuracies over augmentations, and whether networks of
+    several widths and depths are ranked as on all real images. A score whose results are missing is empty, and the
+    command that makes them is told. The table is written to OUT/tables/scores.md and scores.csv.
+
+    \b
+    Examples:
+      dcbench compare scores
+      dcbench compare scores --shipped --dataset fashion-mnist --ipc 1
+    """
+    from dcbench_tesla.compare import scores as compared
+    from dcbench_tesla.compare.accuracy import Wanted
+    from dcbench_tesla.compare.files import csv_text
+    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.store import write_text
+
+    workspace = workspace_of(out, shipped=shipped)
+    wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
+    with damaged_rows_told(workspace, ("condense", "evaluate")):
+        found = compared.scores(workspace, wanted)
+        if as_json:
+            _emit("compare scores", found.table)
+        else:
+            click.echo(compared.markdown(found.table, width=terminal_width(None)))
+        write_text(workspace.tables / "scores.csv", csv_text(found.table))
+        write_text(workspace.tables / "scores.md", compared.markdown(found.table))
+        say(f"written: {workspace.tables / 'scores.csv'}, scores.md")
+        for command in found.missing:
+            say(f"missing for {command}")

@@ -144,6 +144,7 @@ def _group_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return a key that is equal for rows that differ in their seed only."""
     schedule = [(e["iteration"], len(e["test"])) for e in row["evaluated"]]
     how = [row["recipe"], row["settings"], row.get("evaluator_version", 1), row["dataset_fingerprint"], schedule]
+    how += [row["labels"]] if "labels" in row else []
     return (row.get("origin"), _condensation(row), row["evaluator"], content_key(how))
 
 

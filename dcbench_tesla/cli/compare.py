@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def compare() -> None:
-    """Compare methods: accuracy, scores, memory, time and gradients.
+    """Compare methods: accuracy, memory, time and gradients.
 
     \b
     Examples:

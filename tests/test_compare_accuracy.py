@@ -133,6 +133,23 @@ def test_what_is_not_decidedly_worse_than_the_best_is_marked(tmp_path: Path) -> 
     assert (other["last_high"] <= 0.83).all()
 
 
+def test_a_method_of_other_seeds_is_compared_with_none(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", 1, [0.1, 0.2])
+    stage(tmp_path, "dsa", 0, [0.7, 0.71])
+    stage(tmp_path, "dc", 0, [0.7, 0.70])
+    table = accuracies(Workspace(tmp_path), Wanted()).set_index("method")
+    assert table["last_level"].to_dict() == {"dm": None, "dsa": True, "dc": True}
+    assert table["last_to_best"].isna().to_dict() == {"dm": True, "dsa": True, "dc": False}
+    assert "not decisive (convnet): `dsa` over `dc` by 0.5 points" in markdown(table.reset_index())
+
+
+def test_of_two_equal_methods_one_is_the_best_and_the_other_equal(tmp_path: Path) -> None:
+    stage(tmp_path, "herding", 0, [0.7, 0.8])
+    stage(tmp_path, "k-center", 0, [0.7, 0.8])
+    text = markdown(accuracies(Workspace(tmp_path), Wanted()))
+    assert re.search(r"not decisive \(convnet\): `(herding|k-center)` over `(?!\1)(herding|k-center)`: equal", text)
+
+
 def test_with_several_seeds_intervals_and_tests_are_over_seeds(tmp_path: Path) -> None:
     """A difference of three points: the note says how many seeds decide it, and with these it is decided."""
     theirs = [0.70, 0.66, 0.72, 0.71, 0.69, 0.74, 0.70, 0.68]

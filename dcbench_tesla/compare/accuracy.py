@@ -456,9 +456,10 @@ def _undecided(shown: pd.DataFrame, statistic: str) -> list[str]:
     """Return for every column which differences to the best are not decisive, and how many seeds would decide them."""
     notes = []
     for column, rows in shown.groupby("column", sort=False):
-        best = rows.loc[rows[f"{statistic}_to_best"].isna(), "line"]
-        open_ = rows[rows[f"{statistic}_level"].eq(True) & rows[f"{statistic}_to_best"].notna()]
-        told = [_open(row, statistic) for row in open_.sort_values(f"{statistic}_to_best").to_dict("records")[::-1]]
+        level = rows[rows[f"{statistic}_level"].eq(True)]
+        best = level.loc[level[f"{statistic}_to_best"].isna(), "line"]
+        behind = level.dropna(subset=[f"{statistic}_to_best"])
+        told = [_open(row, statistic) for row in behind.sort_values(f"{statistic}_to_best").to_dict("records")[::-1]]
         if told:
             notes.append(f"not decisive ({column}): {best.iloc[0]} over {', over '.join(told)}")
     if notes:

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 UNPUBLISHED = "defaults"
 BASELINE = "random"
 """The method that all others are compared with."""
+
+OWN_LABELS, HARD_LABELS, TEACHER_LABELS = "set", "hard", "teacher"
+"""The label regimes: the set's own labels, its classes, or those of a teacher for every augmented batch."""
+_REGIMES = (OWN_LABELS, HARD_LABELS, TEACHER_LABELS)
+_OF_THE_TEACHER = ("evaluation.teacher_epochs", "evaluation.temperature")
 _CHANGED = ", changed: "
 _SETS = re.compile(r", (\d+) of (\d+) sets")
 _NORMS = ("auto", "instance", "batch", "group", "none")
@@ -153,18 +158,30 @@ class EvaluationSettings:
             set only.
         networks_on_the_way: networks that are trained on each of these snapshots.
         sets: sets that are condensed, with as many seeds from that of the run on: ``dcbench run`` makes a cell of each.
+        labels: the labels that networks are trained with: ``set`` for the set's own, ``hard`` for the most likely class
+            of each image, or ``teacher`` for those of a trained network on every augmented batch.
+        teacher_epochs: the teacher is expert 0 after so many epochs of plain SGD on the real images.
+        temperature: t of the loss ``t^2 KL(softmax(teacher / t) || softmax(network / t))``.
     """
 
     networks: int = 5
     every: int = 0
     networks_on_the_way: int = 5
     sets: int = 1
+    labels: str = field(default=OWN_LABELS, metadata={"later": True})
+    teacher_epochs: int = field(default=20, metadata={"later": True})
+    temperature: float = field(default=1.0, metadata={"later": True})
 
     def __post_init__(self) -> None:
         require(self.networks >= 1, f"evaluation.networks must be at least 1, not {self.networks}.")
         require(self.every >= 0, f"evaluation.every must be 0 (only at the end) or more, not {self.every}.")
         require(self.networks_on_the_way >= 1, "evaluation.networks_on_the_way must be at least 1.")
         require(self.sets >= 1, f"evaluation.sets must be at least 1, not {self.sets}.")
+        if self.labels not in _REGIMES:
+            raise unknown_name("evaluation.labels", self.labels, _REGIMES)
+        require(self.teacher_epochs >= 1, f"evaluation.teacher_epochs must be at least 1, not {self.teacher_epochs}.")
+        told = f"evaluation.temperature must be positive and finite, not {self.temperature}."
+        require(0 < self.temperature < math.inf, told)
 
 
 SECTIONS: Mapping[str, type] = {
@@ -436,6 +453,7 @@ def resolve(
     inert["evaluation.sets"] = "a cell is one set, and dcbench run makes a cell of each"
     recipe = registry.load_method(method).evaluation_recipe if evaluation_recipe is None else evaluation_recipe
     inert |= _without_authors(built, method, recipe)
+    _check_taught(built, recipe)
     idle = [o for o in overrides if o.label in inert]
     if idle and leave_out:
         overrides = tuple(o for o in overrides if o not in idle)
@@ -443,7 +461,8 @@ def resolve(
     elif idle:
         raise UsageError(f"setting {idle[0].label} has no effect: {inert[idle[0].label]}. Leave it out.")
     changed = tuple(sorted({override.label for override in overrides}))
-    of_the_set = tuple(sorted({o.label for o in overrides if o.section not in {"evaluation", *evaluators}}))
+    beside = {"evaluation", *evaluators, *_unused_sections(method, built["settings"])}
+    of_the_set = tuple(sorted({o.label for o in overrides if o.section not in beside}))
     return CellConfig(
         method=method,
         dataset=dataset,
@@ -599,11 +618,15 @@ def baseline_of(config: CellConfig) -> CellConfig:
         if section == "evaluation" or section in c.evaluators
     ]
     own = resolve(BASELINE, c.dataset, c.ipc, **what, overrides=changes, leave_out=True)
-    as_given = (plain.data, plain.evaluators, plain.evaluation.networks) == (
+    labels = (plain.evaluation.labels, plain.evaluation.networks)
+    as_given = (plain.data, plain.evaluators, *labels) == (
         c.data,
         own.evaluators,
+        c.evaluation.labels,
         c.evaluation.networks,
     )
+    if c.evaluation.labels == TEACHER_LABELS:  # the same teacher
+        own = dataclasses.replace(own, network=c.network, experts=c.experts)
     beside = f"data and evaluation as {c.method}"
     return dataclasses.replace(
         own,
@@ -635,7 +658,9 @@ def restored(
     """
     evaluators, overrides = tuple(evaluators) or tuple(stored["evaluators"]), tuple(overrides)
     own, given = {"evaluation", *evaluators}, {o.label for o in overrides}
-    kept = [o for o in (_stored(stored, label) for label in stored["changed"]) if o.section in own]
+    untaught = any(o.label == "evaluation.labels" and o.value != TEACHER_LABELS for o in overrides)
+    labels = [label for label in stored["changed"] if not (untaught and label in _OF_THE_TEACHER)]
+    kept = [o for o in (_stored(stored, label) for label in labels) if o.section in own]
     what = (stored["method"], stored["dataset"], stored["ipc"])
     about: dict[str, Any] = {"seed": stored["seed"], "preset": stored["preset"], "evaluators": evaluators}
     fresh = resolve(*what, **about, overrides=[*(o for o in kept if o.label not in given), *overrides])
@@ -645,12 +670,12 @@ def restored(
             fresh,
             settings=type(fresh.settings)(**stored["settings"]),
             **{name: kind(**stored[name]) for name, kind in sections.items()},
-            evaluation=_changed("evaluation", EvaluationSettings(**stored["evaluation"]), overrides),
+            evaluation=_changed("evaluation", dataclasses.replace(fresh.evaluation, **stored["evaluation"]), overrides),
             evaluators={
                 name: _changed(name, type(settings)(**stored["evaluators"].get(name, vars(settings))), overrides)
                 for name, settings in fresh.evaluators.items()
             },
-            changed=tuple(sorted({*stored["changed"], *given})),
+            changed=tuple(sorted({*labels, *given})),
             protocol=_with_changes(stored["protocol"], given),
             condense_protocol=stored["condense_protocol"],
         )
@@ -719,19 +744,27 @@ def _unknown_section(override: Override, known: Iterable[str]) -> UsageError:
 def _without_effect(method: str, built: Mapping[str, Any], learned_lr: bool | None) -> dict[str, str]:
     """Return the settings that have no effect given the other settings, by the name users write, with the reason."""
     inert = dict(built["settings"].inert())
-    for section, reason in _unused_sections(method, built["settings"]).items():
+    taught = built["evaluation"].labels == TEACHER_LABELS
+    for section, reason in {} if taught else _unused_sections(method, built["settings"]).items():
         inert |= {f"{section}.{f.name}": reason for f in dataclasses.fields(SECTIONS[section])}
     if not built["data"].zca:
         inert["data.whitening"] = "data.zca is false: images are standardised"
     condenser = registry.load_method(method)
-    if condenser.uses_network:
+    if condenser.uses_network or taught:
         has = {"name", *built["network"].options()}
         reason = f"network {built['network'].name} has no such option"
         inert |= {f"network.{f.name}": reason for f in dataclasses.fields(NetworkSettings) if f.name not in has}
     request = condenser.expert_request(built["settings"])
     if request and request.count:
         inert["experts.count"] = f"method {method} always reads {request.count}"
-    if request and built["experts"].imported:
+    if not taught:
+        why = f"evaluation.labels is {built['evaluation'].labels}: there is no teacher"
+        inert |= dict.fromkeys(_OF_THE_TEACHER, why)
+    elif not request:
+        inert["experts.count"] = "the teacher is expert 0"
+        plain = "the teacher is trained by plain SGD"
+        inert |= {"experts.gsam_rho": plain, "experts.gsam_alpha": plain}
+    if (request or taught) and built["experts"].imported:
         trained = ("lr", "batch_size", "gsam_rho", "gsam_alpha")
         inert |= {f"experts.{name}": "imported experts are not trained here" for name in trained}
     elif not built["experts"].gsam_rho:
@@ -758,6 +791,28 @@ def _without_authors(built: Mapping[str, Any], method: str, recipe: str) -> dict
     reason = f"the recipe {recipe} cannot be followed: {lacking}" if recipe else common
     asking = (section for section, settings in built.items() if getattr(settings, "recipe", "") == AUTHORS)
     return {f"{section}.recipe": reason for section in asking}
+
+
+def _check_taught(built: Mapping[str, Any], recipe: str) -> None:
+    """Check that every evaluator can learn from a teacher, where one gives the labels.
+
+    Raises:
+        UsageError: one cannot, or its recipe has a loss of other labels.
+    """
+    if built["evaluation"].labels != TEACHER_LABELS:
+        return
+    for section in built.keys() - SECTIONS.keys() - {"settings"}:
+        if not registry.load_evaluator(section).learns_from_teacher:
+            raise UsageError(
+                f"evaluation.labels=teacher cannot be used with evaluator {section}, which does not learn from a "
+                "teacher: choose another evaluator, or evaluation.labels=hard."
+            )
+        authors = getattr(built[section], "recipe", "") == AUTHORS and recipe in names()
+        if authors and authors_recipe(recipe).loss == "mse":
+            raise UsageError(
+                f"evaluation.labels=teacher cannot be used with {section}.recipe=authors of {recipe}, whose loss is of "
+                "centred labels: leave one of them out."
+            )
 
 
 def _protocol(preset: str, method: str, rules: list[Rule], changed: tuple[str, ...]) -> str:

@@ -295,6 +295,16 @@ class DistilledSet:
         """The most likely class of every image, int64 ``(N,)``."""
         return self.labels.argmax(1) if self.labels.ndim == 2 else self.labels
 
+    def with_hard_labels(self) -> "DistilledSet":
+        """Return the set with the most likely class of every image as its label; a set of classes itself.
+
+        Learned probabilities and centred labels become the class of their largest value, of equal ones the first. A
+        stored image's class is that of all images decoded from it. Everything else stays.
+        """
+        if self.labels.ndim == 1:
+            return self
+        return replace(self, labels=self.hard, label_space=PROBABILITIES)
+
     def inputs(self, device: torch.device | str = "cpu") -> Tensor:
         """Return the network inputs: float32 ``(N, C, H, W)``, preprocessed, on ``device``."""
         if self.images.dtype == torch.float32:

@@ -7,10 +7,11 @@ that trains it on a distilled set. Neither knows the other.
 Shapes: N synthetic images, C channels, H = W = side, K classes, P parameters.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.distilled import PROBABILITIES, Decoder, DistilledSet, Steps
+from dcbench_tesla.errors import UsageError
 
 __all__ = [
     "Condenser",
@@ -32,6 +34,7 @@ __all__ = [
     "Problem",
     "Settings",
     "Task",
+    "Teacher",
 ]
 
 
@@ -418,6 +421,25 @@ class Condenser(ABC):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A trained network that labels the batches on which an evaluator trains another one.
+
+    Attributes:
+        network: the network, in evaluation mode; it maps ``(B, C, H, W)`` in network space to logits ``(B, K)``.
+        temperature: t.
+    """
+
+    network: nn.Module
+    temperature: float = 1.0
+
+    @torch.no_grad()
+    def labels(self, images: Tensor) -> Tensor:
+        """Return ``softmax(network(images) / t)``, ``(B, K)``."""
+        logits: Tensor = self.network(images)
+        return (logits / self.temperature).softmax(1)
+
+
 class Evaluator(ABC):
     """One network and the recipe that trains it on a distilled set.
 
@@ -434,6 +456,9 @@ class Evaluator(ABC):
             (:class:`dcbench_tesla.compute.compiling.TrainingStep`).
         whole_sets: whether it is given sets as they are. Otherwise the core hands over
             :meth:`~dcbench_tesla.distilled.DistilledSet.plain` ones: decoded, without centred labels and learned steps.
+        learns_from_teacher: whether it can train by a teacher's labels for every augmented batch
+            (:meth:`with_teacher`).
+        teacher: the teacher to train by; ``None``: the labels of the set count.
         Settings: the class of its settings.
     """
 
@@ -441,10 +466,28 @@ class Evaluator(ABC):
     on_the_way: ClassVar[bool] = True
     compiles: ClassVar[bool] = False
     whole_sets: ClassVar[bool] = False
+    learns_from_teacher: ClassVar[bool] = False
     Settings: ClassVar[type[Settings]] = Settings
+
+    teacher: Teacher | None = None
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    def with_teacher(self, teacher: Teacher) -> Self:
+        """Return this evaluator with a teacher, by whose labels :meth:`train` trains in place of those of the set.
+
+        The teacher labels each batch as the network sees it, augmented. With p the teacher's labels and z the network's
+        logits, the loss is ``t^2 KL(p || softmax(z / t))``, mean over the images of the batch.
+
+        Raises:
+            UsageError: the evaluator does not learn from a teacher.
+        """
+        if not self.learns_from_teacher:
+            raise UsageError(f"{type(self).__name__} does not learn from a teacher: give it the labels of the set.")
+        other = copy.copy(self)
+        other.teacher = teacher
+        return other
 
     @classmethod
     def uses_seed(cls, settings: Any) -> bool:

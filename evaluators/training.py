@@ -21,10 +21,23 @@ from dcbench_tesla.compute.seeds import generator
 from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation, cutmix
 from dcbench_tesla.distilled import DistilledSet, Steps
 from dcbench_tesla.errors import DivergedError, UsageError
-from dcbench_tesla.interface import Evaluator
+from dcbench_tesla.interface import Evaluator, Teacher
 from dcbench_tesla.presets.recipes import AUTHORS, AuthorsRecipe, authors_recipe
 
 _LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "mse": squared_error}
+
+
+def distillation_loss(temperature: float) -> Loss:
+    """Return the loss ``t^2 sum_k p_k (log p_k - log softmax(z / t)_k)``, mean over images, of logits z and labels p.
+
+    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015), section 2.
+    """
+
+    def kl(logits: Tensor, labels: Tensor) -> Tensor:
+        return temperature**2 * F.kl_div((logits / temperature).log_softmax(1), labels, reduction="batchmean")
+
+    kl.__name__ = f"kl at temperature {temperature!r}"  # compiled code is kept by this name
+    return kl
 
 
 class Visit(NamedTuple):
@@ -177,10 +190,28 @@ class TrainingSet:
     """A distilled set as augmented batches. Synthetic images are on the device; real pixels are made into inputs.
 
     Stored images are decoded. The labels are centred for the loss ``mse``, and classes or probabilities otherwise; for
-    CutMix, which mixes them, probabilities.
+    CutMix, which mixes them, probabilities. A teacher labels the augmented and mixed images instead.
+
+    Args:
+        distilled: the set.
+        device: where its batches are.
+        recipe: its augmentation and loss.
+        teacher: the teacher, or ``None``.
+
+    Attributes:
+        loss: the loss of the labels.
+
+    Raises:
+        UsageError: there is a teacher, and the recipe's loss is of centred labels.
     """
 
-    def __init__(self, distilled: DistilledSet, device: torch.device, recipe: Recipe) -> None:
+    def __init__(
+        self, distilled: DistilledSet, device: torch.device, recipe: Recipe, teacher: Teacher | None = None
+    ) -> None:
+        if teacher is not None and recipe.loss == "mse":
+            raise UsageError("a loss of centred labels takes no labels by a teacher: leave recipe=authors out.")
+        self._teacher = teacher
+        self.loss = _LOSSES[recipe.loss] if teacher is None else distillation_loss(teacher.temperature)
         loss, strategy = (
             recipe.loss,
             (recipe.strategy or distilled.augmentation) if recipe.augmentation else NO_STRATEGY,
@@ -205,7 +236,9 @@ class TrainingSet:
         images = self._images[on_device] if self._real is None else self._real.inputs(indices)
         images = self._augmentation(images, self._augmentation.draw(len(images), self._side, rng))
         labels = self._labels[on_device]
-        return cutmix(images, labels, rng, self._cutmix) if self._cutmix else (images, labels)
+        if self._cutmix:
+            images, labels = cutmix(images, labels, rng, self._cutmix)
+        return images, labels if self._teacher is None else self._teacher.labels(images)
 
 
 def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int, micro_batch: int = 0) -> nn.Module:
@@ -218,7 +251,7 @@ def train(network: nn.Module, data: TrainingSet, recipe: Recipe, seed: int, micr
     network.train()
     optimiser = recipe.start(network, 0)
     assert optimiser is not None, "a recipe starts with an optimiser"
-    step, loss = TrainingStep(network, _LOSSES[recipe.loss], micro_batch=micro_batch), torch.zeros(())
+    step, loss = TrainingStep(network, data.loss, micro_batch=micro_batch), torch.zeros(())
     average = MovingAverage(network, recipe.average) if recipe.average else None
     for number, visit in enumerate(recipe.visits(len(data), seed)):
         if visit.first:
@@ -250,6 +283,7 @@ class TrainedNetwork(Evaluator):
     """
 
     whole_sets: ClassVar[bool] = True
+    learns_from_teacher: ClassVar[bool] = True
 
     @classmethod
     def for_networks(cls, name: str, build: Callable[[int, int, int], nn.Module]) -> type[Evaluator]:
@@ -352,7 +386,7 @@ class TrainedNetwork(Evaluator):
     def train(self, distilled: DistilledSet, seeds: Sequence[int], device: torch.device) -> list[nn.Module]:
         """Train one network per seed; the seed determines initialisation, batches, augmentation and dropout."""
         recipe = self.recipe_for(distilled)
-        data = TrainingSet(distilled, device, recipe)
+        data = TrainingSet(distilled, device, recipe, self.teacher)
         networks = []
         for seed in seeds:
             with seeded(seed):

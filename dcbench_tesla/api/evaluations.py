@@ -10,13 +10,14 @@ import torch
 from dcbench_tesla import registry
 from dcbench_tesla.api import arguments
 from dcbench_tesla.api.networks import RECIPE, Factory, evaluator_of, told_apart
-from dcbench_tesla.cells.evaluation import Accuracy, network_count, train_and_test
+from dcbench_tesla.cells.evaluation import Accuracy, Labels, labels_content, network_count, train_and_test
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.cells.saved import check_overrides, config_of, images_to_test_on
+from dcbench_tesla.cells.stages import labels_of
 from dcbench_tesla.compute.seeds import seed_for
 from dcbench_tesla.compute.state import plain_torch
-from dcbench_tesla.config import CellConfig, Override, restored
+from dcbench_tesla.config import TEACHER_LABELS, CellConfig, Override, restored
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.datasets import PREFIXES, load_dataset
@@ -80,7 +81,8 @@ def evaluate(
     execution.apply()
     kind = evaluator_of(name, own[name], _sizes(made)) if own else registry.load_evaluator(name)
     count = None if networks is None else arguments.whole_number("networks", networks, least=1)
-    return accuracy_of(name, kind, config, base, made, test, networks=count, quiet=quiet)
+    labels = _labels(result, config)
+    return accuracy_of(name, kind, config, base, made, test, labels=labels, networks=count, quiet=quiet)
 
 
 def accuracy_of(
@@ -91,11 +93,13 @@ def accuracy_of(
     distilled: DistilledSet,
     test: LabelledImages,
     *,
+    labels: Labels,
     networks: int | None,
     quiet: bool,
 ) -> Accuracy:
     """Train and test networks one after the other, with the settings that ``config`` has for ``base``."""
-    evaluator, values = kind(config.evaluators[base]), list[float]()
+    evaluator, values = labels.taught(kind(config.evaluators[base])), list[float]()
+    distilled = labels.of(distilled)
     networks = networks or network_count(base, evaluator.settings, config.evaluation)
     iteration = int(distilled.provenance.get("iteration") or 0)
     with bar(f"evaluate by {name}", networks, unit="network", quiet=quiet) as shown:
@@ -107,6 +111,22 @@ def accuracy_of(
             values.append(found)
             shown.advance(note=str(Accuracy.of(values, iteration)))
     return Accuracy.of(values, iteration)
+
+
+def _labels(result: CellResult | None, config: CellConfig) -> Labels:
+    """Return the labels to train with; those of a teacher only where a cell was evaluated by it.
+
+    Raises:
+        UsageError: there is no such teacher.
+    """
+    if config.evaluation.labels != TEACHER_LABELS:
+        return Labels(content=labels_content(config.evaluation))
+    if result is None or result.cell.config.evaluation != config.evaluation:
+        raise UsageError(
+            "evaluation.labels=teacher needs the training images: give it to run(), or to dcbench evaluate with the "
+            "set's file."
+        )
+    return labels_of(result.cell)
 
 
 def _one(model: Any) -> tuple[Sequence[str], dict[str, Factory]]:
@@ -162,8 +182,9 @@ def own_accuracies(
     config, test = restored(cell.config.as_dict(), (RECIPE,), changes), cell.splits.test
     cell.execution.apply()
     kinds = {name: evaluator_of(name, factory, _sizes(made)) for name, factory in own.items()}
+    labels = labels_of(cell)
     return {
-        name: accuracy_of(name, kind, config, RECIPE, made, test, networks=None, quiet=quiet)
+        name: accuracy_of(name, kind, config, RECIPE, made, test, labels=labels, networks=None, quiet=quiet)
         for name, kind in kinds.items()
     }
 

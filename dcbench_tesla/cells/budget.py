@@ -22,17 +22,18 @@ from weakref import WeakKeyDictionary
 import torch
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.cell import TEACHER, Cell
 from dcbench_tesla.cells.identity import hashed_settings
 from dcbench_tesla.cells.workload import Shape, expert_workload, workload
 from dcbench_tesla.compute.networks import has_batch_norm
-from dcbench_tesla.config import NetworkSettings
+from dcbench_tesla.config import ExpertSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.errors import DcbenchError, UsageError
+from dcbench_tesla.experts.teacher import teacher_training
 from dcbench_tesla.profilers.memory import MemoryMeter, Prepare
 from dcbench_tesla.records.progress import size
 
-_EXPERTS, _CONDENSATION = "training experts", "condensation"
+_EXPERTS, _TEACHER, _CONDENSATION = "training experts", "training the teacher", "condensation"
 _UNITS = {"": 1, "b": 1} | {
     f"{prefix}{infix}b": base**power
     for infix, base in (("", 1000), ("i", 1024))
@@ -217,10 +218,15 @@ _predicted: WeakKeyDictionary[MemoryMeter, dict[_What, int]] = WeakKeyDictionary
 
 def predicted_expert_peak(cell: Cell, meter: MemoryMeter, **changes: int) -> int:
     """Return the predicted peak of training a cell's experts, in bytes; ``changes`` are of their settings, by name."""
+    settings = dataclasses.replace(cell.config.experts, **changes)  # type: ignore[arg-type]
+    return _expert_peak(cell, meter, settings, cell.config.network)
+
+
+def _expert_peak(cell: Cell, meter: MemoryMeter, settings: ExpertSettings, network: NetworkSettings) -> int:
     prepare = expert_workload(
         _shape(cell),
-        dataclasses.replace(cell.config.experts, **changes),  # type: ignore[arg-type]
-        network=cell.config.network,
+        settings,
+        network=network,
         device=meter.device,
         augmentation=cell.materials.augmentation,
     )
@@ -355,6 +361,8 @@ def _halved(whole: int) -> Iterator[int]:
 def _needs(cell: Cell, budget: int, meter: MemoryMeter, stages: Collection[str]) -> Iterator[Need]:
     if "experts" in stages:
         yield _experts_need(cell, budget, meter)
+    if TEACHER in stages:
+        yield _teacher_need(cell, budget, meter)
     if _condenses(cell, stages):
         yield _condensation_need(cell, budget, meter)
 
@@ -375,6 +383,21 @@ def _experts_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:
     found = _largest(peak, 1, (most, peak(most)), budget) if peak(most) > budget else None
     remedies = () if found is None else (Remedy(f"--set experts.{name}={found[0]}", found[1]),)
     return Need(_EXPERTS, peak(most), remedies)
+
+
+def _teacher_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:
+    """Return what training the teacher needs; where it is too much, the largest micro-batch that fits is a remedy."""
+    settings = teacher_training(cell.config.experts)
+    batch = min(settings.batch_size, cell.materials.train_images)
+
+    def predicted(micro_batch: int) -> int:
+        training = dataclasses.replace(settings, batch_size=batch, micro_batch=micro_batch)
+        return _expert_peak(cell, meter, training, cell.materials.teacher_network)
+
+    peak, most = cache(predicted), min(settings.micro_batch or batch, batch)
+    found = _largest(peak, 1, (most, peak(most)), budget) if peak(most) > budget else None
+    remedies = () if found is None else (Remedy(f"--set experts.micro_batch={found[0]}", found[1]),)
+    return Need(_TEACHER, peak(most), remedies)
 
 
 def _condensation_need(cell: Cell, budget: int, meter: MemoryMeter) -> Need:

@@ -7,7 +7,7 @@ computes with (:mod:`~dcbench_tesla.cells.execution`).
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ from dcbench_tesla.records.workspace import Workspace
 
 EVALUATE = "evaluate by "
 """The name of an evaluation's stage is this prefix and the evaluator's name."""
+
+TEACHER = "teacher"
+"""The stage that trains the teacher whose labels the evaluations use."""
 
 
 class Cell:
@@ -70,7 +73,7 @@ class Cell:
         self.dataset, self.workspace, self.quiet, self.data_dir = dataset, workspace, quiet, data_dir
         shared = {} if shared_splits is None else shared_splits
         self.materials = Materials(config, dataset, workspace, shared_splits=shared, quiet=quiet)
-        self.identity = CellIdentity(config, dataset, self.materials.experts_read)
+        self.identity = CellIdentity(config, dataset, self.materials.experts_read, self.materials.teacher_key)
         self.place = Place(workspace, self.identity)
         self.times = Measured()  # of steps, for estimates
         self.memory_facts: Mapping[str, int] = {}  # columns for its row, once it has been planned for a budget
@@ -269,19 +272,24 @@ class Cell:
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
     def pending(self) -> list[str]:
-        """Return the stages that are not finished: ``experts``, ``condense``, ``evaluate by <name>``.
+        """Return the stages that are not finished: ``experts``, ``condense``, ``teacher``, ``evaluate by <name>``.
 
         Raises:
             CorruptFileError: a row, or the record of the run to be continued, is damaged.
         """
         if self._unreadable is not None:
             raise self._unreadable
-        todo = [f"{EVALUATE}{e}" for e in self.config.evaluators if not self.place.evaluated(e)]
+        todo = self.evaluations([e for e in self.config.evaluators if not self.place.evaluated(e)])
         return todo if not todo or self.place.condensed() else self._from_condensation(todo)
 
     def stages_from_scratch(self) -> list[str]:
         """Return the stages of a run that starts over. Experts that exist are kept."""
-        return self._from_condensation([f"{EVALUATE}{e}" for e in self.config.evaluators])
+        return self._from_condensation(self.evaluations(self.config.evaluators))
+
+    def evaluations(self, evaluators: Iterable[str]) -> list[str]:
+        """Return the stages that evaluate by ``evaluators``, after that of the teacher if it is not trained yet."""
+        todo = [f"{EVALUATE}{e}" for e in evaluators]
+        return [TEACHER, *todo] if todo and not self.materials.teacher_complete else todo
 
     def _from_condensation(self, evaluations: list[str]) -> list[str]:
         return ["experts"] * (not self.materials.experts_complete) + ["condense", *evaluations]

@@ -10,15 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.cell import EVALUATE, Cell
-from dcbench_tesla.cells.evaluation import accuracy
+from dcbench_tesla.cells.cell import EVALUATE, TEACHER, Cell
+from dcbench_tesla.cells.evaluation import Labels, accuracy
 from dcbench_tesla.cells.identity import describe_data
 from dcbench_tesla.cells.loop import CondenseLoop
 from dcbench_tesla.compute.compiling import compiles_training
 from dcbench_tesla.compute.networks import flatten_parameters, seeded
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.experts.recipe import ExpertRecipe
+from dcbench_tesla.experts.store import ExpertStore
 from dcbench_tesla.experts.training import train_epoch
+from dcbench_tesla.interface import Teacher
 from dcbench_tesla.records.progress import duration
 
 LONG_S = 24 * 3600.0
@@ -58,7 +61,14 @@ class _StandIns:
         return self._start * (1 + 0.001 * epoch)
 
 
-def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_scratch: bool = False) -> Estimate:
+def estimate(
+    cell: Cell,
+    stages: Collection[str],
+    *,
+    expert_epochs: int,
+    teacher_epochs: int | None = None,
+    from_scratch: bool = False,
+) -> Estimate:
     """Measure a few steps of each of ``stages`` and extrapolate, which takes seconds.
 
     Steps that are alike are measured once: ``cell.times`` has them, whatever the seed.
@@ -67,6 +77,7 @@ def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_sc
         cell: the cell.
         stages: the stages to estimate.
         expert_epochs: number of epochs that the stage ``experts`` trains; 0 if other cells train them.
+        teacher_epochs: the same of the stage ``teacher``; by default those that are missing.
         from_scratch: the condensation starts over, even if there is a checkpoint.
     """
     cell.execution.apply()
@@ -74,7 +85,13 @@ def estimate(cell: Cell, stages: Collection[str], *, expert_epochs: int, from_sc
     for stage in stages:
         if stage == "experts":
             if expert_epochs:
-                seconds["experts"] = _once(cell, _of_experts(cell), _expert_epoch) * expert_epochs
+                seconds["experts"] = (
+                    _once(cell, _of_experts(cell.materials.expert_store), _expert_epoch) * expert_epochs
+                )
+        elif stage == TEACHER:
+            epochs = _missing_of_teacher(cell) if teacher_epochs is None else teacher_epochs
+            if epochs:
+                seconds[TEACHER] = _once(cell, _of_experts(cell.materials.teacher_store), _teacher_epoch) * epochs
         elif stage == "condense":
             if cell.identity.iterations:
                 done = 0 if from_scratch else CondenseLoop.iterations_done(cell.place.folder)
@@ -115,6 +132,9 @@ def compilation_decided(cell: Cell, stages: Collection[str], *, expert_epochs: i
 def _compiles(cell: Cell, stage: str) -> bool:
     if stage == "experts":
         return compiles_training(cell.materials.network_skeleton)
+    if stage == TEACHER:
+        with torch.device("meta"):
+            return compiles_training(cell.materials.build_teacher())
     if stage == "condense":
         return cell.method.compiles
     return registry.load_evaluator(stage.removeprefix(EVALUATE)).compiles
@@ -122,10 +142,10 @@ def _compiles(cell: Cell, stage: str) -> bool:
 
 def _steps(cell: Cell, stage: str, expert_epochs: int) -> int:
     """Return the number of SGD steps or matching steps of a stage."""
-    if stage == "experts":
-        experts = cell.config.experts
-        gradients = 2 if experts.gsam_rho else 1  # each as long as a plain step
-        return expert_epochs * gradients * -(-cell.materials.train_images // experts.batch_size)
+    if stage in ("experts", TEACHER):
+        experts, epochs = cell.config.experts, expert_epochs if stage == "experts" else _missing_of_teacher(cell)
+        gradients = 2 if experts.gsam_rho and stage == "experts" else 1  # each as long as a plain step
+        return epochs * gradients * -(-cell.materials.train_images // experts.batch_size)
     if stage == "condense":
         left = cell.identity.iterations - CondenseLoop.iterations_done(cell.place.folder)
         return left * int(getattr(cell.config.settings, "steps", 1))
@@ -139,6 +159,10 @@ def _steps(cell: Cell, stage: str, expert_epochs: int) -> int:
 def _all_epochs(cell: Cell) -> int:
     assert cell.materials.expert_request is not None, "only a method that requests experts has this stage"
     return cell.materials.expert_count * cell.materials.expert_request.epochs
+
+
+def _missing_of_teacher(cell: Cell) -> int:
+    return cell.materials.teacher_store.missing_epochs(1, cell.config.evaluation.teacher_epochs)
 
 
 def _timed(cell: Cell, work: Callable[[], object]) -> float:
@@ -169,10 +193,17 @@ def _first(images: LabelledImages, count: int) -> LabelledImages:
 
 
 def _expert_epoch(cell: Cell) -> float:
-    settings = cell.config.experts
-    few = _first(cell.splits.train, settings.batch_size)
-    network = cell.materials.build_network().to(cell.device)
-    spent = _timed(cell, lambda: train_epoch(network, few, settings, cell.materials.augmentation, 0, 0))
+    return _epoch(cell, cell.materials.expert_store.recipe)
+
+
+def _teacher_epoch(cell: Cell) -> float:
+    return _epoch(cell, cell.materials.teacher_store.recipe)
+
+
+def _epoch(cell: Cell, recipe: ExpertRecipe) -> float:
+    few = _first(cell.splits.train, recipe.settings.batch_size)
+    network = recipe.build_network().to(cell.device)
+    spent = _timed(cell, lambda: train_epoch(network, few, recipe.settings, recipe.augmentation, 0, 0))
     return spent / len(few) * len(cell.splits.train)
 
 
@@ -186,9 +217,18 @@ def _iteration(cell: Cell) -> float:
 
 def _evaluation(cell: Cell, name: str) -> float:
     kind = registry.load_evaluator(name)
-    whole = kind(cell.config.evaluators[name]).given(cell.stand_in_set())
+    whole = _stand_in_labels(cell).of(kind(cell.config.evaluators[name]).given(cell.stand_in_set()))
     seconds = _once(cell, _of_evaluation(cell, name, whole), lambda cell: _network(cell, name, whole))
     return seconds * sum(networks for _, networks in cell.identity.schedule(name))
+
+
+def _stand_in_labels(cell: Cell) -> Labels:
+    """Return the labels of the cell's evaluations, by a teacher that was never trained."""
+    teacher = None
+    if cell.materials.is_taught:
+        network = cell.materials.build_teacher().to(cell.device).eval()
+        teacher = Teacher(network=network, temperature=cell.config.evaluation.temperature)
+    return Labels(content=cell.identity.labels, teacher=teacher)
 
 
 def _network(cell: Cell, name: str, whole: DistilledSet) -> float:
@@ -196,7 +236,7 @@ def _network(cell: Cell, name: str, whole: DistilledSet) -> float:
     kind = registry.load_evaluator(name)
     settings = cell.config.evaluators[name]
     batch = whole if whole.steps else _first_images(whole, 256)
-    probe = kind(kind.probe(settings))
+    probe = _stand_in_labels(cell).taught(kind(kind.probe(settings)))
     trained: list[nn.Module] = []
     spent = _timed(cell, lambda: trained.extend(probe.train(batch, [0], cell.device)))
     steps = spent / probe.cost(batch) * kind(settings).cost(whole)
@@ -213,8 +253,8 @@ def _once(cell: Cell, of: Mapping[str, Any], measure: Callable[[Cell], float]) -
     return cell.times.seconds(cell.execution.device, cell.execution.threads, of, lambda: measure(cell))
 
 
-def _of_experts(cell: Cell) -> Mapping[str, Any]:
-    return {"experts": cell.materials.expert_store.recipe.identity}
+def _of_experts(store: ExpertStore) -> Mapping[str, Any]:
+    return {"experts": store.recipe.identity}
 
 
 def _of_condensation(cell: Cell) -> Mapping[str, Any]:
@@ -230,6 +270,7 @@ def _of_evaluation(cell: Cell, name: str, whole: DistilledSet) -> Mapping[str, A
         "data": describe_data(cell.dataset, cell.config.data),
         "set": [len(whole), list(whole.labels.shape), whole.augmentation, whole.evaluation_recipe],
         "learned": [whole.lr is not None, len(whole.steps or ())],
+        **({"labels": cell.identity.labels} if cell.identity.labels else {}),
     }
 
 

@@ -11,8 +11,8 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from torch import nn
 
 from dcbench_tesla import registry
 from dcbench_tesla.compute.seeds import seed_for
-from dcbench_tesla.config import EvaluationSettings
+from dcbench_tesla.config import HARD_LABELS, OWN_LABELS, TEACHER_LABELS, EvaluationSettings
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.errors import CorruptFileError, DivergedError
-from dcbench_tesla.interface import DistilledSet, Evaluator, Settings
+from dcbench_tesla.experts.teacher import teacher_facts
+from dcbench_tesla.interface import DistilledSet, Evaluator, Settings, Teacher
 from dcbench_tesla.presets.recipes import AUTHORS, authors_recipe
 from dcbench_tesla.records.progress import Bar
 from dcbench_tesla.records.store import content_key, read_json, write_json
@@ -146,6 +147,57 @@ def authors_content(settings: Settings, evaluation_recipe: str) -> dict[str, Any
     return {"authors": authors_recipe(evaluation_recipe).content}
 
 
+def labels_content(evaluation: EvaluationSettings, teacher: str = "") -> dict[str, Any]:
+    """Return what of the labels defines an evaluation, for its key and its row; empty for the set's own labels.
+
+    Args:
+        evaluation: the settings of the evaluation.
+        teacher: the key of the teacher's recipe, if there is one.
+    """
+    if evaluation.labels == OWN_LABELS:
+        return {}
+    taught = teacher_facts(evaluation, teacher) if evaluation.labels == TEACHER_LABELS else {}
+    return {"regime": evaluation.labels, **taught}
+
+
+OTHER_LABELS = {OWN_LABELS: HARD_LABELS, HARD_LABELS: OWN_LABELS}
+"""The regime that is the same for sets whose labels are classes."""
+
+SAME_LABELS = "its labels are classes already, so set and hard are the same: the evaluation on record is taken"
+
+
+def is_hard(distilled: DistilledSet) -> bool:
+    """Return whether the labels of a set are classes."""
+    return distilled.labels.ndim == 1
+
+
+def as_regime(row: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of an evaluation as that of another regime with the same labels, whose content is ``labels``."""
+    columns = {name: value for name, value in row.items() if name not in ("stage", "key", "labels")}
+    return {**columns, **({"labels": dict(labels)} if labels else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The labels that networks are trained with, by their regime.
+
+    Args:
+        content: that of :func:`labels_content`.
+        teacher: the teacher, if the regime has one.
+    """
+
+    content: Mapping[str, Any] = field(default_factory=dict)
+    teacher: Teacher | None = None
+
+    def of(self, distilled: DistilledSet) -> DistilledSet:
+        """Return the set with its labels of the regime; a teacher leaves them as they are."""
+        return distilled.with_hard_labels() if self.content.get("regime") == HARD_LABELS else distilled
+
+    def taught(self, evaluator: Evaluator) -> Evaluator:
+        """Return the evaluator, with the teacher if there is one."""
+        return evaluator if self.teacher is None else evaluator.with_teacher(self.teacher)
+
+
 def records_name(evaluator: str, key: str) -> str:
     """Return the name of the folder of an evaluation's records, without colons and slashes (``timm:hf_hub:x/y``)."""
     name = re.sub(r"[^\w.-]+", "-", evaluator)[:_LONGEST_NAME]
@@ -189,6 +241,7 @@ class Evaluation:
             one network at most.
         tell: called with messages for the user.
         evaluation_recipe: the recipe of the authors that the sets name, or empty.
+        labels: the labels to train with.
     """
 
     name: str
@@ -199,6 +252,7 @@ class Evaluation:
     records: Path
     tell: Callable[[str], None]
     evaluation_recipe: str = ""
+    labels: Labels = Labels()
 
     def run(self, sets: Sequence[tuple[int, int, Callable[[], DistilledSet]]], shown: Bar) -> dict[str, Any]:
         """Train and test the networks that ``records`` lacks; return the columns of the evaluation's row.
@@ -207,7 +261,7 @@ class Evaluation:
             sets: iteration, number of networks and a function that loads the set, for each set; the final set last.
             shown: the progress bar.
         """
-        evaluator = registry.load_evaluator(self.name)(self.settings)
+        evaluator = self.labels.taught(registry.load_evaluator(self.name)(self.settings))
         start = time.perf_counter()
         found = [self._test(evaluator, iteration, networks, load, shown) for iteration, networks, load in sets]
         summary = summarise(found)
@@ -219,6 +273,7 @@ class Evaluation:
             "evaluator_version": evaluator.version,
             "recipe": evaluator.recipe_of(self.evaluation_recipe),
             "settings": settings_on_record(self.settings),
+            **({"labels": dict(self.labels.content)} if self.labels.content else {}),
             "networks": sets[-1][1],
             "validation_images": len(self.validation) if self.validation else 0,
             "test_images": len(self.test),
@@ -265,7 +320,7 @@ class Evaluation:
         shown.advance(len(done.test))
         if len(done.test) >= networks:
             return done
-        distilled = load()
+        distilled = self.labels.of(load())
         for i in range(len(done.test), networks):
             seed = seed_for(self.seed, "evaluation network", i)
             test, held_out, reason = train_and_test(evaluator, distilled, seed, self.test, self.validation)

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.evaluation import authors_content, network_count
+from dcbench_tesla.cells.evaluation import authors_content, labels_content, network_count
 from dcbench_tesla.config import CellConfig, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.settings import DataSettings
@@ -63,10 +63,13 @@ class ExpertsRead:
 
 
 class CellIdentity:
-    """The identity of one cell, made of its configuration, its data, and the experts it reads (or ``None``)."""
+    """The identity of one cell, made of its configuration, its data, and the experts it reads (or ``None``).
 
-    def __init__(self, config: CellConfig, data: DataFacts, experts: ExpertsRead | None) -> None:
-        self.config, self.data, self.experts = config, data, experts
+    ``teacher`` is the key of the recipe of the teacher that labels its evaluations, or empty.
+    """
+
+    def __init__(self, config: CellConfig, data: DataFacts, experts: ExpertsRead | None, teacher: str = "") -> None:
+        self.config, self.data, self.experts, self._teacher = config, data, experts, teacher
         self.method: type[Condenser] = registry.load_method(config.method)
 
     @cached_property
@@ -109,8 +112,14 @@ class CellIdentity:
                 "settings": hashed_settings(settings, inert),
                 "schedule": self.schedule(evaluator),
                 **authors_content(settings, self.method.evaluation_recipe),
+                **({"labels": self.labels} if self.labels else {}),
             }
         )
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What of the labels of its evaluations defines them; empty if they are the set's own."""
+        return labels_content(self.config.evaluation, self._teacher)
 
     def schedule(self, evaluator: str) -> list[tuple[int, int]]:
         """Return the iterations whose sets an evaluator tests, each with its number of networks; the final one last."""

@@ -1,7 +1,7 @@
 """The materials of a cell: its images, split and preprocessed, its network, and the experts it reads."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from dcbench_tesla import registry
 from dcbench_tesla.cells.identity import ExpertsRead, augmentation_of, describe_data, describe_network
 from dcbench_tesla.compute.networks import Network, has_batch_norm, why_unfit
-from dcbench_tesla.config import CellConfig
+from dcbench_tesla.config import TEACHER_LABELS, CellConfig, ExpertSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import prepared_bytes
@@ -25,7 +25,8 @@ from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.experts.imported import ImportedStore, open_imported
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.experts.store import ExpertStore, StoredExperts
-from dcbench_tesla.interface import ExpertRequest, Task
+from dcbench_tesla.experts.teacher import teacher_network, teacher_of, teacher_training
+from dcbench_tesla.interface import ExpertRequest, Task, Teacher
 from dcbench_tesla.records.progress import say
 from dcbench_tesla.records.store import content_key, read_json, save_tensors, write_json
 from dcbench_tesla.records.workspace import Workspace
@@ -84,6 +85,8 @@ class Materials:
         self._check_network()
         if config.data.zca:
             check_zca_size(dataset.channels, dataset.side, dataset.side)
+        if self.is_taught and isinstance(self.teacher_store, ImportedStore):
+            self.teacher_store.bounded(1, config.evaluation.teacher_epochs, ("evaluation.teacher_epochs",))
 
     def _check_ipc(self) -> None:
         if not self._method.uses_ipc:
@@ -222,14 +225,23 @@ class Materials:
             UsageError: there are no such imported experts, or they belong to other data or another network.
         """
         c = self.config
+        imported = c.experts.imported if self.expert_request else ""
+        return self._store(c.network, c.experts, self.build_network, imported)
+
+    def _store(
+        self, network: NetworkSettings, training: ExpertSettings, build: Callable[[], Network], imported: str
+    ) -> ExpertStore:
         recipe = ExpertRecipe(
-            facts={"data": describe_data(self.dataset, c.data), "network": describe_network(self.dataset, c.network)},
-            settings=c.experts,
+            facts={
+                "data": describe_data(self.dataset, self.config.data),
+                "network": describe_network(self.dataset, network),
+            },
+            settings=training,
             augmentation=self.augmentation,
-            build_network=self.build_network,
+            build_network=build,
         )
-        if self.expert_request and c.experts.imported:
-            return open_imported(self._workspace.experts, c.experts.imported, recipe)
+        if imported:
+            return open_imported(self._workspace.experts, imported, recipe)
         return ExpertStore(self._workspace.experts, recipe)
 
     @property
@@ -260,3 +272,44 @@ class Materials:
         """Whether all snapshots that the method reads exist."""
         request = self.expert_request
         return request is None or self.expert_store.complete(self.expert_count, request.epochs)
+
+    # ---- the teacher of evaluations --------------------------------------------------------------------------------
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether a teacher gives the labels of the evaluations."""
+        return self.config.evaluation.labels == TEACHER_LABELS
+
+    @cached_property
+    def teacher_network(self) -> NetworkSettings:
+        """The network of the teacher."""
+        return teacher_network(self.config.network, self.network_skeleton)
+
+    def build_teacher(self) -> Network:
+        """Return a freshly initialised network of the teacher."""
+        d = self.dataset
+        return self.teacher_network.build(d.channels, d.classes, d.side)
+
+    @cached_property
+    def teacher_store(self) -> ExpertStore:
+        """The store whose expert 0 is the teacher.
+
+        Raises:
+            UsageError: there are no such imported experts, or they belong to other data or another network.
+        """
+        training = teacher_training(self.config.experts)
+        return self._store(self.teacher_network, training, self.build_teacher, training.imported)
+
+    @property
+    def teacher_key(self) -> str:
+        """The key of the teacher's recipe; empty if there is no teacher."""
+        return self.teacher_store.recipe.key if self.is_taught else ""
+
+    @property
+    def teacher_complete(self) -> bool:
+        """Whether the teacher is trained, or there is none."""
+        return not self.is_taught or self.teacher_store.complete(1, self.config.evaluation.teacher_epochs)
+
+    def teacher(self, device: torch.device) -> Teacher | None:
+        """Return the teacher, trained, on a device; ``None`` if there is none."""
+        return teacher_of(self.teacher_store, self.config.evaluation, device) if self.is_taught else None

@@ -18,17 +18,24 @@ import torch
 from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import Cell
 from dcbench_tesla.cells.evaluation import (
+    OTHER_LABELS,
+    SAME_LABELS,
     Evaluation,
+    Labels,
+    as_regime,
     authors_content,
+    is_hard,
+    labels_content,
     network_count,
     records_name,
     settings_on_record,
 )
 from dcbench_tesla.cells.session import Session
-from dcbench_tesla.cells.stages import run_cell
+from dcbench_tesla.cells.stages import labels_of, run_cell
 from dcbench_tesla.compute.state import plain_torch
 from dcbench_tesla.config import (
     BASELINE,
+    TEACHER_LABELS,
     CellConfig,
     Override,
     resolve,
@@ -39,6 +46,7 @@ from dcbench_tesla.config import (
 )
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
+from dcbench_tesla.data.settings import WHITENINGS
 from dcbench_tesla.datasets import PREFIXES
 from dcbench_tesla.distilled import PROBABILITIES, DistilledSet
 from dcbench_tesla.errors import CorruptFileError, DataMissingError, DcbenchError, UsageError
@@ -281,21 +289,12 @@ class _SavedSet:
         """Train and test the networks that are not recorded yet; return the row."""
         workspace, settings = self.session.workspace, self.config.evaluators[name]
         networks = network_count(name, settings, self.config.evaluation)
-        identity = {
-            "set": self._digest,
-            "test": self.dataset.fingerprint,
-            "evaluator": name,
-            "version": registry.load_evaluator(name).version,
-            "settings": settings_on_record(settings),
-            "networks": networks,
-            "seed": self.config.seed,
-            **authors_content(settings, self.distilled.evaluation_recipe),
-        }
-        key = content_key(identity)
+        labels = self._labels
+        key = self._key(name, labels.content)
         records = workspace.root / "evaluations" / records_name(name, key)
         if force:
             shutil.rmtree(records, ignore_errors=True)
-        elif (row := workspace.row("evaluate", key)) is not None:
+        elif (row := workspace.row("evaluate", key) or self._same_labels(name, key)) is not None:
             return row
         self.session.execution.apply()
         evaluation = Evaluation(
@@ -307,14 +306,73 @@ class _SavedSet:
             records=records,
             tell=say,
             evaluation_recipe=self.distilled.evaluation_recipe,
+            labels=labels,
         )
         with bar(f"evaluate by {name}", networks, unit="network", quiet=self.session.quiet) as shown:
             columns = evaluation.run([(int(self.facts.get("iteration") or 0), networks, lambda: self.distilled)], shown)
         workspace.write_row("evaluate", key, {**self._columns(name), **columns})
         shutil.rmtree(records, ignore_errors=True)
-        written = workspace.row("evaluate", key)
+        return self._written(key)
+
+    def _key(self, name: str, labels: Mapping[str, Any]) -> str:
+        settings = self.config.evaluators[name]
+        identity = {
+            "set": self._digest,
+            "test": self.dataset.fingerprint,
+            "evaluator": name,
+            "version": registry.load_evaluator(name).version,
+            "settings": settings_on_record(settings),
+            "networks": network_count(name, settings, self.config.evaluation),
+            "seed": self.config.seed,
+            **authors_content(settings, self.distilled.evaluation_recipe),
+            **({"labels": labels} if labels else {}),
+        }
+        return content_key(identity)
+
+    def _written(self, key: str) -> dict[str, Any]:
+        written = self.session.workspace.row("evaluate", key)
         assert written is not None, "it was written just now"
         return written
+
+    @cached_property
+    def _labels(self) -> Labels:
+        """The labels of the regime; a teacher that is not trained yet is trained now."""
+        if self.config.evaluation.labels != TEACHER_LABELS:
+            return Labels(content=labels_content(self.config.evaluation))
+        return labels_of(self._teaching_cell())
+
+    def _teaching_cell(self) -> Cell:
+        """Return a cell of the same settings whose networks see images as those of the set do.
+
+        Raises:
+            UsageError: the set's preprocessing is none that is fitted here.
+        """
+        wanted, data = self.distilled.preprocessing, self.config.data
+        zca = wanted.kind == "zca"
+        for whitening in dict.fromkeys((data.whitening, *WHITENINGS)) if zca else (data.whitening,):
+            tried = dataclasses.replace(data, zca=zca, whitening=whitening)
+            cell = self.session.cell(dataclasses.replace(self.config, data=tried))
+            if cell.materials.preprocessing.key == wanted.key:
+                return cell
+        raise UsageError(
+            f"evaluation.labels=teacher cannot be used with {self.path}: its images are preprocessed in another way "
+            f"({wanted.key}) than {self.dataset.name} is here with --preset {self.config.preset}, so that no teacher "
+            "can label them. Give the preset that it was made with, or evaluation.labels=hard."
+        )
+
+    def _same_labels(self, name: str, key: str) -> dict[str, Any] | None:
+        """Return the row under ``key`` made of that of another regime with the same labels, if there is one."""
+        regime = self.config.evaluation.labels
+        if regime == TEACHER_LABELS or not is_hard(self.distilled):
+            return None
+        other = dataclasses.replace(self.config.evaluation, labels=OTHER_LABELS[regime])
+        twin = self.session.workspace.row("evaluate", self._key(name, labels_content(other)))
+        if twin is None:
+            return None
+        say(f"{self.path.name}: {SAME_LABELS}")
+        row = as_regime(twin, self._labels.content) | self._columns(name)
+        self.session.workspace.write_row("evaluate", key, row)
+        return self._written(key)
 
     @cached_property
     def _digest(self) -> str:

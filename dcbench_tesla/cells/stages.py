@@ -13,18 +13,20 @@ from functools import partial
 from typing import Any
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.cell import EVALUATE, Cell
+from dcbench_tesla.cells.cell import EVALUATE, TEACHER, Cell
 from dcbench_tesla.cells.estimate import compilation_decided
-from dcbench_tesla.cells.evaluation import Evaluation
+from dcbench_tesla.cells.evaluation import OTHER_LABELS, SAME_LABELS, Evaluation, Labels, as_regime, is_hard
 from dcbench_tesla.cells.execution import record_begun
 from dcbench_tesla.cells.expert_processes import processes, threads_of_each, train_at_once
-from dcbench_tesla.cells.identity import execution_settings
+from dcbench_tesla.cells.identity import CellIdentity, execution_settings
 from dcbench_tesla.cells.loop import CondenseLoop
 from dcbench_tesla.cells.place import KEPT_RESULT, LOCK, alone, discard, exchange_began, settle, take_over
 from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.compute.compiling import training_is_compiled
+from dcbench_tesla.config import TEACHER_LABELS
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.experts.imported import ImportedStore
+from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.interface import Condenser
 from dcbench_tesla.records.live import MetricLog, open_log
 from dcbench_tesla.records.pictures import write_png
@@ -70,7 +72,7 @@ def _go_on(cell: Cell, *, evaluate_again: bool) -> None:
     """Run the stages that are not finished; the cell's lock must be held."""
     stages = cell.pending()
     if evaluate_again:
-        stages = [f"{EVALUATE}{name}" for name in cell.config.evaluators]
+        stages = cell.evaluations(cell.config.evaluators)
         for name in cell.config.evaluators:
             shutil.rmtree(cell.place.records(name), ignore_errors=True)
     _run_stages(cell, stages)
@@ -129,6 +131,8 @@ def _run_stage(cell: Cell, stage: str) -> None:
     if stage == "experts":
         assert cell.materials.expert_request is not None, "only a method that requests experts has this stage"
         train_experts(cell, cell.materials.expert_count, cell.materials.expert_request.epochs)
+    elif stage == TEACHER:
+        train_teacher(cell)
     elif stage == "condense":
         _record_found_experts(cell)
         _condense(cell)
@@ -178,12 +182,22 @@ def train_experts(cell: Cell, count: int, epochs: int) -> None:
                 seconds = store.ensure(count, epochs, cell.splits.train, shown)
     trained: dict[str, Any] = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
     trained |= {"processes": at_once} if at_once > 1 else {}
-    _record_experts(cell, count, epochs, {**trained, **_compiled(training_is_compiled())})
+    _record_experts(cell, store.recipe, count, epochs, {**trained, **_compiled(training_is_compiled())})
 
 
-def _record_experts(cell: Cell, count: int, epochs: int, trained: Mapping[str, Any]) -> None:
+def train_teacher(cell: Cell) -> None:
+    """Train the teacher of a cell's evaluations, and write a row when it is finished."""
+    cell.execution.apply()
+    store, epochs = cell.materials.teacher_store, cell.config.evaluation.teacher_epochs
+    done = epochs - store.missing_epochs(1, epochs)
+    with bar("teacher", epochs, done=done, unit="epoch", quiet=cell.quiet) as shown, threads_of_each(cell):
+        seconds = store.ensure(1, epochs, cell.splits.train, shown)
+    trained = {"trained_epochs": shown.done - done, "train_seconds": round(seconds, 3)}
+    _record_experts(cell, store.recipe, 1, epochs, {**trained, **_compiled(training_is_compiled())})
+
+
+def _record_experts(cell: Cell, recipe: ExpertRecipe, count: int, epochs: int, trained: Mapping[str, Any]) -> None:
     """Write the row of a cell's finished experts, unless there is one."""
-    recipe = cell.materials.expert_store.recipe
     key = content_key({"experts": recipe.key, "count": count, "epochs": epochs})
     if cell.workspace.row("experts", key) is None:
         facts = {"identity": recipe.identity, "experts": count, "epochs": epochs}
@@ -198,7 +212,7 @@ def _record_found_experts(cell: Cell) -> None:
     rows = stage_rows(Workspace(cell.workspace.root), "experts")
     count, own = cell.materials.expert_count, [r for r in rows if content_key(r.get("identity")) == store.recipe.key]
     if not any(r.get("experts", 0) >= count and r.get("epochs", 0) >= request.epochs for r in own):
-        _record_experts(cell, count, request.epochs, {"trained_epochs": 0, "train_seconds": 0.0})
+        _record_experts(cell, store.recipe, count, request.epochs, {"trained_epochs": 0, "train_seconds": 0.0})
 
 
 def _condense(cell: Cell) -> None:
@@ -277,7 +291,41 @@ def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
     return distilled
 
 
+def labels_of(cell: Cell) -> Labels:
+    """Return the labels of a cell's evaluations; a teacher that is not trained yet is trained now."""
+    if not cell.materials.teacher_complete:
+        train_teacher(cell)
+    return Labels(content=cell.identity.labels, teacher=cell.materials.teacher(cell.device))
+
+
+def _twin(cell: Cell, name: str) -> dict[str, Any] | None:
+    """Return the row of an evaluation with the same labels under another regime, if there is one.
+
+    Where the labels of a cell's sets are classes, the regimes ``set`` and ``hard`` are the same. Networks are not
+    trained twice then, but for an evaluation that is repeated.
+    """
+    regime = cell.config.evaluation.labels
+    if regime == TEACHER_LABELS or cell.place.evaluated(name):
+        return None
+    evaluation = dataclasses.replace(cell.config.evaluation, labels=OTHER_LABELS[regime])
+    other = CellIdentity(dataclasses.replace(cell.config, evaluation=evaluation), cell.dataset, cell.identity.experts)
+    row = cell.workspace.row("evaluate", other.evaluation_key(name))
+    if row is None or not all(is_hard(cell.distilled_set(i)) for i, _ in cell.identity.schedule(name)):
+        return None
+    cell.say(f"{cell.config.method}: {SAME_LABELS}")
+    return row
+
+
 def _evaluate(cell: Cell, name: str) -> None:
+    if (twin := _twin(cell, name)) is not None:
+        row = as_regime(twin, cell.identity.labels) | cell_facts(cell)
+    else:
+        row = _trained_and_tested(cell, name)
+    cell.workspace.write_row("evaluate", cell.identity.evaluation_key(name), row)
+
+
+def _trained_and_tested(cell: Cell, name: str) -> dict[str, Any]:
+    """Train and test the networks of an evaluation; return its row."""
     evaluation = Evaluation(
         name=name,
         settings=cell.config.evaluators[name],
@@ -287,6 +335,7 @@ def _evaluate(cell: Cell, name: str) -> None:
         records=cell.place.records(name),
         tell=lambda text: cell.say(f"{cell.config.method}, {text}"),
         evaluation_recipe=cell.method.evaluation_recipe,
+        labels=labels_of(cell),
     )
     schedule = cell.identity.schedule(name)
     total = sum(networks for _, networks in schedule)
@@ -294,5 +343,4 @@ def _evaluate(cell: Cell, name: str) -> None:
         sets = [(i, networks, partial(cell.distilled_set, i)) for i, networks in schedule]
         columns = evaluation.run(sets, shown)
     compiled = _compiled(registry.load_evaluator(name).compiles and training_is_compiled())
-    row = {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns, **compiled}
-    cell.workspace.write_row("evaluate", cell.identity.evaluation_key(name), row)
+    return {**cell_facts(cell), **_where(cell), "condense_key": cell.key, **columns, **compiled}

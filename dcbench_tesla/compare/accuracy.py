@@ -27,7 +27,7 @@ from dcbench_tesla.compare.statistics import (
     standings,
 )
 from dcbench_tesla.compare.table import NARROW, bullet, in_widths, paragraph
-from dcbench_tesla.config import settings_given, with_sets
+from dcbench_tesla.config import TEACHER_LABELS, settings_given, with_sets
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.records.progress import duration, size
 from dcbench_tesla.records.rows import STATISTICS, stage_rows, tell_contents_apart
@@ -38,6 +38,7 @@ from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 _DIGITS = 6  # of fractions that statistics are made of
 _LEVEL = "`*`"
 _SECTION = ["dataset", "ipc", "preset", "data"]
+_OF_LABELS = {"regime": "labels", "epochs": "teacher_epochs", "temperature": "temperature", "experts": "teacher"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,8 @@ def accuracies(workspace: Workspace, wanted: Wanted, *, by: How = "t") -> pd.Dat
       best or not decidedly worse; ``<statistic>_seeds_needed``: how many seeds would decide between the two.
 
     ``condense_seconds`` and ``peak_bytes`` are means over seeds, and empty if they were not measured. If committed rows
-    are read too, ``origin`` tells them from the user's own.
+    are read too, ``origin`` tells them from the user's own. ``labels``, if it is there, has the label
+    regime of rows whose networks were trained with other labels than the set's own.
 
     Args:
         workspace: the results folder.
@@ -216,7 +218,7 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
         "condensation": _condensation(first),
         "protocol": with_sets(made[0]["protocol"] if made else first["protocol"], len(rows)),
         "evaluator": first["evaluator"],
-        "recipe": first["recipe"],
+        "recipe": f"{first['recipe']}{told_labels(first)}",
         "evaluator_settings": network_settings(first, without_effect(first, first["made"])),
         "evaluated_sets": len(first["evaluated"]),
         "networks": first["networks"],
@@ -234,6 +236,7 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
         "hardware": _machines(made, rows),
         "commit": ", ".join(sorted({str(row["environment"]["commit"]) for row in rows})),
         "command": first["command"],
+        **({"labels": first["labels"]["regime"]} if "labels" in first else {}),
         **({"origin": first["origin"]} if "origin" in first else {}),
     }
 
@@ -241,7 +244,18 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
 def network_settings(row: Mapping[str, Any], without: Collection[str] = ()) -> str:
     """Return the settings of an evaluation's network as text, ``without`` some."""
     told = {name: value for name, value in row["settings"].items() if name not in without}
-    return _as_text({**told, "version": row.get("evaluator_version", 1)})
+    labels = {_OF_LABELS[name]: value for name, value in row.get("labels", {}).items() if name in _OF_LABELS}
+    return _as_text({**told, **labels, "version": row.get("evaluator_version", 1)})
+
+
+def told_labels(row: Mapping[str, Any]) -> str:
+    """Return the label regime of an evaluation to stand after its recipe; nothing for a set's own labels."""
+    labels = row.get("labels")
+    if labels is None:
+        return ""
+    if labels["regime"] != TEACHER_LABELS:
+        return f", {labels['regime']} labels"
+    return f", labels of a teacher ({labels['epochs']} epochs, temperature {labels['temperature']:g})"
 
 
 def _machines(made: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -574,7 +588,8 @@ def _line_settings(group: pd.DataFrame) -> list[str]:
 
 def _column_settings(group: pd.DataFrame) -> list[str]:
     """Return the settings in which every row's network differs from others of its name."""
-    return _told_apart(group["evaluator"], group["evaluator_settings"], may_lack=RATES)
+    of_a_teacher = [name for name in _OF_LABELS.values() if name != "labels"]
+    return _told_apart(group["evaluator"], group["evaluator_settings"], may_lack=(*RATES, *of_a_teacher))
 
 
 def _told_apart(names: Iterable[str], texts: Iterable[str], *, may_lack: Collection[str] = ()) -> list[str]:

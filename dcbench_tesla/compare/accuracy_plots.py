@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_APART = ["dataset", "preset", "data", "evaluator"]  # what panels differ in
+_APART = ["dataset", "preset", "data", "evaluator", "labels"]  # what panels differ in
 _COSTS = {"condense_seconds": ("seconds to condense", 1.0), "peak_bytes": ("peak memory, GiB", 2.0**30)}
 _PANEL = (5.6, 3.8)  # inches
 _STATISTICS = {"last": "last", "best_on_validation": "best on validation", "best_on_test": "best on test"}
@@ -59,7 +59,8 @@ def against_cost(table: pd.DataFrame, statistic: str = "last") -> "Figure | None
 
 def _known(table: pd.DataFrame, statistic: str) -> pd.DataFrame:
     rows = labelled(table.dropna(subset=[statistic]))
-    return rows.assign(line=rows["line"].str.replace("`", ""))
+    labels = rows["labels"].fillna("") if "labels" in rows else ""
+    return rows.assign(line=rows["line"].str.replace("`", ""), labels=labels)
 
 
 def _figure(panels: Sequence[pd.DataFrame], draw: "Sequence[Callable[[Axes, pd.DataFrame], None]]") -> "Figure":
@@ -86,7 +87,8 @@ def _title(panel: pd.DataFrame) -> str:
     first = panel.iloc[0]
     ipc = f", IPC {first['ipc']}" if panel["ipc"].nunique() == 1 else ""
     data = ", other data" if first["data"] else ""
-    return f"{first['dataset']}{ipc}, preset {first['preset']}{data}, {first['evaluator']}"
+    labels = f", {first['labels']} labels" if first["labels"] else ""
+    return f"{first['dataset']}{ipc}, preset {first['preset']}{data}, {first['evaluator']}{labels}"
 
 
 def _lines(panel: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -176,6 +176,25 @@ class Accuracies(Part):
     last: Accuracy
 
 
+class Labels(Part):
+    """The labels of an evaluation that are not the set's own."""
+
+    regime: Literal["hard", "teacher"]
+    expert: Count | None = None
+    epochs: Positive | None = None
+    experts: Text = ""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    loss: Text = ""
+
+    @model_validator(mode="after")
+    def _of_a_teacher(self) -> Self:
+        taught = self.regime == "teacher"
+        _agree(
+            not taught or None not in (self.epochs, self.temperature), "labels of a teacher need epochs, temperature"
+        )
+        return self
+
+
 class EvaluateRow(OfCell):
     """The row of an evaluation."""
 
@@ -189,6 +208,7 @@ class EvaluateRow(OfCell):
     dataset_fingerprint: Text
     evaluated: Annotated[list[Evaluated], Field(min_length=1)]
     accuracy: Accuracies
+    labels: Labels | None = None
     evaluator_version: Count = 1
     evaluation_seed: int = 0
     test_images: Count = 0

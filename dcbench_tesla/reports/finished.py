@@ -126,9 +126,12 @@ def training_images(dataset: str) -> int | None:
 
 
 def finished(workspace: Workspace, methods: Collection[str], evaluators: Collection[str]) -> list[Finished]:
-    """Return the finished evaluations of ``methods`` by ``evaluators``, except those of sets that came as files."""
+    """Return the finished evaluations of ``methods`` by ``evaluators`` with the sets' own labels.
+
+    Those of sets that came as files are left out.
+    """
     groups = evaluations(workspace, Wanted(methods=methods, evaluators=evaluators))
-    return [Finished(rows=rows) for rows in groups if rows[0]["made"] is not None]
+    return [Finished(rows=rows) for rows in groups if rows[0]["made"] is not None and "labels" not in rows[0]]
 
 
 def protocol_name(home: str, changes: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """Plans for many cells before anything runs: the stages to run, their time on this machine, and their memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TypeVar
 from dcbench_tesla import registry
 from dcbench_tesla.backends.base import Job, Outcome
 from dcbench_tesla.cells.budget import largest_peak
-from dcbench_tesla.cells.cell import Cell
+from dcbench_tesla.cells.cell import TEACHER, Cell
 from dcbench_tesla.cells.estimate import Estimate, estimate
 from dcbench_tesla.cells.execution import Execution
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.config import CellConfig
+from dcbench_tesla.experts.store import ExpertStore
 from dcbench_tesla.profilers.memory import MemoryMeter
 from dcbench_tesla.records.environment import hardware
 from dcbench_tesla.records.rows import mark, stage_rows
@@ -121,17 +123,24 @@ class _SharedExperts:
 
     def estimate(self, job: Job, stages: Sequence[str]) -> Estimate:
         """Estimate a cell's stages without expert epochs counted before, and count its own if this succeeds."""
-        wanted = self._wanted(job.cell) if "experts" in stages else {}
-        counted = self._counted.setdefault(job.cell.materials.expert_store.recipe.key, {})
-        epochs = sum(to - max(since, counted.get(i, 0)) for i, (since, to) in wanted.items() if to > counted.get(i, 0))
-        found = estimate(job.cell, stages, expert_epochs=epochs, from_scratch=job.force)
-        counted.update({i: max(to, counted.get(i, 0)) for i, (_, to) in wanted.items()})
-        return found
+        materials, before = job.cell.materials, deepcopy(self._counted)
+        experts = teacher = 0
+        if "experts" in stages and materials.expert_request:
+            experts = self._count(materials.expert_store, materials.expert_count, materials.expert_request.epochs)
+        if TEACHER in stages:
+            teacher = self._count(materials.teacher_store, 1, job.cell.config.evaluation.teacher_epochs)
+        try:
+            return estimate(job.cell, stages, expert_epochs=experts, teacher_epochs=teacher, from_scratch=job.force)
+        except BaseException:
+            self._counted = before
+            raise
 
-    def _wanted(self, cell: Cell) -> dict[int, tuple[int, int]]:
-        """Return the first and the last epoch to train for every expert of a cell."""
-        to = cell.materials.expert_request.epochs if cell.materials.expert_request else 0
-        return {i: (cell.materials.expert_store.trained(i, to), to) for i in range(cell.materials.expert_count)}
+    def _count(self, store: ExpertStore, count: int, to: int) -> int:
+        """Return the epochs that the first ``count`` experts lack up to ``to`` beyond those counted, and count them."""
+        counted = self._counted.setdefault(store.recipe.key, {})
+        since = [max(store.trained(i, to), counted.get(i, 0)) for i in range(count)]
+        counted.update({i: max(to, counted.get(i, 0)) for i in range(count)})
+        return sum(to - done for done in since if to > done)
 
 
 def open_cells(configs: Iterable[CellConfig], session: Session) -> tuple[list[Cell], list[PlannedCell]]:

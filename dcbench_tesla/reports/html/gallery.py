@@ -164,7 +164,8 @@ def _damaged(names: Sequence[str]) -> str:
 def _accuracy(row: _Row) -> str:
     last = row["accuracy"]["last"]
     spread = f" ± {100 * last['std']:.1f}" if len(last["values"]) > 1 else ""
-    return f"{row['evaluator']} {100 * last['mean']:.1f}{spread} %"
+    labels = f", {row['labels']['regime']} labels" if "labels" in row else ""
+    return f"{row['evaluator']}{labels} {100 * last['mean']:.1f}{spread} %"
 
 
 def _made(row: _Row) -> Made:

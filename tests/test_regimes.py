@@ -1,0 +1,350 @@
+"""Label regimes: a set's own labels, its classes, and those of a teacher for every augmented batch."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dcbench_tesla import registry
+from dcbench_tesla.api import evaluate, run
+from dcbench_tesla.cells.evaluation import Evaluation
+from dcbench_tesla.cells.saved import evaluate_saved
+from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
+from dcbench_tesla.compute.networks import ConvNet, flatten_parameters, seeded
+from dcbench_tesla.compute.seeds import generator
+from dcbench_tesla.config import Override, baseline_of, overrides_from, resolve
+from dcbench_tesla.conformance import tiny_sets
+from dcbench_tesla.data.augmentation import Augmentation
+from dcbench_tesla.distilled import CENTRED, Decoder, DistilledSet
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.evaluators.convnet import ConvNetEvaluator, ConvNetSettings
+from dcbench_tesla.evaluators.training import TrainingSet, distillation_loss, train
+from dcbench_tesla.interface import Teacher
+from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.reports.finished import finished
+from tests.fixtures_cells import SELECTION, command, configured, ran, rows, set_words
+
+CPU, SEED = torch.device("cpu"), 7
+SETTINGS: dict[str, Any] = {**SELECTION, "evaluation.networks": 2}
+TAUGHT = {"evaluation.labels": "teacher", "evaluation.teacher_epochs": 2, "network.width": 4}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ---- against plain loops -----------------------------------------------------------------------------------------
+
+
+def soft_set() -> DistilledSet:
+    return tiny_sets()["soft labels and a learned rate"]
+
+
+def teacher(temperature: float = 3.0) -> Teacher:
+    with seeded(1):
+        return Teacher(network=ConvNet(1, 3, 8, width=4).eval(), temperature=temperature)
+
+
+def convnet() -> ConvNetEvaluator:
+    return ConvNetEvaluator(ConvNetSettings(epochs=6, width=4, batch_size=4))
+
+
+def plain_loop(images: Tensor, labels_of: Callable[[Tensor, Tensor], Tensor], loss: Callable[..., Tensor]) -> Tensor:
+    """The published recipe by hand: SGD with momentum, half of the epochs at the learned rate, half at a tenth."""
+    with seeded(SEED):
+        network = ConvNet(1, 3, 8, width=4).to(images.dtype).train()
+    augmentation = Augmentation(soft_set().augmentation)
+    for epoch in range(6):
+        rng = generator(SEED, "evaluation epoch", epoch)
+        if epoch in (0, 3):
+            lr = 0.01 if epoch == 0 else 0.1 * 0.01
+            optimiser = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+        for batch in torch.randperm(len(images), generator=rng).split(4):
+            seen = augmentation(images[batch], augmentation.draw(len(batch), 8, rng))
+            optimiser.zero_grad()
+            loss(network(seen), labels_of(batch, seen)).backward()
+            optimiser.step()
+    return flatten_parameters(network)
+
+
+def test_own_and_hard_labels_are_those_of_a_plain_loop_bit_by_bit() -> None:
+    made = soft_set()
+    (own,), (hard,) = (convnet().train(d, [SEED], CPU) for d in (made, made.with_hard_labels()))
+    assert torch.equal(
+        flatten_parameters(own), plain_loop(made.images, lambda i, _: made.labels[i], nn.CrossEntropyLoss())
+    )
+    classes = made.labels.argmax(1)
+    expected = plain_loop(made.images, lambda i, _: classes[i], nn.CrossEntropyLoss())
+    assert torch.equal(flatten_parameters(hard), expected)
+    assert not torch.equal(flatten_parameters(own), expected)
+
+
+def kl(logits: Tensor, p: Tensor) -> Tensor:
+    return 9 * (p * (p.log() - (logits / 3).log_softmax(1))).sum(1).mean()
+
+
+def test_a_teacher_labels_every_augmented_batch_as_in_a_plain_loop() -> None:
+    made, taught = soft_set(), teacher()
+
+    def labels(_: Tensor, seen: Tensor) -> Tensor:
+        with torch.no_grad():
+            return F.softmax(taught.network(seen) / 3, dim=1)
+
+    (found,) = convnet().with_teacher(taught).train(made, [SEED], CPU)
+    torch.testing.assert_close(flatten_parameters(found), plain_loop(made.images, labels, kl), rtol=0, atol=1e-6)
+
+
+def test_a_teacher_is_followed_to_1e_12_in_float64() -> None:
+    made, taught = soft_set(), teacher()
+    evaluator, double = convnet(), Teacher(network=taught.network.double(), temperature=3.0)
+    recipe = evaluator.recipe_for(made)
+    data = TrainingSet(made, CPU, recipe, double)
+    data._images = data._images.double()
+    with seeded(SEED):
+        found = train(ConvNet(1, 3, 8, width=4).double(), data, recipe, SEED)
+
+    def labels(_: Tensor, seen: Tensor) -> Tensor:
+        with torch.no_grad():
+            return F.softmax(double.network(seen) / 3, dim=1)
+
+    expected = plain_loop(made.images.double(), labels, kl)
+    torch.testing.assert_close(flatten_parameters(found), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_loss_is_the_divergence_times_the_square_of_the_temperature(temperature: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    p = torch.randn(5, 3, generator=rng, dtype=torch.float64).softmax(1)
+    loss = distillation_loss(temperature)(logits, p)
+    terms = p * (p.log() - F.log_softmax(logits / temperature, 1))
+    torch.testing.assert_close(loss, temperature**2 * terms.sum(1).mean(), rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    by_hand = temperature / 5 * ((logits / temperature).softmax(1) - p)
+    torch.testing.assert_close(gradient, by_hand, rtol=0, atol=1e-12)
+
+
+def test_hard_labels_of_stored_and_of_centred_sets_are_the_largest_values_classes() -> None:
+    made = tiny_sets()["1 x 8 x 8"]
+    centred = torch.tensor([[0.1, 0.4, -0.2], [-0.5, -0.4, -0.6]] * 3)
+    decoder = Decoder(factor=2)
+    stored = dataclasses.replace(made, labels=centred, label_space=CENTRED, decoder=decoder, evaluation_recipe="frepo")
+    hard = stored.with_hard_labels()
+    assert hard.labels.tolist() == [1, 1] * 3
+    assert hard.label_space == "probabilities"
+    assert (hard.decoder, hard.evaluation_recipe) == (decoder, "frepo")
+    assert hard.decoded().labels.tolist() == [1] * 24  # that of the stored image
+    torch.testing.assert_close(hard.centred_labels()[0], torch.tensor([-1 / 3, 2 / 3, -1 / 3]))
+    assert hard.with_hard_labels() is hard
+
+
+def test_an_evaluator_without_a_teacher_says_so() -> None:
+    kind = registry.load_evaluator("kernel-ridge")
+    with pytest.raises(UsageError, match="KernelRidge does not learn from a teacher"):
+        kind(kind.Settings()).with_teacher(teacher())
+    with pytest.raises(UsageError, match="a loss of centred labels takes no labels by a teacher"):
+        TrainingSet(soft_set(), CPU, dataclasses.replace(convnet().recipe_for(soft_set()), loss="mse"), teacher())
+
+
+# ---- cells -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cell of soft labels and one of classes, each under two regimes; the teacher was trained for the first one."""
+    out = tmp_path_factory.mktemp("regimes") / "out"
+    ran(out, "rded", {**SETTINGS, "teacher_epochs": 2, "network.width": 4, "pool": 4})
+    ran(out, "random", {**SETTINGS, **TAUGHT})
+    ran(out, "random", SETTINGS)
+    return out
+
+
+def test_cells_share_the_teacher_with_one_another_and_with_the_methods(made: Path) -> None:
+    (row,) = rows(made, "experts")  # what rded read; that of random was there
+    assert (row["experts"], row["epochs"], row["trained_epochs"]) == (1, 2, 2)
+    taught = [row for row in rows(made, "evaluate") if "labels" in row]
+    (folder,) = (made / "experts").iterdir()
+    about = {"regime": "teacher", "expert": 0, "epochs": 2, "experts": folder.name, "temperature": 1.0, "loss": "kl"}
+    assert [row["labels"] for row in taught] == [about]
+    assert len({row["condense_key"] for row in taught} | {rows(made, "condense")[0]["key"]}) <= 2
+
+
+def test_a_regime_is_part_of_the_evaluations_key_only_where_it_is_another(made: Path) -> None:
+    keys = {}
+    for name, more in (("set", {}), ("hard", {"evaluation.labels": "hard"}), ("teacher", TAUGHT)):
+        cell = _cell(made, {**SETTINGS, **more})
+        keys[name] = (cell.key, cell.identity.evaluation_key("convnet"))
+    assert len({condensed for condensed, _ in keys.values()}) == 1
+    assert len({evaluated for _, evaluated in keys.values()}) == 3
+    warm = _cell(made, {**SETTINGS, **TAUGHT, "evaluation.temperature": 2})
+    assert warm.identity.evaluation_key("convnet") not in {evaluated for _, evaluated in keys.values()}
+
+
+def _cell(out: Path, settings: dict[str, Any]) -> Any:
+    from dcbench_tesla.cells.session import Session
+
+    return Session(out, device="cpu", quiet=True).cell(configured("random", settings))
+
+
+def test_classes_are_their_own_hard_labels_and_nothing_is_trained_again(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(made, tmp_path / "out")
+    (cell,) = (out / "cells").glob("random-*")
+    monkeypatch.setattr(Evaluation, "run", lambda *_: pytest.fail("networks were trained"))
+    row = evaluate_saved(cell, overrides=[Override("evaluation", "labels", "hard")], device="cpu")["convnet"]
+    assert "its labels are classes already" in capsys.readouterr().err
+    own = next(r for r in rows(out, "evaluate") if "labels" not in r and r["method"] == "random")
+    assert row["labels"] == {"regime": "hard"}
+    assert (row["accuracy"], row["environment"]) == (own["accuracy"], own["environment"])
+    assert row["command"].endswith("--set evaluation.labels=hard")
+
+
+def test_soft_labels_made_hard_give_another_row(made: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(made, tmp_path / "out")
+    (cell,) = (out / "cells").glob("rded-*")
+    row = evaluate_saved(cell, overrides=[Override("evaluation", "labels", "hard")], device="cpu")["convnet"]
+    (path,) = cell.glob("distilled.safetensors")
+    expected = evaluate(DistilledSet.load(path).with_hard_labels(), preset="smoke", settings=_own(SETTINGS), quiet=True)
+    assert row["accuracy"]["last"]["values"] == list(expected.values)
+    file = evaluate_saved(
+        path, preset="smoke", overrides=overrides_from({**_own(SETTINGS), "evaluation.labels": "hard"}), out=tmp_path
+    )
+    assert file["convnet"]["accuracy"]["last"]["values"] == list(expected.values)
+    assert file["convnet"]["labels"] == {"regime": "hard"}
+
+
+def _own(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if not name.startswith("data.")}
+
+
+def test_an_evaluation_by_a_teacher_goes_on_where_it_was_killed(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = next(row for row in rows(made, "evaluate") if "labels" in row)
+    from dcbench_tesla.cells import evaluation
+
+    class Killed(BaseException):
+        pass
+
+    test, tested = evaluation.train_and_test, list[int]()
+
+    def killed_after_one(*given: Any) -> Any:
+        if len(tested) == 1:
+            raise Killed
+        tested.append(1)
+        return test(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "train_and_test", killed_after_one)
+        with pytest.raises(Killed):
+            ran(tmp_path, "random", {**SETTINGS, **TAUGHT})
+    (row,) = ran(tmp_path, "random", {**SETTINGS, **TAUGHT}).rows.values()
+    assert row["key"] == whole["key"]
+    assert row["accuracy"] == whole["accuracy"]
+
+
+def test_the_baseline_of_a_cell_has_its_regime_and_its_teacher() -> None:
+    config = resolve(
+        "dm", "digits", 1, preset="smoke", overrides=overrides_from({**TAUGHT, "evaluation.temperature": 2.0})
+    )
+    plain = baseline_of(config)
+    assert (plain.evaluation.labels, plain.evaluation.temperature) == ("teacher", 2.0)
+    assert (plain.network, plain.experts) == (config.network, config.experts)
+
+
+def test_methods_with_other_experts_or_batch_norm_have_the_same_teacher(tmp_path: Path) -> None:
+    from dcbench_tesla.cells.session import Session
+
+    session = Session(tmp_path, device="cpu", quiet=True)
+    about = {"network.width": 8, "network.depth": 2, "evaluation.labels": "teacher"}  # at depth 1 frepo's has no norm
+    keys = {session.cell(configured(m, about)).materials.teacher_key for m in ("random", "ftd", "frepo", "dm")}
+    assert len(keys) == 1
+
+
+def test_a_file_has_the_teacher_of_its_own_preprocessing_or_none(tmp_path: Path) -> None:
+    settings = _own(SETTINGS)
+    path = ran(tmp_path, "random", settings).cell.place.distilled
+    about = overrides_from({**settings, "evaluation.labels": "teacher", "evaluation.teacher_epochs": 1})
+    row = evaluate_saved(path, preset="smoke", overrides=about, out=tmp_path)["convnet"]
+    assert row["labels"]["epochs"] == 1
+    assert (tmp_path / "experts" / row["labels"]["experts"]).is_dir()
+    found = DistilledSet.load(path)
+    other = dataclasses.replace(found.preprocessing, mean=found.preprocessing.mean + 1)
+    dataclasses.replace(found, preprocessing=other).save(tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match="its images are preprocessed in another way"):
+        evaluate_saved(tmp_path / "other.safetensors", preset="smoke", overrides=about, out=tmp_path)
+    with pytest.raises(UsageError, match="teacher needs the training images"):
+        evaluate(path, preset="smoke", settings={"evaluation.labels": "teacher"})
+
+
+def test_ones_own_network_has_the_regime_of_the_cell(made: Path) -> None:
+    def network(channels: int, classes: int, side: int) -> nn.Module:
+        return ConvNet(channels, classes, side, width=4)
+
+    def own(settings: dict[str, Any]) -> Any:
+        found = run(
+            "random", "digits", 1, preset="smoke", evaluators={"mine": network}, settings=settings, out=made,
+            device="cpu", quiet=True,
+        )  # fmt: skip
+        return found.accuracy("mine")
+
+    longer = {**SETTINGS, "convnet.epochs": 40}
+    assert own({**longer, **TAUGHT}).values != own(longer).values
+
+
+# ---- messages, estimates and tables ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "told"),
+    [
+        ("random", {"evaluation.labels": "sets"}, "unknown evaluation.labels 'sets'. Did you mean 'set'"),
+        ("random", {"evaluation.temperature": 2}, "has no effect: evaluation.labels is set: there is no teacher"),
+        ("random", {"evaluation.labels": "hard", "evaluation.teacher_epochs": 2}, "evaluation.labels is hard"),
+        ("random", {**TAUGHT, "experts.count": 3}, "the teacher is expert 0"),
+        ("random", {**TAUGHT, "experts.gsam_rho": 0.1}, "the teacher is trained by plain SGD"),
+        ("random", {"network.width": 4}, "method random uses no network"),
+        ("random", {**TAUGHT, "evaluation.temperature": 0}, "evaluation.temperature must be positive"),
+        ("random", {**TAUGHT, "evaluation.teacher_epochs": 0}, "evaluation.teacher_epochs must be at least 1"),
+        ("kip", {"evaluation.labels": "teacher", "convnet.recipe": "authors"}, "whose loss is of centred labels"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_sentence(method: str, settings: dict[str, Any], told: str) -> None:
+    result = command("run", "--method", method, *set_words(settings))
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_an_evaluator_that_cannot_learn_from_a_teacher_is_refused() -> None:
+    result = command("run", "--method", "random", "--evaluator", "kernel-ridge", "--set", "evaluation.labels=teacher")
+    assert result.exit_code == 2
+    assert "evaluator kernel-ridge, which does not learn from a teacher" in " ".join(result.stderr.split())
+
+
+def test_a_dry_run_and_a_memory_budget_count_the_teacher(tmp_path: Path) -> None:
+    words = ["run", "--method", "random", "--preset", "smoke", "--device", "cpu", "--out", tmp_path]
+    words += set_words({**SETTINGS, **TAUGHT})
+    (planned,) = json.loads(command(*words, "--dry-run", "--json").stdout)["cells"]
+    assert planned["stages"] == ["condense", "teacher", "evaluate by convnet"]
+    assert planned["seconds"].keys() == {"teacher", "evaluation by convnet"}
+    assert planned["peak_bytes"] > 0
+    over = command(*words, "--memory-budget", planned["peak_bytes"] - 1000)
+    assert "are needed for training the teacher" in over.stderr
+    assert "--set experts.micro_batch=" in over.stderr
+
+
+def test_tables_name_the_regime_and_those_of_papers_take_own_labels_only(made: Path) -> None:
+    table = accuracies(Workspace(made), Wanted(methods=("random",)))
+    assert set(table["labels"].dropna()) == {"teacher"}
+    assert len(table) == 2
+    told = " ".join(markdown(table).split())
+    assert "convnet labels=teacher" in told
+    assert "labels of a teacher (2 epochs, temperature 1)" in told
+    assert ["labels" in cell.rows[0] for cell in finished(Workspace(made), ("random",), ("convnet",))] == [False]

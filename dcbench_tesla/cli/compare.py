@@ -132,6 +132,56 @@ def accuracy(
             _plot_accuracies(table, statistic, workspace.figures)
 
 
+@compare.command()
+@options(_which, out_option, shipped_option, json_option)
+def regimes(
+    datasets: tuple[str, ...],
+    methods: tuple[str, ...],
+    ipcs: tuple[int, ...],
+    evaluators: tuple[str, ...],
+    presets: tuple[str, ...],
+    out: Path,
+    shipped: bool,
+    as_json: bool,
+) -> None:
+    """Compare methods by the labels that networks are given.
+
+    Shows the accuracy of every method with hard labels (the classes of the set's), with the set's own, stored ones, and
+    with those of a teacher for every augmented batch, and in each case the points over `random` with the same labels.
+    Reads the results under --out; rows of other labels are made by --set evaluation.labels=hard or teacher, and the
+    command names those that are missing. The tables go to OUT/tables/regimes.md and regimes.csv, the plot to
+    OUT/figures/regimes (PNG and SVG).
+
+    \b
+    Examples:
+      dcbench compare regimes
+      dcbench compare regimes --dataset fashion-mnist --ipc 1 --preset quick --shipped
+      dcbench evaluate runs/cells/* --set evaluation.labels=teacher && dcbench compare regimes
+    """
+    from dcbench_tesla.compare import regimes as compared
+    from dcbench_tesla.compare.accuracy import Wanted
+    from dcbench_tesla.compare.files import csv_text, save_figure
+    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.store import write_text
+
+    workspace = workspace_of(out, shipped=shipped)
+    wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
+    with damaged_rows_told(workspace, ("condense", "evaluate")):
+        table = compared.regimes(workspace, wanted)
+        if as_json:
+            _emit("compare regimes", table)
+        else:
+            click.echo(compared.markdown(table, width=terminal_width(None)))
+        write_text(workspace.tables / "regimes.csv", csv_text(table))
+        write_text(workspace.tables / "regimes.md", compared.markdown(table))
+        say(f"written: {workspace.tables / 'regimes.csv'}, regimes.md")
+        figure = compared.figure(table)
+        if figure is not None:
+            say(f"written: {', '.join(map(str, save_figure(figure, workspace.figures / 'regimes')))}")
+        for command in compared.missing(table):
+            say(f"missing: {command}")
+
+
 def _plot_accuracies(table: "DataFrame", statistic: str, figures: Path) -> None:
     """Draw the plots of ``compare accuracy`` that have something to show, and say which do not."""
     from dcbench_tesla.compare.accuracy_plots import against_cost, against_ipc
@@ -154,7 +204,8 @@ def _nothing(text: str) -> None:
 
 
 def _emit(
-    kind: "Literal['compare accuracy', 'compare scores', 'compare memory', 'compare time', 'compare gradient']",
+    kind: "Literal['compare accuracy', 'compare regimes', 'compare scores', 'compare memory', 'compare time', "
+    "'compare gradient']",
     table: "DataFrame",
 ) -> None:
     from dcbench_tesla.cli.shown.output import Compare, emit, rows_of

@@ -37,7 +37,8 @@ from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
 _DIGITS = 6  # of fractions that statistics are made of
 _LEVEL = "`*`"
-_SECTION = ["dataset", "ipc", "preset", "data"]
+SECTION = ["dataset", "ipc", "preset", "data"]
+"""The columns in which the tables differ."""
 _OF_LABELS = {"regime": "labels", "epochs": "teacher_epochs", "temperature": "temperature", "experts": "teacher"}
 
 
@@ -92,11 +93,11 @@ def accuracies(workspace: Workspace, wanted: Wanted, *, by: How = "t") -> pd.Dat
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
     """
-    groups = _found(workspace, wanted)
+    groups = found(workspace, wanted)
     table = pd.DataFrame([summary(rows, by) for rows in groups])
     table = _with_standings(table, groups)
     table["ipc"] = table["ipc"].astype("Int64")
-    return table.sort_values([*_SECTION, "evaluator", "recipe", "last", "method", "condensation"], ignore_index=True)
+    return table.sort_values([*SECTION, "evaluator", "recipe", "last", "method", "condensation"], ignore_index=True)
 
 
 def curves(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
@@ -108,13 +109,18 @@ def curves(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
     """
-    table = pd.DataFrame([point for rows in _found(workspace, wanted) for point in _curve(rows)])
+    table = pd.DataFrame([point for rows in found(workspace, wanted) for point in _curve(rows)])
     table["ipc"] = table["ipc"].astype("Int64")
-    by = [*_SECTION, "evaluator", "recipe", "method", "condensation", "iteration"]
+    by = [*SECTION, "evaluator", "recipe", "method", "condensation", "iteration"]
     return table.sort_values(by, ignore_index=True)
 
 
-def _found(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any]]]:
+def found(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any]]]:
+    """Return the groups of :func:`evaluations`.
+
+    Raises:
+        DcbenchError: there are none.
+    """
     groups = evaluations(workspace, wanted)
     if not groups:
         raise DcbenchError(
@@ -168,10 +174,10 @@ def _with_standings(table: pd.DataFrame, groups: Sequence[Sequence[Mapping[str, 
         groups: the rows of the evaluations.
     """
     shown = labelled(table).sort_values("evaluated_sets", kind="stable")
-    shown = shown.drop_duplicates([*_SECTION, "line", "column"], keep="last")
+    shown = shown.drop_duplicates([*SECTION, "line", "column"], keep="last")
     for name in STATISTICS:
         found: dict[Any, dict[str, Any]] = {}
-        for _, column in shown.dropna(subset=[name]).groupby([*_SECTION, "column"], dropna=False):
+        for _, column in shown.dropna(subset=[name]).groupby([*SECTION, "column"], dropna=False):
             standing = standings([_networks(groups[i], name) for i in column.index])
             found |= {i: _standing(name, own) for i, own in zip(column.index, standing, strict=True)}
         empty = _standing(name, Standing(behind=None, p=None, level=None))
@@ -359,10 +365,11 @@ def markdown(table: pd.DataFrame, statistic: str = "last", *, width: int | None 
         statistic: the accuracy to show.
         width: the columns of the terminal: a wider table is broken into several. ``None``: it stays one.
     """
-    return "\n".join(_as_markdown(section, width) for section in sections(table, statistic))
+    return "\n".join(as_markdown(section, width) for section in sections(table, statistic))
 
 
-def _as_markdown(section: Section, width: int | None) -> str:
+def as_markdown(section: Section, width: int | None) -> str:
+    """Return a section as Markdown; a table wider than ``width`` columns is broken into several."""
     texts = [[cell.text for cell in line] for line in section.body]
     tables = in_widths(section.head, texts, sys.maxsize if width is None else width)
     notes = [line for note in section.notes for line in bullet(note)]
@@ -373,7 +380,7 @@ def _as_markdown(section: Section, width: int | None) -> str:
 
 def sections(table: pd.DataFrame, statistic: str = "last") -> list[Section]:
     """Return the ``table`` of :func:`accuracies` in sections, with lines in ascending order of ``statistic``."""
-    groups = labelled(table).groupby(_SECTION, dropna=False, sort=True)
+    groups = labelled(table).groupby(SECTION, dropna=False, sort=True)
     return [_section(key, group, statistic) for key, group in groups]
 
 
@@ -383,7 +390,7 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     Adds ``line`` and ``column``. Settings that are too long for a name have a letter there, the same one in all of the
     table, and stand in ``line_told`` and ``column_told``.
     """
-    groups = [group for _, group in table.groupby(_SECTION, dropna=False, sort=True)]
+    groups = [group for _, group in table.groupby(SECTION, dropna=False, sort=True)]
     for name, texts in (("line", _line_settings), ("column", _column_settings)):
         groups = [group.assign(**{f"{name}_told": texts(group)}) for group in groups]
     letters = {name: with_letters(_all(groups, f"{name}_told")) for name in ("line", "column")}
@@ -422,7 +429,7 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Secti
 
     lines = sorted(dict.fromkeys(line for line, _ in cells), key=accuracy)
     names = [*columns, *_BESIDE]
-    title, beside = _title(dataset, ipc, preset, data)
+    title, beside = title_of(dataset, ipc, preset, data)
     return Section(
         title=title,
         about=_about(group, statistic),
@@ -502,7 +509,7 @@ def _with_interval(row: Mapping[Any, Any], statistic: str, *, marked: bool) -> s
     return text + ((" *" if row[f"{statistic}_level"] is True else "  ") if marked and text else "")
 
 
-def _title(dataset: str, ipc: Any, preset: str, data: str) -> tuple[str, list[str]]:
+def title_of(dataset: str, ipc: Any, preset: str, data: str) -> tuple[str, list[str]]:
     """Return the title of a section; changes of the data that make it too long are a note."""
     title = f"{dataset}, IPC {'all' if pd.isna(ipc) else ipc}, preset {preset}"
     if not data or len(title) + len(data) + 6 <= NARROW:

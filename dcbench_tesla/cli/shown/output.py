@@ -195,9 +195,16 @@ class Show(Output):
 
 
 class Compare(Output):
-    """``dcbench compare accuracy --json``, also ``scores``, ``memory``, ``time`` and ``gradient``."""
+    """``dcbench compare accuracy --json``, also ``regimes``, ``scores``, ``memory``, ``time`` and ``gradient``."""
 
-    kind: Literal["compare accuracy", "compare scores", "compare memory", "compare time", "compare gradient"]
+    kind: Literal[
+        "compare accuracy",
+        "compare regimes",
+        "compare scores",
+        "compare memory",
+        "compare time",
+        "compare gradient",
+    ]
     """What is compared."""
     rows: Sequence[Mapping[str, JsonValue]]
     """The rows of the comparison with the columns of its CSV file; what is not known is ``null``."""

@@ -1,0 +1,308 @@
+"""The accuracy of every method by the labels that networks are trained with, beside ``random`` with the same labels.
+
+``dcbench compare regimes`` reads rows. A line is a method, and columns are label regimes: ``hard``, the classes of the
+set's labels; ``stored``, the set's own labels; ``teacher``, the labels of a trained network on every augmented batch.
+The difference to ``random`` is that of pairs with the same seed, evaluator, recipe and regime.
+"""
+
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from dcbench_tesla import registry
+from dcbench_tesla.compare.accuracy import (
+    SECTION,
+    Cell,
+    Section,
+    Wanted,
+    as_markdown,
+    found,
+    labelled,
+    letters,
+    network_settings,
+    shown,
+    summary,
+    title_of,
+    told_labels,
+)
+from dcbench_tesla.compare.changes import without_effect
+from dcbench_tesla.config import BASELINE, OWN_LABELS, TEACHER_LABELS
+from dcbench_tesla.records.store import content_key
+from dcbench_tesla.records.workspace import Workspace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+REGIMES = {"hard": "hard", OWN_LABELS: "stored", TEACHER_LABELS: "teacher"}
+"""The regimes in the order of the columns, each with its name there."""
+
+_Row = Mapping[str, Any]
+_OF_LABELS = re.compile(r" --set evaluation\.(?:labels|teacher_epochs|temperature)=\S+")
+_OF_THE_TEACHER = re.compile(r" --set evaluation\.(?:teacher_epochs|temperature)=\S+")
+_PANEL = (5.6, 0.32, 1.3)  # inches: width, height of a line, of the rest
+_APART = 0.22  # of the height of a line
+
+
+def regimes(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
+    """Return one tidy row for every method, settings, evaluator and label regime, over all seeds that were run.
+
+    The columns are those of :func:`~dcbench_tesla.compare.accuracy.accuracies`, and ``regime``, ``teacher`` (the key
+    of its recipe, epochs and temperature; empty for other regimes), ``over_random`` (the mean difference to ``random``
+    in pairs of seeds, as a fraction), ``over_random_std`` (the population standard deviation of the differences; empty
+    for one pair) and ``pairs``; these are empty where ``random`` has no such row.
+
+    Raises:
+        DcbenchError: no finished evaluation is among the wanted ones.
+    """
+    groups = found(workspace, wanted)
+    table = labelled(pd.DataFrame([_columns(rows) for rows in groups])).sort_index()
+    table["ipc"] = table["ipc"].astype("Int64")
+    places = [_place(row) for row in table.to_dict("records")]
+    random = {}
+    for i, place in enumerate(places):
+        if table["method"].iloc[i] == BASELINE:
+            random[place, _data(groups[i][0])] = groups[i]
+    over = [_over(rows, random.get((place, _data(rows[0])))) for rows, place in zip(groups, places, strict=True)]
+    table = table.join(pd.DataFrame(over))
+    order = table["regime"].map({name: number for number, name in enumerate(REGIMES)})
+    by = [*SECTION, "column", "recipe", "method", "condensation", "order"]
+    return table.assign(order=order).sort_values(by, ignore_index=True).drop(columns="order")
+
+
+def _columns(rows: Sequence[_Row]) -> dict[str, Any]:
+    """Return the columns of a group of evaluations; recipe and settings of the network are without the labels."""
+    first = rows[0]
+    plain = {name: value for name, value in first.items() if name != "labels"}
+    labels = first.get("labels", {})
+    return summary(rows) | {
+        "recipe": first["recipe"],
+        "evaluator_settings": network_settings(plain, without_effect(first, first["made"])),
+        "labels": labels.get("regime", OWN_LABELS),
+        "regime": labels.get("regime", OWN_LABELS),
+        "teacher": told_labels(first).removeprefix(", ") if "epochs" in labels else "",
+        "teacher_key": labels.get("experts", ""),
+        "seed_numbers": " ".join(map(str, sorted(row["seed"] for row in rows))),
+    }
+
+
+def _place(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+    """Return what a method and ``random`` must share to be compared, besides seeds and data."""
+    ipc = None if pd.isna(row["ipc"]) else int(row["ipc"])
+    names = ("dataset", "preset", "data", "column", "regime", "teacher", "teacher_key")
+    return (ipc, row.get("origin"), *(row[name] for name in names))
+
+
+def _data(row: _Row) -> str:
+    """Return the key of the images that a method was given: their split and preprocessing."""
+    return content_key(row["made"]["identity"]["data"]) if row["made"] else ""
+
+
+def _over(rows: Sequence[_Row], random: Sequence[_Row] | None) -> dict[str, Any]:
+    """Return the columns of the paired difference of a group to that of ``random``."""
+    theirs = {row["seed"]: fmean(row["accuracy"]["last"]["values"]) for row in random or ()}
+    pairs = [
+        fmean(row["accuracy"]["last"]["values"]) - theirs[row["seed"]]
+        for row in rows
+        if row["seed"] in theirs and row["method"] != BASELINE
+    ]
+    return {
+        "over_random": fmean(pairs) if pairs else None,
+        "over_random_std": pstdev(pairs) if len(pairs) > 1 else None,
+        "pairs": len(pairs) or None,
+    }
+
+
+# ---- the tables ------------------------------------------------------------------------------------------------------
+
+
+def markdown(table: pd.DataFrame, *, width: int | None = None) -> str:
+    """Return the ``table`` of :func:`regimes` as Markdown; one wider than ``width`` is broken into several."""
+    return "\n".join(as_markdown(section, width) for section in sections(table))
+
+
+def sections(table: pd.DataFrame) -> list[Section]:
+    """Return a table for every data set, IPC, preset, evaluator and recipe, with a line for every method."""
+    groups = table.groupby([*SECTION, "column"], dropna=False, sort=True)
+    return [_section(*key, rows) for key, rows in groups]
+
+
+def _section(dataset: str, ipc: Any, preset: str, data: str, column: str, rows: pd.DataFrame) -> Section:
+    title, beside = title_of(dataset, ipc, preset, data)
+    cells: dict[tuple[str, str], Cell] = {}
+    for row in _shown(rows):
+        number = float(row["last"])
+        cells[row["line"], _name(row, rows)] = Cell(shown(row, "last"), number)
+        cells[row["line"], f"{_name(row, rows)} - random"] = _difference(row)
+    names = _names(rows)
+    names += [f"{name} - random" for name in names if any((line, name) in cells for line, _ in cells)]
+    lines = sorted(dict.fromkeys(line for line, _ in cells), key=lambda line: _best(cells, line))
+    several = " ± over seeds (how many)" if (rows["seeds"] > 1).any() else ""
+    return Section(
+        title=f"{title}: {column}",
+        about="Test accuracy `last` in % by the labels that networks were trained with: mean ± standard deviation over "
+        f"networks{several}; and the points over `random` with the same labels, in pairs of seeds.",
+        head=["method", *names],
+        body=[[Cell(line), *(cells.get((line, name), Cell("")) for name in names)] for line in lines],
+        notes=[*beside, *_notes(rows, column)],
+        rows=rows,
+    )
+
+
+def _shown(rows: pd.DataFrame) -> Iterator[dict[Any, Any]]:
+    """Yield the rows of a table; of several of one set, the one that evaluated most snapshots comes last."""
+    yield from rows.sort_values("evaluated_sets", kind="stable").to_dict("records")
+
+
+def _name(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
+    """Return the name of a row's column; teachers are told apart where there are several."""
+    teachers = list(dict.fromkeys(t for t in rows["teacher"] + rows["teacher_key"] if t))
+    name = REGIMES[row["regime"]]
+    several = row["regime"] == TEACHER_LABELS and len(teachers) > 1
+    return f"{name} {teachers.index(row['teacher'] + row['teacher_key']) + 1}" if several else name
+
+
+def _names(rows: pd.DataFrame) -> list[str]:
+    """Return the columns of accuracies in order; those of regimes without a row are there, and stay empty."""
+    there = [(list(REGIMES).index(row["regime"]), _name(row, rows)) for row in rows.to_dict("records")]
+    known = set(rows["regime"])
+    lacking = [(number, name) for number, (regime, name) in enumerate(REGIMES.items()) if regime not in known]
+    return [name for _, name in sorted({*there, *lacking})]
+
+
+def _difference(row: Mapping[Any, Any]) -> Cell:
+    if row["over_random"] is None or pd.isna(row["over_random"]):
+        return Cell("")
+    text = f"{100 * row['over_random']:+.1f}"
+    if not pd.isna(row["over_random_std"]):
+        text += f" ± {100 * row['over_random_std']:.1f} ({int(row['pairs'])})"
+    return Cell(text, float(row["over_random"]))
+
+
+def _best(cells: Mapping[tuple[str, str], Cell], line: str) -> float:
+    """Return the accuracy by which lines are ordered: that of the set's own labels, else any."""
+    found = [cells.get((line, name), Cell("")).number for name in ("stored", *REGIMES.values())]
+    return next((number for number in found if number is not None), -1.0)
+
+
+def _notes(rows: pd.DataFrame, column: str) -> list[str]:
+    recipes = dict.fromkeys(f"{column}: {row['recipe']}; {row['networks']} networks" for row in rows.to_dict("records"))
+    taught = [row for row in rows.to_dict("records") if row["teacher"]]
+    teachers = dict.fromkeys(f"{_name(r, rows)}: {r['teacher']}, expert 0 of {r['teacher_key']}" for r in taught)
+    return [*recipes, *teachers, *letters(rows)]
+
+
+# ---- what is missing -------------------------------------------------------------------------------------------------
+
+
+def missing(table: pd.DataFrame) -> list[str]:
+    """Return the commands that make the regimes and seeds that ``table`` lacks beside those it has, each once.
+
+    A regime that an evaluator cannot have is not missing.
+    """
+    wanted: dict[tuple[str, tuple[int, ...]], dict[str, None]] = defaultdict(dict)
+    for _, rows in table.groupby([*SECTION, "column"], dropna=False, sort=True):
+        taught = next((row["command"] for row in rows.to_dict("records") if row["teacher"]), "")
+        teacher = "".join(_OF_THE_TEACHER.findall(taught))
+        options = {regime: f" --set evaluation.labels={regime}" for regime in REGIMES} | {OWN_LABELS: ""}
+        options[TEACHER_LABELS] += teacher
+        for _, own in rows.groupby("line", sort=False):
+            rest, method = _without_method(_OF_LABELS.sub("", str(own["command"].iloc[0])))
+            for regime, seeds in _lacking(own):
+                wanted[f"{rest}{options[regime]}", seeds if method else ()][method] = None
+    return [_command(rest, list(methods), seeds) for (rest, seeds), methods in wanted.items()]
+
+
+def _lacking(own: pd.DataFrame) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the regimes that lack seeds of a line, and these seeds."""
+    have = {regime: set[int]() for regime in REGIMES}
+    for row in own.to_dict("records"):
+        have[row["regime"]] |= set(map(int, str(row["seed_numbers"]).split()))
+    for regime, seeds in have.items():
+        lacking = set[int]().union(*have.values()) - seeds
+        if lacking and _can_have(own.iloc[0], regime):
+            yield regime, tuple(sorted(lacking))
+
+
+def _can_have(row: Mapping[Any, Any], regime: str) -> bool:
+    """Return whether an evaluator can be given labels of a regime."""
+    if regime != TEACHER_LABELS:
+        return True
+    known = registry.has("evaluators", row["evaluator"])
+    return known and registry.load_evaluator(row["evaluator"]).learns_from_teacher and ": mse" not in row["recipe"]
+
+
+def _without_method(command: str) -> tuple[str, str]:
+    """Return a command of ``dcbench run`` without its method and its seed, and the method; others as they are."""
+    words = shlex.split(command)
+    if "&&" in words or words[:2] != ["dcbench", "run"]:
+        return command, ""
+    method = next((value for name, value in pairwise(words) if name == "--method"), "")
+    return re.sub(r" --(?:method|seed) \S+", "", command), method
+
+
+def _command(rest: str, methods: Sequence[str], seeds: Sequence[int]) -> str:
+    words = [f"--method {method}" for method in methods if method]
+    words += [f"--seed {seed}" for seed in seeds] if [*seeds] != [0] else []
+    return f"dcbench run {' '.join(words)}{rest.removeprefix('dcbench run')}" if words else rest
+
+
+# ---- the figure ------------------------------------------------------------------------------------------------------
+
+
+def figure(table: pd.DataFrame) -> "Figure | None":
+    """Draw accuracy by method and regime, with a panel for every table; ``None`` if no table has two regimes.
+
+    Bars are standard deviations over seeds, or over networks where there is one seed; dashed lines are ``random``.
+    """
+    from matplotlib.figure import Figure
+
+    panels = [rows for _, rows in table.groupby([*SECTION, "column"], dropna=False, sort=True)]
+    panels = [rows for rows in panels if rows["regime"].nunique() > 1]
+    if not panels:
+        return None
+    columns = min(2, len(panels))
+    lines = max(rows["line"].nunique() for rows in panels)
+    height = (_PANEL[1] * lines + _PANEL[2]) * -(-len(panels) // columns)
+    drawn = Figure(figsize=(_PANEL[0] * columns, height), layout="constrained")
+    places = list(drawn.subplots(-(-len(panels) // columns), columns, squeeze=False).flat)
+    for axes, rows in zip(places, panels, strict=False):
+        _draw(axes, rows)
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
+    return drawn
+
+
+def _draw(axes: "Axes", rows: pd.DataFrame) -> None:
+    from dcbench_tesla.compare.looks import PALETTE
+
+    section = sections(rows)[0]
+    lines = [line[0].text for line in section.body]
+    for number, name in enumerate(_names(rows)):
+        own = {row["line"]: row for row in _shown(rows) if _name(row, rows) == name}
+        colour, offset = PALETTE[number % len(PALETTE)], (number - 1) * _APART
+        points = [(float(row["last"]), lines.index(line) - offset, _spread(row)) for line, row in own.items()]
+        if not points:
+            continue
+        x, y, spread = zip(*points, strict=True)
+        style: dict[str, Any] = {"fmt": "os^DvP"[number % 6], "color": colour, "capsize": 2, "markersize": 4}
+        axes.errorbar([100 * v for v in x], y, xerr=[100 * s for s in spread], label=name, **style)
+        for row in own.values():
+            if row["method"] == BASELINE:
+                axes.axvline(100 * float(row["last"]), color=colour, linestyle="--", linewidth=0.8)
+    axes.set_yticks(range(len(lines)), [line.replace("`", "") for line in lines], fontsize=8)
+    axes.set_title(section.title, fontsize=9)
+    axes.set_xlabel("test accuracy, % (last)")
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend(fontsize=8, title="labels", title_fontsize=8)
+
+
+def _spread(row: Mapping[Any, Any]) -> float:
+    std = row["last_std_seeds"] if row["seeds"] > 1 else row["last_std_networks"]
+    return 0.0 if std is None or pd.isna(std) else float(std)

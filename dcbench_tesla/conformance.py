@@ -26,7 +26,7 @@ from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.images import LabelledImages
 from dcbench_tesla.data.preprocessing import Preprocessing, fit_standardise
-from dcbench_tesla.interface import Condenser, DistilledSet, Evaluator, Problem, Settings, Task
+from dcbench_tesla.interface import Condenser, DistilledSet, Evaluator, Problem, Settings, Task, Teacher
 from dcbench_tesla.presets.recipes import authors_recipe
 from dcbench_tesla.profilers import LiveBytes
 
@@ -324,6 +324,22 @@ class _EvaluatorSuite:
             _require(not any(m.training for m in network.modules()), "a network is not in evaluation mode")
             devices = {t.device.type for t in (*network.parameters(), *network.buffers())}
             _require(devices <= {"cpu"}, f"a network for the CPU is on {', '.join(sorted(devices))}")
+
+    def check_teacher(self) -> None:
+        """by a teacher, if it learns from one, its networks do not depend on the labels of the set"""
+        if not self.evaluator.learns_from_teacher:
+            return
+        made = self.sets["1 x 8 x 8"]
+        with seeded(_EVALUATED):
+            taught = self.short.with_teacher(Teacher(network=ConvNet(1, _CLASSES, 8, width=4).eval()))
+        _require(self.short.teacher is None, "with_teacher changes the evaluator itself")
+        others = replace(made, labels=made.labels.flip(0))
+        networks = [taught.train(labelled, [_EVALUATED], torch.device("cpu"))[0] for labelled in (made, others)]
+        inputs = made.inputs()
+        with torch.no_grad():
+            (first, second), own = (n(inputs) for n in networks), self.trained["1 x 8 x 8"](inputs)
+        _require(torch.equal(first, second), "the labels of the set change a network that a teacher labels batches for")
+        _require(not torch.equal(first, own), "a teacher changes nothing")
 
     def check_logits(self) -> None:
         """its logits are (N, K), finite and different between images, whatever the set"""

@@ -94,6 +94,9 @@ COMMAND_LINE = {
         "--shipped",
         "--json",
     ],
+    "compare regimes": [
+        *("--dataset", "--method", "--ipc", "--evaluator", "--preset", "--out", "--shipped", "--json"),
+    ],
     "compare scores": [
         *("--dataset", "--method", "--ipc", "--evaluator", "--preset", "--out", "--shipped", "--json"),
     ],

@@ -327,7 +327,7 @@ EVALUATORS = [name for name in registry.names("evaluators") if ":" not in name] 
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_registered_evaluator_keeps_the_contract(name: str) -> None:
     outcomes = list(check_evaluator(name))
-    assert len({outcome.name for outcome in outcomes}) == 11
+    assert len({outcome.name for outcome in outcomes}) == 12
     assert {outcome.name: outcome.problem for outcome in outcomes if outcome.problem} == {}
 
 

@@ -348,3 +348,110 @@ def test_tables_name_the_regime_and_those_of_papers_take_own_labels_only(made: P
     assert "convnet labels=teacher" in told
     assert "labels of a teacher (2 epochs, temperature 1)" in told
     assert ["labels" in cell.rows[0] for cell in finished(Workspace(made), ("random",), ("convnet",))] == [False]
+
+
+# ---- compare regimes ---------------------------------------------------------------------------------------------
+
+ACCURACIES = {
+    ("random", "set"): ([0.60, 0.61], [0.62, 0.63]),
+    ("random", "teacher"): ([0.70, 0.71], [0.70, 0.73]),
+    ("dm", "set"): ([0.70, 0.71], [0.73, 0.73]),
+    ("dm", "hard"): ([0.65, 0.66], [0.66, 0.69]),
+    ("dm", "teacher"): ([0.71, 0.71], [0.71, 0.72]),
+}
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Path:
+    """Rows of two methods under several regimes, with the accuracies above by seed and network."""
+    for (method, regime), by_seed in ACCURACIES.items():
+        for seed, values in enumerate(by_seed):
+            labels = {"regime": regime} | (
+                {"epochs": 3, "temperature": 2.0, "experts": "e"} if regime == "teacher" else {}
+            )
+            more = {"labels": labels} if regime != "set" else {}
+            word = f" --set evaluation.labels={regime} --set evaluation.teacher_epochs=3" if regime == "teacher" else ""
+            stage(tmp_path, method, seed, values, extra=more, also=word, key=f"{method}{regime}{seed}")
+    return tmp_path
+
+
+def stage(out: Path, method: str, seed: int, values: list[float], *, extra: Any, also: str, key: str) -> None:
+    from dcbench_tesla.cells.evaluation import Accuracy
+
+    shared = {
+        "dataset": "digits",
+        "dataset_fingerprint": "f",
+        "method": method,
+        "ipc": 1,
+        "seed": seed,
+        "preset": "smoke",
+        "protocol": "smoke",
+        "cell": f"{method}-{seed}",
+        "command": f"dcbench run --method {method} --dataset digits --ipc 1 --preset smoke"
+        f"{f' --seed {seed}' if seed else ''}{also}",
+        "hardware": "a machine",
+        "environment": {"commit": "c"},
+    }
+    identity = {"network": None, "data": {"train_images": 9}, "method": method, "seed": seed}
+    workspace, made = Workspace(out), f"{method}{seed}"
+    workspace.write_row("condense", made, {**shared, "settings": {}, "distilled_images": 10, "identity": identity})
+    last = dataclasses.asdict(Accuracy.of(values, 0))
+    evaluated = {
+        "condense_key": made,
+        "evaluator": "convnet",
+        "recipe": "published",
+        "settings": {"epochs": 5},
+        "networks": len(values),
+        "diverged_networks": 0,
+        "evaluate_seconds": 1.0,
+        "evaluated": [{"iteration": 0, "test": values, "validation": [], "diverged": 0}],
+        "accuracy": {"last": last, "best_on_test": last, "best_on_validation": None},
+    }
+    workspace.write_row("evaluate", key, {**shared, **evaluated, **extra})
+
+
+def test_methods_stand_beside_random_with_the_same_labels(compared: Path) -> None:
+    from scipy import stats
+
+    from dcbench_tesla.compare.regimes import regimes
+
+    table = regimes(Workspace(compared), Wanted()).set_index(["method", "regime"])
+    means = {key: [sum(values) / 2 for values in by_seed] for key, by_seed in ACCURACIES.items()}
+    for regime in ("set", "teacher"):
+        row, test = table.loc["dm", regime], stats.ttest_rel(means["dm", regime], means["random", regime])
+        assert row["over_random"] == pytest.approx(
+            sum(a - b for a, b in zip(means["dm", regime], means["random", regime], strict=True)) / 2
+        )
+        assert (row["over_random_p"], row["over_random_pairs"]) == (pytest.approx(test.pvalue), 2)
+        ends = test.confidence_interval(0.95)
+        assert (row["over_random_low"], row["over_random_high"]) == pytest.approx((ends.low, ends.high))
+    assert table["over_random"].isna()["dm", "hard"]  # random has no such row
+
+
+def test_the_command_shows_every_regime_and_names_the_commands_for_what_is_missing(compared: Path) -> None:
+    result = command("compare", "regimes", "--out", compared)
+    assert result.exit_code == 0, result.output
+    (line,) = (text for text in result.stdout.splitlines() if text.startswith("| `dm`") and "±" in text)
+    assert [cell.strip().split(" ")[0] for cell in line.split("|")[2:5]] == ["66.5", "71.8", "71.2"]
+    assert "teacher: labels of a teacher (3 epochs, temperature 2)" in result.stdout
+    missing = [text.removeprefix("missing: ") for text in result.stderr.splitlines() if text.startswith("missing")]
+    about = "--dataset digits --ipc 1 --preset smoke"
+    assert missing == [f"dcbench run --method random --seed 0 --seed 1 {about} --set evaluation.labels=hard"]
+    found = json.loads(command("compare", "regimes", "--out", compared, "--json").stdout)
+    assert found["kind"] == "compare regimes"
+    assert len(found["rows"]) == len(ACCURACIES)
+    for name in ("tables/regimes.csv", "tables/regimes.md", "figures/regimes.png", "figures/regimes.svg"):
+        assert (compared / name).stat().st_size > 0
+
+
+def test_the_report_has_a_table_of_the_regimes_where_there_are_several(compared: Path, tmp_path: Path) -> None:
+    from dcbench_tesla.reports.html.regimes import regimes_part
+
+    (figure,) = regimes_part(Workspace(compared)).figures
+    assert figure.table is not None
+    assert figure.table.head[:4] == ["method", "hard", "stored", "teacher"]
+    assert any("missing: `dcbench run --method random" in note for note in figure.notes)
+    for path in (compared / "rows").glob("evaluate-*.json"):
+        if "set" not in path.name:
+            path.unlink()
+    assert not regimes_part(Workspace(compared)).figures

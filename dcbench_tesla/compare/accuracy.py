@@ -178,7 +178,7 @@ def _with_standings(table: pd.DataFrame, groups: Sequence[Sequence[Mapping[str, 
     for name in STATISTICS:
         found: dict[Any, dict[str, Any]] = {}
         for _, column in shown.dropna(subset=[name]).groupby([*SECTION, "column"], dropna=False):
-            standing = standings([_networks(groups[i], name) for i in column.index])
+            standing = standings([networks_of(groups[i], name) for i in column.index])
             found |= {i: _standing(name, own) for i, own in zip(column.index, standing, strict=True)}
         empty = _standing(name, Standing(behind=None, p=None, level=None))
         columns = [found.get(i, empty) for i in table.index]
@@ -186,7 +186,7 @@ def _with_standings(table: pd.DataFrame, groups: Sequence[Sequence[Mapping[str, 
     return table
 
 
-def _networks(rows: Sequence[Mapping[str, Any]], name: str) -> Networks:
+def networks_of(rows: Sequence[Mapping[str, Any]], name: str) -> Networks:
     """Return the accuracies of the networks by the seed that theirs are drawn from."""
     return {row.get("evaluation_seed", row["seed"]): row["accuracy"][name]["values"] for row in rows}
 

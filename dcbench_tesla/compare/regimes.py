@@ -10,7 +10,6 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -26,12 +25,14 @@ from dcbench_tesla.compare.accuracy import (
     labelled,
     letters,
     network_settings,
+    networks_of,
     shown,
     summary,
     title_of,
     told_labels,
 )
 from dcbench_tesla.compare.changes import without_effect
+from dcbench_tesla.compare.statistics import Comparison, compare, corrected, decided
 from dcbench_tesla.config import BASELINE, OWN_LABELS, TEACHER_LABELS
 from dcbench_tesla.records.store import content_key
 from dcbench_tesla.records.workspace import Workspace
@@ -44,6 +45,7 @@ REGIMES = {"hard": "hard", OWN_LABELS: "stored", TEACHER_LABELS: "teacher"}
 """The regimes in the order of the columns, each with its name there."""
 
 _Row = Mapping[str, Any]
+_DECIDED = " *"
 _OF_LABELS = re.compile(r" --set evaluation\.(?:labels|teacher_epochs|temperature)=\S+")
 _OF_THE_TEACHER = re.compile(r" --set evaluation\.(?:teacher_epochs|temperature)=\S+")
 _PANEL = (5.6, 0.32, 1.3)  # inches: width, height of a line, of the rest
@@ -53,10 +55,12 @@ _APART = 0.22  # of the height of a line
 def regimes(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     """Return one tidy row for every method, settings, evaluator and label regime, over all seeds that were run.
 
-    The columns are those of :func:`~dcbench_tesla.compare.accuracy.accuracies`, and ``regime``, ``teacher`` (the key
-    of its recipe, epochs and temperature; empty for other regimes), ``over_random`` (the mean difference to ``random``
-    in pairs of seeds, as a fraction), ``over_random_std`` (the population standard deviation of the differences; empty
-    for one pair) and ``pairs``; these are empty where ``random`` has no such row.
+    The columns are those of :func:`~dcbench_tesla.compare.accuracy.accuracies`, and ``regime``, ``teacher`` (its epochs
+    and temperature; empty for other regimes), ``teacher_key``, ``seed_numbers``, ``over_random`` (the mean difference
+    to ``random`` in pairs of seeds, or of networks where one seed is shared, as a fraction), ``over_random_low`` and
+    ``over_random_high`` (the ends of its interval at 95 %), ``over_random_p`` (corrected for all methods compared with
+    the same ``random``), ``over_random_pairs``, and ``over_random_unit``, of what the pairs are; all of these are empty
+    where ``random`` has no such row.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
@@ -69,8 +73,8 @@ def regimes(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     for i, place in enumerate(places):
         if table["method"].iloc[i] == BASELINE:
             random[place, _data(groups[i][0])] = groups[i]
-    over = [_over(rows, random.get((place, _data(rows[0])))) for rows, place in zip(groups, places, strict=True)]
-    table = table.join(pd.DataFrame(over))
+    of_random = [random.get((place, _data(rows[0]))) for rows, place in zip(groups, places, strict=True)]
+    table = table.join(pd.DataFrame(_over(groups, of_random, places)))
     order = table["regime"].map({name: number for number, name in enumerate(REGIMES)})
     by = [*SECTION, "column", "recipe", "method", "condensation", "order"]
     return table.assign(order=order).sort_values(by, ignore_index=True).drop(columns="order")
@@ -81,10 +85,9 @@ def _columns(rows: Sequence[_Row]) -> dict[str, Any]:
     first = rows[0]
     plain = {name: value for name, value in first.items() if name != "labels"}
     labels = first.get("labels", {})
-    return summary(rows) | {
+    return {name: value for name, value in summary(rows).items() if name != "labels"} | {
         "recipe": first["recipe"],
         "evaluator_settings": network_settings(plain, without_effect(first, first["made"])),
-        "labels": labels.get("regime", OWN_LABELS),
         "regime": labels.get("regime", OWN_LABELS),
         "teacher": told_labels(first).removeprefix(", ") if "epochs" in labels else "",
         "teacher_key": labels.get("experts", ""),
@@ -104,18 +107,32 @@ def _data(row: _Row) -> str:
     return content_key(row["made"]["identity"]["data"]) if row["made"] else ""
 
 
-def _over(rows: Sequence[_Row], random: Sequence[_Row] | None) -> dict[str, Any]:
-    """Return the columns of the paired difference of a group to that of ``random``."""
-    theirs = {row["seed"]: fmean(row["accuracy"]["last"]["values"]) for row in random or ()}
+def _over(
+    groups: Sequence[Sequence[_Row]], randoms: Sequence[Sequence[_Row] | None], places: Sequence[tuple[Any, ...]]
+) -> list[dict[str, Any]]:
+    """Return the columns of the paired difference of every group to ``random``, p corrected by place."""
     pairs = [
-        fmean(row["accuracy"]["last"]["values"]) - theirs[row["seed"]]
-        for row in rows
-        if row["seed"] in theirs and row["method"] != BASELINE
+        None if random is None or random is rows else compare(networks_of(rows, "last"), networks_of(random, "last"))
+        for rows, random in zip(groups, randoms, strict=True)
     ]
+    together: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for i, place in enumerate(places):
+        together[place].append(i)
+    p: dict[int, float | None] = {}
+    for own in together.values():
+        p |= zip(own, corrected([pair.p if (pair := pairs[i]) else None for i in own]), strict=True)
+    return [_difference_columns(pair, p[i]) for i, pair in enumerate(pairs)]
+
+
+def _difference_columns(pair: Comparison | None, p: float | None) -> dict[str, Any]:
+    known = pair if pair is not None and pair.pairs else None
     return {
-        "over_random": fmean(pairs) if pairs else None,
-        "over_random_std": pstdev(pairs) if len(pairs) > 1 else None,
-        "pairs": len(pairs) or None,
+        "over_random": known and known.difference,
+        "over_random_low": known and known.low,
+        "over_random_high": known and known.high,
+        "over_random_p": p,
+        "over_random_pairs": known and known.pairs,
+        "over_random_unit": known and known.unit,
     }
 
 
@@ -147,7 +164,8 @@ def _section(dataset: str, ipc: Any, preset: str, data: str, column: str, rows: 
     return Section(
         title=f"{title}: {column}",
         about="Test accuracy `last` in % by the labels that networks were trained with: mean ± standard deviation over "
-        f"networks{several}; and the points over `random` with the same labels, in pairs of seeds.",
+        f"networks{several}; and the points over `random` with the same labels, in pairs of seeds, or of networks "
+        "where one seed is shared [their interval, 95 %].",
         head=["method", *names],
         body=[[Cell(line), *(cells.get((line, name), Cell("")) for name in names)] for line in lines],
         notes=[*beside, *_notes(rows, column)],
@@ -177,12 +195,12 @@ def _names(rows: pd.DataFrame) -> list[str]:
 
 
 def _difference(row: Mapping[Any, Any]) -> Cell:
-    if row["over_random"] is None or pd.isna(row["over_random"]):
+    if pd.isna(row["over_random"]):
         return Cell("")
     text = f"{100 * row['over_random']:+.1f}"
-    if not pd.isna(row["over_random_std"]):
-        text += f" ± {100 * row['over_random_std']:.1f} ({int(row['pairs'])})"
-    return Cell(text, float(row["over_random"]))
+    if not pd.isna(row["over_random_low"]):
+        text += f" [{100 * row['over_random_low']:+.1f}, {100 * row['over_random_high']:+.1f}]"
+    return Cell(text + (_DECIDED if _is_decided(row["over_random_p"]) else ""), float(row["over_random"]))
 
 
 def _best(cells: Mapping[tuple[str, str], Cell], line: str) -> float:
@@ -195,7 +213,29 @@ def _notes(rows: pd.DataFrame, column: str) -> list[str]:
     recipes = dict.fromkeys(f"{column}: {row['recipe']}; {row['networks']} networks" for row in rows.to_dict("records"))
     taught = [row for row in rows.to_dict("records") if row["teacher"]]
     teachers = dict.fromkeys(f"{_name(r, rows)}: {r['teacher']}, expert 0 of {r['teacher_key']}" for r in taught)
-    return [*recipes, *teachers, *letters(rows)]
+    return [*recipes, *teachers, *_told_differences(rows), *letters(rows)]
+
+
+def _told_differences(rows: pd.DataFrame) -> list[str]:
+    """Return how many differences to ``random`` are decided, by regime, and what their pairs are of."""
+    notes = []
+    compared = rows.dropna(subset=["over_random"])
+    for regime in (regime for regime in REGIMES if (compared["regime"] == regime).any()):
+        own = compared[compared["regime"] == regime]
+        higher = int((own["over_random_p"].map(_is_decided) & (own["over_random"] > 0)).sum())
+        lower = int((own["over_random_p"].map(_is_decided) & (own["over_random"] < 0)).sum())
+        units = " and ".join(sorted(set(own["over_random_unit"])))
+        notes.append(
+            f"{REGIMES[regime]}: {higher} of {len(own)} decidedly over `random`, {lower} decidedly below (pairs of "
+            f"{units})"
+        )
+    if notes:
+        notes.append("`*`: decided at 5 % (paired t test, corrected by Benjamini and Hochberg by regime)")
+    return notes
+
+
+def _is_decided(p: float | None) -> bool:
+    return p is not None and not pd.isna(p) and decided(p)
 
 
 # ---- what is missing -------------------------------------------------------------------------------------------------

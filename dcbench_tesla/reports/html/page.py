@@ -25,6 +25,7 @@ from dcbench_tesla.reports.html.labels import labels_part
 from dcbench_tesla.reports.html.parts import Part, joined
 from dcbench_tesla.reports.html.peaks import Peaks
 from dcbench_tesla.reports.html.published import published_part
+from dcbench_tesla.reports.html.regimes import regimes_part
 from dcbench_tesla.reports.html.tradeoff import tradeoff_part
 from dcbench_tesla.reports.plots import LABEL_COLOURS
 
@@ -70,6 +71,7 @@ def _parts(workspace: Workspace, all_pictures: bool) -> list[Part]:
     table = accuracies(workspace, Wanted()) if evaluated else None
     peaks = Peaks(workspace if evaluated else None)
     failed = failed_part(stage_rows(workspace, "failed"))
+    labels = [part for part in ([regimes_part(workspace)] if evaluated else []) if part.figures]
     return [
         tables_part(table, peaks),
         gallery_part(workspace, all_pictures=all_pictures),
@@ -77,6 +79,7 @@ def _parts(workspace: Workspace, all_pictures: bool) -> list[Part]:
         curves_part(curves(workspace, Wanted()) if evaluated else None),
         ipc_part(table),
         published_part(workspace),
+        *labels,
         labels_part(workspace),
         memory_part(workspace),
         time_part(workspace),

@@ -68,6 +68,10 @@ COMMAND_LINE = {
         *("targets", "--evaluator", "--dataset", "--seed", "--preset", "--set", "--device", "--data-dir"),
         *("--out", "--force"),
     ],
+    "verify": [
+        *("file", "--claim", "--std", "--claim-networks", "--networks", "--evaluator", "--dataset", "--seed"),
+        *("--preset", "--set", "--device", "--data-dir", "--out"),
+    ],
     "list": [
         *("what", "--method", "--dataset", "--status", "--last", "--sort", "--data-dir", "--out", "--shipped"),
         "--json",

@@ -5,7 +5,7 @@ import click
 from dcbench_tesla.cli.clean import clean
 from dcbench_tesla.cli.common import Group, options, verbosity_options
 from dcbench_tesla.cli.compare import compare
-from dcbench_tesla.cli.evaluate import evaluate
+from dcbench_tesla.cli.evaluate import evaluate, verify
 from dcbench_tesla.cli.exchange import export, import_
 from dcbench_tesla.cli.merge import merge
 from dcbench_tesla.cli.new import new
@@ -40,6 +40,7 @@ for _command in (
     run,
     experts,
     evaluate,
+    verify,
     compare,
     plan,
     reproduce,

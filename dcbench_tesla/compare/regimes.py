@@ -147,10 +147,11 @@ def markdown(table: pd.DataFrame, *, width: int | None = None) -> str:
 def sections(table: pd.DataFrame) -> list[Section]:
     """Return a table for every data set, IPC, preset, evaluator and recipe, with a line for every method."""
     groups = table.groupby([*SECTION, "column"], dropna=False, sort=True)
-    return [_section(*key, rows) for key, rows in groups]
+    return [_section(tuple(key), rows) for key, rows in groups]
 
 
-def _section(dataset: str, ipc: Any, preset: str, data: str, column: str, rows: pd.DataFrame) -> Section:
+def _section(key: tuple[Any, ...], rows: pd.DataFrame) -> Section:
+    dataset, ipc, preset, data, column = key
     title, beside = title_of(dataset, ipc, preset, data)
     cells: dict[tuple[str, str], Cell] = {}
     for row in _shown(rows):
@@ -266,7 +267,7 @@ def _lacking(own: pd.DataFrame) -> Iterator[tuple[str, tuple[int, ...]]]:
         have[row["regime"]] |= set(map(int, str(row["seed_numbers"]).split()))
     for regime, seeds in have.items():
         lacking = set[int]().union(*have.values()) - seeds
-        if lacking and _can_have(own.iloc[0], regime):
+        if lacking and _can_have(own.to_dict("records")[0], regime):
             yield regime, tuple(sorted(lacking))
 
 

@@ -27,6 +27,7 @@ from dcbench_tesla.reports.html.peaks import Peaks
 from dcbench_tesla.reports.html.published import published_part
 from dcbench_tesla.reports.html.regimes import regimes_part
 from dcbench_tesla.reports.html.tradeoff import tradeoff_part
+from dcbench_tesla.reports.html.verified import verified_part
 from dcbench_tesla.reports.plots import LABEL_COLOURS
 
 _HERE = Path(__file__).parent
@@ -49,6 +50,7 @@ def page(workspace: Workspace, *, all_pictures: bool = False) -> str:
             f"there are no results under {workspace.root}: dcbench run and dcbench compare make them; "
             "in a checkout, --shipped shows the committed ones."
         )
+    parts.append(verified_part())
     return (
         _environment()
         .get_template("page.html.j2")

@@ -1,0 +1,300 @@
+"""Verifies a distilled set: is its accuracy the claimed one, and if not, which single change closes the gap?
+
+``dcbench verify`` trains networks on a set by the recipe that its authors publish, and tests them. Where the claim does
+not hold, it changes one thing at a time that files of sets often lack or say wrongly: the augmentation, the learned
+rate, the preprocessing, the labels. Every evaluation leaves an ordinary row, and is not repeated.
+
+The claim holds where a Welch t test does not decide the difference at 5 %. A printed number stands for all that round
+to it, so that the nearest of them is tested.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from dcbench_tesla import registry
+from dcbench_tesla.cells.saved import evaluate_saved
+from dcbench_tesla.compare.statistics import LEVEL, Interval, interval
+from dcbench_tesla.compare.table import aligned
+from dcbench_tesla.config import Override
+from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
+from dcbench_tesla.data.dataset import Dataset
+from dcbench_tesla.data.preprocessing import WHITENINGS, ZCA_SIDE_LIMIT, Preprocessing, fit_standardise
+from dcbench_tesla.datasets import PREFIXES, load_dataset
+from dcbench_tesla.distilled import DistilledSet
+from dcbench_tesla.errors import UsageError
+from dcbench_tesla.presets.recipes import AUTHORS, authors_recipe
+from dcbench_tesla.records.workspace import Workspace
+
+RATES = (0.001, 0.003, 0.03, 0.1)
+"""The learned rates that are tried; without one, the recipe's own rate is used."""
+
+_FOLDER = "verify"
+Outcome = Literal["consistent", "below", "above"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claimed test accuracy in percent, as it is printed.
+
+    Args:
+        printed: the mean, such as ``71.6``; its last digit says how it was rounded.
+        std: its standard deviation; ``None`` if none is printed.
+        networks: the number of networks that this is over.
+
+    Raises:
+        UsageError: it is no percentage.
+    """
+
+    printed: str
+    std: float | None = None
+    networks: int = 5
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d{1,3}(\.\d+)?", self.printed) or not 0 <= self.mean <= 100:
+            raise UsageError(f"--claim takes an accuracy in percent, such as 71.6, not {self.printed!r}.")
+        if self.std is not None and not 0 <= self.std < math.inf:
+            raise UsageError(f"--std must be finite and not negative, not {self.std:g}.")
+        if self.networks < 2:
+            raise UsageError(f"--claim-networks must be at least 2, not {self.networks}.")
+
+    @property
+    def mean(self) -> float:
+        """The claimed mean in percent."""
+        return float(self.printed)
+
+    def nearest(self, mean: float) -> float:
+        """Return what is nearest to ``mean`` of all numbers that round to the printed one."""
+        half = 0.5 * 10.0 ** -len(self.printed.partition(".")[2])
+        return min(max(mean, self.mean - half), self.mean + half)
+
+    def __str__(self) -> str:
+        return f"{self.printed}{'' if self.std is None else f' ± {self.std:g}'} %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The accuracies that networks trained on a set reach, as fractions, and the recipe by which they were trained."""
+
+    values: Sequence[float]
+    recipe: str
+
+    @property
+    def mean(self) -> float:
+        """The mean in percent."""
+        return 100 * fmean(self.values)
+
+    @property
+    def interval(self) -> Interval | None:
+        """The interval of the mean by Student t, as fractions; ``None`` for one network."""
+        return interval([self.values])
+
+    def outcome(self, claim: Claim) -> Outcome:
+        """Return whether the claim holds, or on which side of it the accuracy is."""
+        nearest = claim.nearest(self.mean)
+        if self._same(nearest, claim):
+            return "consistent"
+        return "below" if self.mean < nearest else "above"
+
+    def _same(self, claimed: float, claim: Claim) -> bool:
+        from scipy import stats  # type: ignore[import-untyped]
+
+        own = [100 * value for value in self.values]
+        if stdev(own) == 0 and not claim.std:
+            return math.isclose(self.mean, claimed, abs_tol=1e-9)
+        if claim.std is None:
+            return float(stats.ttest_1samp(own, claimed).pvalue) > 1 - LEVEL
+        both = (self.mean, stdev(own), len(own), claimed, claim.std, claim.networks)
+        return float(stats.ttest_ind_from_stats(*both, equal_var=False).pvalue) > 1 - LEVEL
+
+    def __str__(self) -> str:
+        found = self.interval
+        ends = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found else ""
+        return f"{self.mean:.1f}{ends}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """One change of a set: a name for files, what it is in words, the remedy if it is the reason, and the set with it.
+
+    ``made`` returns the set, which is not made before it is needed.
+    """
+
+    name: str
+    told: str
+    remedy: str
+    made: Callable[[], DistilledSet]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was found of a claim.
+
+    Attributes:
+        claim: the claim.
+        measured: the accuracy of the set as it is.
+        tried: every change with its accuracy; empty where the claim holds.
+    """
+
+    claim: Claim
+    measured: Measured
+    tried: Sequence[tuple[Suspect, Measured]] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the claim holds for the set as it is."""
+        return self.measured.outcome(self.claim)
+
+    @property
+    def closing(self) -> Suspect | None:
+        """The change with which the claim holds; of several the one that comes nearest, ``None`` if none does."""
+        holding = [(s, m) for s, m in self.tried if m.outcome(self.claim) == "consistent"]
+        return min(holding, key=lambda pair: abs(pair[1].mean - self.claim.mean))[0] if holding else None
+
+    def lines(self) -> list[str]:
+        """Return the verdict in lines of Markdown."""
+        n = len(self.measured.values)
+        about = f"{self.measured} % over {n} networks; claimed: {self.claim}"
+        side = {"consistent": "consistent with the claim", "below": "below the claim", "above": "above the claim"}
+        gap = "" if self.outcome == "consistent" else f" by {abs(self.measured.mean - self.claim.mean):.1f} points"
+        lines = [f"{side[self.outcome]}{gap}: {about}", f"recipe: {self.measured.recipe}"]
+        if not self.tried:
+            return lines
+        body = [
+            [suspect.told, str(found), f"{found.mean - self.claim.mean:+.1f}", found.outcome(self.claim)]
+            for suspect, found in self.tried
+        ]
+        lines += ["", *aligned(["changed", "test accuracy, %", "to the claim", "verdict"], body), ""]
+        if self.closing is None:
+            return [*lines, f"none of these {len(body)} changes closes the gap"]
+        several = [suspect for suspect, found in self.tried if found.outcome(self.claim) == "consistent"]
+        nearest = f"closes the gap: {self.closing.told}"
+        if len(several) > 1:
+            nearest = f"{len(several)} of {len(body)} changes close the gap, and nearest comes: {self.closing.told}"
+        return [*lines, f"{nearest}. {self.closing.remedy}"]
+
+
+def suspects(distilled: DistilledSet, dataset: Dataset) -> Iterator[Suspect]:
+    """Yield the changes to try, one at a time: augmentation, learned rate, preprocessing, labels."""
+    changed = partial(replace, distilled)
+    augmented = distilled.augmentation != NO_STRATEGY
+    other = NO_STRATEGY if augmented else Augmentation.for_dataset(dataset.flippable).strategy
+    told = "without augmentation" if augmented else f"with augmentation ({other})"
+    yield Suspect(
+        name="no-augmentation" if augmented else "augmentation",
+        told=told,
+        remedy=f"Import the set with --augmentation {other}.",
+        made=partial(changed, augmentation=other),
+    )
+    if distilled.steps is None:
+        yield from _rates(distilled)
+    for name, fit in _fits(dataset).items():
+        if (fitted := fit()).key != distilled.preprocessing.key:
+            yield Suspect(
+                name=name,
+                told=f"preprocessing {name}",
+                remedy=f"Its images went through another preprocessing than the file says: {name}.",
+                made=partial(changed, preprocessing=fitted),
+            )
+    if distilled.labels.ndim == 2:
+        told = "hard labels (the most likely classes)"
+        remedy = "The claim is of hard labels: --set evaluation.labels=hard."
+        yield Suspect(name="hard-labels", told=told, remedy=remedy, made=distilled.with_hard_labels)
+
+
+def _rates(distilled: DistilledSet) -> Iterator[Suspect]:
+    if distilled.lr is not None:
+        told, remedy = "without the learned rate", "Import the set with --no-lr."
+        yield Suspect(name="no-lr", told=told, remedy=remedy, made=partial(replace, distilled, lr=None))
+    for rate in RATES:
+        if distilled.lr is None or not math.isclose(rate, distilled.lr, rel_tol=0.1):
+            yield Suspect(
+                name=f"lr-{rate:g}",
+                told=f"learned rate {rate:g}",
+                remedy=f"The file {'lacks the' if distilled.lr is None else 'has another'} learned rate: import the "
+                f"set with the published one, near --lr {rate:g}.",
+                made=partial(replace, distilled, lr=rate),
+            )
+
+
+def _fits(dataset: Dataset) -> dict[str, Callable[[], Preprocessing]]:
+    """Return the preprocessings that are tried, by name."""
+    found: dict[str, Callable[[], Preprocessing]] = {"standardise": partial(fit_standardise, dataset)}
+    if dataset.side < ZCA_SIDE_LIMIT:
+        for name, fit in WHITENINGS.items():
+            found["zca" if name == "mtt" else f"zca-{name}"] = partial(fit, dataset.x_train, dataset.max_value)
+    return found
+
+
+def verify(
+    path: Path,
+    claim: Claim,
+    *,
+    evaluator: str = "convnet",
+    overrides: Sequence[Override] = (),
+    dataset: str | None = None,
+    preset: str = "paper",
+    seed: int = 0,
+    out: Path,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda text: None,
+) -> Verdict:
+    """Evaluate the set in the file ``path``, compare it with the claim, and try changes where that does not hold.
+
+    Args:
+        path: the file of a distilled set.
+        claim: the claim.
+        evaluator: the network.
+        overrides: settings of the evaluation and of the evaluator.
+        dataset: data set to test on; by default the one the set was made from.
+        preset: preset of the evaluator's settings.
+        seed: seed of the evaluation.
+        out: the results folder.
+        data_dir: the folder of the data sets' files.
+        device: PyTorch's name of the device, or ``auto``.
+        tell: called with a line before every change that is tried.
+
+    Raises:
+        UsageError: the data set is not known or does not match the set, or a setting does not belong to the evaluation.
+        CorruptFileError: the file is damaged or not a distilled set.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}: give that of a distilled set; dcbench import set makes one.")
+    made = DistilledSet.load(path)
+    named = dataset or str(made.provenance.get("dataset") or "")
+    if not named or (dataset is None and named.startswith(PREFIXES)):
+        raise UsageError(f"{path} was made from {named or 'an unknown data set'}: give the files by --dataset.")
+    how = [*_of_authors(made, evaluator, overrides), *overrides]
+    about: dict[str, Any] = {"dataset": dataset, "preset": preset, "seed": seed, "data_dir": data_dir, "device": device}
+
+    def measured(file: Path) -> Measured:
+        row = evaluate_saved(file, [evaluator], overrides=how, out=out, **about)[evaluator]
+        return Measured(values=row["accuracy"]["last"]["values"], recipe=row["recipe"])
+
+    found = Verdict(claim=claim, measured=measured(path))
+    if len(found.measured.values) < 2:
+        raise UsageError("one network says nothing of a claim: give --networks 2 or more.")
+    if found.outcome == "consistent":
+        return found
+    tried, folder = [], Workspace(out).root / _FOLDER / path.stem
+    for suspect in suspects(made, load_dataset(named, data_dir)):
+        tell(f"trying: {suspect.told}")
+        file = folder / f"{path.stem}.{suspect.name}.safetensors"
+        suspect.made().save(file)
+        tried.append((suspect, measured(file)))
+    return replace(found, tried=tried)
+
+
+def _of_authors(made: DistilledSet, evaluator: str, overrides: Sequence[Override]) -> list[Override]:
+    """Return the setting by which the recipe of the set's authors is followed, if there is one that can be."""
+    fields = registry.load_evaluator(evaluator).Settings.__dataclass_fields__
+    given = any(o.label == f"{evaluator}.recipe" for o in overrides)
+    if given or not made.evaluation_recipe or "recipe" not in fields or authors_recipe(made.evaluation_recipe).lacking:
+        return []
+    return [Override(evaluator, "recipe", AUTHORS)]

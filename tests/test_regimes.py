@@ -28,6 +28,7 @@ from dcbench_tesla.errors import UsageError
 from dcbench_tesla.evaluators.convnet import ConvNetEvaluator, ConvNetSettings
 from dcbench_tesla.evaluators.training import TrainingSet, distillation_loss, train
 from dcbench_tesla.interface import Teacher
+from dcbench_tesla.presets import PRESETS
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.finished import finished
 from tests.fixtures_cells import SELECTION, command, configured, ran, rows, set_words
@@ -259,6 +260,12 @@ def test_the_baseline_of_a_cell_has_its_regime_and_its_teacher() -> None:
     assert (plain.network, plain.experts) == (config.network, config.experts)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_has_the_teacher_that_rded_reads(preset: str) -> None:
+    epochs = resolve("rded", "digits", 1, preset=preset).settings.teacher_epochs
+    assert resolve("random", "digits", 1, preset=preset).evaluation.teacher_epochs == epochs
+
+
 def test_methods_with_other_experts_or_batch_norm_have_the_same_teacher(tmp_path: Path) -> None:
     from dcbench_tesla.cells.session import Session
 
@@ -339,6 +346,13 @@ def test_a_dry_run_and_a_memory_budget_count_the_teacher(tmp_path: Path) -> None
     over = command(*words, "--memory-budget", planned["peak_bytes"] - 1000)
     assert "are needed for training the teacher" in over.stderr
     assert "--set experts.micro_batch=" in over.stderr
+
+
+def test_evaluate_names_the_labels(made: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(made, tmp_path / "out")
+    (cell,) = (out / "cells").glob("random-*")
+    shown = command("evaluate", cell, "--device", "cpu", "--set", "evaluation.labels=hard").stdout
+    assert shown.rstrip().endswith(", 2 epochs, hard labels)")
 
 
 def test_tables_name_the_regime_and_those_of_papers_take_own_labels_only(made: Path) -> None:

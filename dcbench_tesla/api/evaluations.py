@@ -81,7 +81,7 @@ def evaluate(
     execution.apply()
     kind = evaluator_of(name, own[name], _sizes(made)) if own else registry.load_evaluator(name)
     count = None if networks is None else arguments.whole_number("networks", networks, least=1)
-    labels = _labels(result, config)
+    labels = _labels(result, config, test.device)
     return accuracy_of(name, kind, config, base, made, test, labels=labels, networks=count, quiet=quiet)
 
 
@@ -113,7 +113,7 @@ def accuracy_of(
     return Accuracy.of(values, iteration)
 
 
-def _labels(result: CellResult | None, config: CellConfig) -> Labels:
+def _labels(result: CellResult | None, config: CellConfig, device: torch.device) -> Labels:
     """Return the labels to train with; those of a teacher only where a cell was evaluated by it.
 
     Raises:
@@ -126,7 +126,7 @@ def _labels(result: CellResult | None, config: CellConfig) -> Labels:
             "evaluation.labels=teacher needs the training images: give it to run(), or to dcbench evaluate with the "
             "set's file."
         )
-    return labels_of(result.cell)
+    return labels_of(result.cell, device)
 
 
 def _one(model: Any) -> tuple[Sequence[str], dict[str, Factory]]:

@@ -289,8 +289,7 @@ class _SavedSet:
         """Train and test the networks that are not recorded yet; return the row."""
         workspace, settings = self.session.workspace, self.config.evaluators[name]
         networks = network_count(name, settings, self.config.evaluation)
-        labels = self._labels
-        key = self._key(name, labels.content)
+        key = self._key(name, self._content)
         records = workspace.root / "evaluations" / records_name(name, key)
         if force:
             shutil.rmtree(records, ignore_errors=True)
@@ -306,7 +305,7 @@ class _SavedSet:
             records=records,
             tell=say,
             evaluation_recipe=self.distilled.evaluation_recipe,
-            labels=labels,
+            labels=self._labels,
         )
         with bar(f"evaluate by {name}", networks, unit="network", quiet=self.session.quiet) as shown:
             columns = evaluation.run([(int(self.facts.get("iteration") or 0), networks, lambda: self.distilled)], shown)
@@ -337,16 +336,24 @@ class _SavedSet:
     @cached_property
     def _labels(self) -> Labels:
         """The labels of the regime; a teacher that is not trained yet is trained now."""
-        if self.config.evaluation.labels != TEACHER_LABELS:
-            return Labels(content=labels_content(self.config.evaluation))
-        return labels_of(self._teaching_cell())
+        cell = self._teaching_cell
+        return Labels(content=self._content) if cell is None else labels_of(cell)
 
-    def _teaching_cell(self) -> Cell:
-        """Return a cell of the same settings whose networks see images as those of the set do.
+    @property
+    def _content(self) -> dict[str, Any]:
+        """What of the labels defines the evaluation."""
+        cell = self._teaching_cell
+        return labels_content(self.config.evaluation) if cell is None else cell.identity.labels
+
+    @cached_property
+    def _teaching_cell(self) -> Cell | None:
+        """A cell of the same settings whose networks see images as those of the set do; ``None`` without a teacher.
 
         Raises:
             UsageError: the set's preprocessing is none that is fitted here.
         """
+        if self.config.evaluation.labels != TEACHER_LABELS:
+            return None
         wanted, data = self.distilled.preprocessing, self.config.data
         zca = wanted.kind == "zca"
         for whitening in dict.fromkeys((data.whitening, *WHITENINGS)) if zca else (data.whitening,):
@@ -370,7 +377,8 @@ class _SavedSet:
         if twin is None:
             return None
         say(f"{self.path.name}: {SAME_LABELS}")
-        row = as_regime(twin, self._labels.content) | self._columns(name)
+        computed = {name: twin[name] for name in ("hardware", "environment")}
+        row = {**as_regime(twin, self._content), **self._columns(name), **computed}
         self.session.workspace.write_row("evaluate", key, row)
         return self._written(key)
 

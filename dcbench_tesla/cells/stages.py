@@ -12,6 +12,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
+import torch
+
 from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import EVALUATE, TEACHER, Cell
 from dcbench_tesla.cells.estimate import compilation_decided
@@ -291,11 +293,14 @@ def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:
     return distilled
 
 
-def labels_of(cell: Cell) -> Labels:
-    """Return the labels of a cell's evaluations; a teacher that is not trained yet is trained now."""
+def labels_of(cell: Cell, device: torch.device | None = None) -> Labels:
+    """Return the labels of a cell's evaluations; a teacher that is not trained yet is trained now.
+
+    ``device``: where the teacher is to be, by default where the cell computes.
+    """
     if not cell.materials.teacher_complete:
         train_teacher(cell)
-    return Labels(content=cell.identity.labels, teacher=cell.materials.teacher(cell.device))
+    return Labels(content=cell.identity.labels, teacher=cell.materials.teacher(device or cell.device))
 
 
 def _twin(cell: Cell, name: str) -> dict[str, Any] | None:

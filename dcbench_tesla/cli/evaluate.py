@@ -179,8 +179,10 @@ def verify(
 def _show(rows: dict[str, dict[str, Any]], *, named: bool) -> None:
     """Print a line for every evaluator, preceded by the name of the set if ``named``."""
     from dcbench_tesla.cells.evaluation import Accuracy
+    from dcbench_tesla.compare.accuracy import told_labels
 
     for name, row in rows.items():
         last = Accuracy(**row["accuracy"]["last"])
         of = f"{row['cell']}: " if named else ""
-        click.echo(f"{of}{name}: {last} test accuracy over {len(last.values)} networks ({row['recipe']})")
+        how = f"{row['recipe']}{told_labels(row)}"
+        click.echo(f"{of}{name}: {last} test accuracy over {len(last.values)} networks ({how})")

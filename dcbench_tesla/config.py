@@ -19,6 +19,7 @@ import shlex
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -44,6 +45,7 @@ _REGIMES = (OWN_LABELS, HARD_LABELS, TEACHER_LABELS)
 _OF_THE_TEACHER = ("evaluation.teacher_epochs", "evaluation.temperature")
 _CHANGED = ", changed: "
 _SETS = re.compile(r", (\d+) of (\d+) sets")
+_TUNED = re.compile(r", tuned \(\d+ trials\)")
 _NORMS = ("auto", "instance", "batch", "group", "none")
 _BEYOND = 1 << 62  # whole numbers are counted in 64 bits
 _MOST_TOML = 1 << 20  # bytes
@@ -226,9 +228,9 @@ class CellConfig:
     @property
     def changes(self) -> dict[str, str]:
         """The settings that were changed, with their values as text."""
-        return {label: as_text(self._value(label)) for label in self.changed}
+        return {label: as_text(self.value(label)) for label in self.changed}
 
-    def _value(self, label: str) -> Any:
+    def value(self, label: str) -> Any:
         """Return the value of a setting by the name users write, whether or not it was changed."""
         section, _, name = label.rpartition(".")
         of_evaluator = self.evaluators.get(section)
@@ -272,6 +274,25 @@ class Override:
     def label(self) -> str:
         """The name as users write it, without ``settings.`` for a setting of the method."""
         return self.name if self.section == "settings" else f"{self.section}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The settings that a search chose: the number of its trials, and the values by the names users write."""
+
+    trials: int
+    values: Mapping[str, Any]
+
+    @property
+    def words(self) -> str:
+        """The search as protocols name it."""
+        return f", tuned ({self.trials} trials)"
+
+
+def tuned_in(protocol: str) -> str:
+    """Return the part of a protocol that names a search, ``, tuned (20 trials)``, or an empty text."""
+    found = _TUNED.search(protocol.partition(_CHANGED)[0])
+    return found[0] if found else ""
 
 
 def parse_set(text: str) -> Override:
@@ -387,6 +408,19 @@ def wrong_setting(stored: Mapping[str, Any]) -> str | None:
     return next((f"{section}.{told}" for section, told in faults if told), None)
 
 
+def setting_value(config: CellConfig, label: str, value: Any) -> Any:
+    """Return a value in the type of a cell's setting, by the name that ``--set`` takes.
+
+    Raises:
+        UsageError: there is no such setting, or the value is of another type.
+    """
+    (override,) = overrides_from({label: value})
+    kinds, known = _kinds(config.method, config.evaluators), setting_names(config.method, config.evaluators)
+    if override.section not in kinds:
+        raise _unknown_setting(label, known)
+    return _coerce(override, kinds[override.section], known)
+
+
 def setting_names(method: str, evaluators: Iterable[str]) -> list[str]:
     """Return every name that ``--set`` takes for ``method`` and ``evaluators``."""
     return [
@@ -419,6 +453,7 @@ def resolve(
     leave_out: bool = False,
     learned_lr: bool | None = None,
     evaluation_recipe: str | None = None,
+    tuned: Tuned | None = None,
 ) -> CellConfig:
     """Resolve one cell's configuration: overrides take precedence over the preset, and the preset over the defaults.
 
@@ -436,13 +471,16 @@ def resolve(
             says so.
         evaluation_recipe: the recipe of its authors that the distilled set to be evaluated names; by default the
             method's.
+        tuned: settings that a search chose; the protocol names the search in place of them.
 
     Raises:
         UsageError: a name is unknown, a value has the wrong type or is out of range, or a setting has no effect.
     """
-    evaluators, overrides = tuple(evaluators), tuple(overrides)
+    searched = tuned.values if tuned else {}
+    evaluators = tuple(evaluators)
+    overrides = (*(o for o in overrides if o.label not in searched), *overrides_from(searched))
     kinds = _kinds(method, evaluators)
-    rules = [rule for rule in rules_of(preset) if rule.fits(method, _family(dataset), ipc)]
+    rules = [rule for rule in rules_of(preset) if rule.fits(method, family(dataset), ipc)]
     known = setting_names(method, evaluators)
     if leave_out:
         overrides = tuple(o for o in overrides if o.label in known)
@@ -463,19 +501,20 @@ def resolve(
     changed = tuple(sorted({override.label for override in overrides}))
     beside = {"evaluation", *evaluators, *_unused_sections(method, built["settings"])}
     of_the_set = tuple(sorted({o.label for o in overrides if o.section not in beside}))
+    named = partial(_protocol, preset, method, rules, tuned=tuned)
     return CellConfig(
         method=method,
         dataset=dataset,
         ipc=ipc,
         seed=seed,
         preset=preset,
-        protocol=_protocol(preset, method, rules, changed),
-        condense_protocol=_protocol(preset, method, rules, of_the_set),
+        protocol=named(changed),
+        condense_protocol=named(of_the_set),
         source="; ".join(dict.fromkeys(rule.source for rule in rules if rule.source)),
         settings=built["settings"],
         evaluators={name: built[name] for name in evaluators},
         changed=changed,
-        command=_command(method, dataset, ipc, seed, preset, evaluators, overrides),
+        command=_command(method, dataset, ipc, seed, preset, evaluators, overrides, tuned),
         **{section: built[section] for section in SECTIONS},
     )
 
@@ -545,6 +584,38 @@ def _number_of_sets(overrides: Sequence[Override]) -> tuple[int, list[Override]]
     return [1, *numbers][-1], [o for o in overrides if o not in asked]
 
 
+def resolved_again(
+    config: CellConfig,
+    overrides: Sequence[Override] = (),
+    *,
+    without: Collection[str] = (),
+    tuned: Tuned | None = None,
+) -> CellConfig:
+    """Return a cell with further settings changed, with those that have an effect on it.
+
+    Args:
+        config: the cell.
+        overrides: the settings to change.
+        without: changed settings that get the preset's value again.
+        tuned: settings that a search chose.
+
+    Raises:
+        UsageError: a setting has a wrong value.
+    """
+    dropped = {*without, *(o.label for o in overrides)}
+    return resolve(
+        config.method,
+        config.dataset,
+        config.ipc,
+        seed=config.seed,
+        preset=config.preset,
+        evaluators=tuple(config.evaluators),
+        overrides=[*overrides_from({n: config.value(n) for n in config.changed if n not in dropped}), *overrides],
+        leave_out=True,
+        tuned=tuned,
+    )
+
+
 def resolved_with(configs: Sequence[CellConfig], overrides: Sequence[Override]) -> list[CellConfig]:
     """Return cells with further settings changed, each with those that have an effect on it.
 
@@ -553,20 +624,7 @@ def resolved_with(configs: Sequence[CellConfig], overrides: Sequence[Override]) 
     """
     if not overrides:
         return list(configs)
-    given = {o.label for o in overrides}
-    found = [
-        resolve(
-            c.method,
-            c.dataset,
-            c.ipc,
-            seed=c.seed,
-            preset=c.preset,
-            evaluators=tuple(c.evaluators),
-            overrides=[*overrides_from({n: c._value(n) for n in c.changed if n not in given}), *overrides],
-            leave_out=True,
-        )
-        for c in configs
-    ]
+    found = [resolved_again(c, overrides) for c in configs]
     taken = {label for c in found for label in c.changed}
     for idle in (o for o in overrides if o.label not in taken):  # resolving it raises the reason
         resolve(configs[0].method, configs[0].dataset, configs[0].ipc, preset=configs[0].preset, overrides=[idle])
@@ -591,7 +649,7 @@ def short_names(configs: Sequence[CellConfig]) -> list[str]:
     values = {(c.method, label): set[str]() for c in configs for label in labels[c.method]}
     for c in configs:
         for label in labels[c.method]:
-            values[c.method, label].add(as_text(c._value(label)))
+            values[c.method, label].add(as_text(c.value(label)))
 
     def name(c: CellConfig) -> str:
         words = [c.method, shown_dataset(c.dataset) if several["dataset"] else ""]
@@ -708,7 +766,7 @@ def _with_changes(protocol: str, labels: Collection[str]) -> str:
     return f"{name}{_CHANGED}{', '.join(changed)}" if changed else name
 
 
-def _family(dataset: str) -> str:
+def family(dataset: str) -> str:
     """Return the name that presets use: ``npz:`` or ``folder:`` for the user's own data, without the path."""
     return dataset.partition(":")[0] + ":" if ":" in dataset else dataset
 
@@ -815,13 +873,15 @@ def _check_taught(built: Mapping[str, Any], recipe: str) -> None:
             )
 
 
-def _protocol(preset: str, method: str, rules: list[Rule], changed: tuple[str, ...]) -> str:
+def _protocol(preset: str, method: str, rules: list[Rule], changed: tuple[str, ...], tuned: Tuned | None = None) -> str:
     name = preset
     if preset == "paper":
         lenders = [rule.settings_of for rule in rules if rule.settings_of]
         borrowed = f"paper, settings of {lenders[-1]}" if lenders else UNPUBLISHED
         own = [rule for rule in rules if method in rule.published]
         name = with_sets(preset, 1, max(rule.sets for rule in own)) if own else borrowed
+    if tuned is not None:
+        return _with_changes(name + tuned.words, [label for label in changed if label not in tuned.values])
     return _with_changes(name, changed)
 
 
@@ -853,6 +913,7 @@ def _command(
     preset: str,
     evaluators: tuple[str, ...],
     overrides: tuple[Override, ...],
+    tuned: Tuned | None,
 ) -> str:
     """Return the command that makes the cell, without any path of this machine."""
     words = [
@@ -864,6 +925,7 @@ def _command(
     ]
     words += [f"--seed {seed}"] if seed else []
     words += [f"--evaluator {name}" for name in evaluators if evaluators != ("convnet",)]
+    words += [f"--tuned {tuned.trials}"] if tuned else []
     words += [set_word(o) for o in overrides]
     return " ".join(words)
 

@@ -34,6 +34,7 @@ COMMAND_LINE = {
         "--preset",
         "--set",
         "--config",
+        "--tuned",
         "--device",
         "--data-dir",
         "--out",
@@ -63,6 +64,11 @@ COMMAND_LINE = {
         "--data-dir",
         "--out",
         "--compile",
+    ],
+    "tune": [
+        *("methods", "--dataset", "--ipc", "--trials", "--search", "--evaluator", "--seed", "--batch", "--preset"),
+        *("--set", "--device", "--data-dir", "--out", "--backend", "--jobs", "--timeout", "--backend-option"),
+        *("--compile", "--json", "-q", "-v"),
     ],
     "evaluate": [
         *("targets", "--evaluator", "--dataset", "--seed", "--preset", "--set", "--device", "--data-dir"),

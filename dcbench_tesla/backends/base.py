@@ -20,7 +20,7 @@ from dcbench_tesla.cells.stages import cell_facts
 from dcbench_tesla.errors import CorruptFileError, DcbenchError, DivergedError, explained, is_out_of_memory
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.store import content_key, read_json, write_json, write_text
-from dcbench_tesla.records.workspace import Workspace
+from dcbench_tesla.records.workspace import TrialWorkspace, Workspace
 
 _REMEDY = "Delete it: the command that submitted the job writes it again."
 Status = Literal["ok", "diverged", "out of memory", "timed out", "killed", "failed"]
@@ -72,6 +72,8 @@ class FrozenJob:
         config: the cell's configuration, as :meth:`~dcbench_tesla.config.CellConfig.as_dict` returns it.
         facts: columns for the row of a failure, from :func:`~dcbench_tesla.cells.stages.cell_facts`.
         memory_facts: columns about a memory budget for the row of the condensation.
+        trials_of: the results folder of the search that the cell is a trial of; see
+            :class:`~dcbench_tesla.cells.session.Session`.
     """
 
     name: str
@@ -90,6 +92,7 @@ class FrozenJob:
     config: Mapping[str, Any]
     facts: Mapping[str, Any]
     memory_facts: Mapping[str, int]
+    trials_of: str | None = None
 
     @classmethod
     def read(cls, file: Path) -> "FrozenJob":
@@ -101,7 +104,7 @@ class FrozenJob:
         content = read_json(file, "job", remedy=_REMEDY)
         if content["name"] != file.stem:
             raise CorruptFileError(f"{file} holds another job, {content['name']}. {_REMEDY}")
-        return cls(**{f.name: content[f.name] for f in dataclasses.fields(cls)})
+        return cls(**{f.name: content[f.name] for f in dataclasses.fields(cls) if f.name in content})
 
     def write(self) -> "FrozenJob":
         """Write the job to :attr:`file` and return it."""
@@ -156,7 +159,7 @@ class Job:
 
     def freeze(self, timeout_s: float | None = None) -> FrozenJob:
         """Return the job as a worker reads it, with ``timeout_s`` as its time limit."""
-        cell, execution = self.cell, self.cell.execution
+        cell, execution, space = self.cell, self.cell.execution, self.cell.workspace
         return FrozenJob(
             name=f"{cell.name}-{self.id[:6]}",
             cell=cell.name,
@@ -174,6 +177,7 @@ class Job:
             config=cell.config.as_dict(),
             facts=cell_facts(cell),
             memory_facts=cell.memory_facts,
+            trials_of=str(space.results.absolute()) if isinstance(space, TrialWorkspace) else None,
         )
 
 

@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from dcbench_tesla.backends.base import Backend, Job, Outcome, record_failure
@@ -14,7 +14,13 @@ from dcbench_tesla.config import short_names
 from dcbench_tesla.records.progress import bar, complain, duration, say
 
 
-def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) -> list[Outcome]:
+def sweep(
+    jobs: Sequence[Job],
+    backend: Backend,
+    *,
+    among: int | None = None,
+    ended: Callable[[Job, Outcome], object] = lambda job, outcome: None,
+) -> list[Outcome]:
     """Run the ``jobs`` that are not finished, equal ones once; return how each ended, in the order of ``jobs``.
 
     A cell that failed leaves a row (``rows/failed-<key>.json``). The same call tries it again, and removes the row when
@@ -25,6 +31,7 @@ def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) ->
         jobs: the jobs.
         backend: runs them.
         among: number of cells that the user asked for, if it is larger than that of ``jobs``.
+        ended: called with every job when it has ended, or is found finished, and with its outcome.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM; running cells were stopped, and finished work is kept.
@@ -37,18 +44,20 @@ def sweep(jobs: Sequence[Job], backend: Backend, *, among: int | None = None) ->
     began = time.monotonic()
     for id, outcome in outcomes.items():
         _tell_failure(distinct[id], outcome, among=among)
+        ended(distinct[id], outcome)
     try:
         with (
             _termination_as_interrupt(),
             bar("cells", len(distinct), done=len(outcomes), unit="cell", quiet=backend.in_process) as shown,
-            closing(backend.run(todo)) as ended,
+            closing(backend.run(todo)) as running,
         ):
-            for job, outcome in ended:
+            for job, outcome in running:
                 outcomes[job.id] = outcome
                 if outcome.ok:
                     say(_finished(job, names[job.id], time.monotonic() - began if backend.in_process else None))
                 began = time.monotonic()
                 _tell_failure(job, outcome, among=among)
+                ended(job, outcome)
                 failed = sum(not o.ok for o in outcomes.values())
                 shown.advance(note=f"{backend.running} running, {failed} failed, last {job.cell.name}")
     except KeyboardInterrupt:

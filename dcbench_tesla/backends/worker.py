@@ -30,7 +30,8 @@ def run_frozen(job: FrozenJob) -> Outcome:
     try:
         execution = Execution.resolve(job.device, job.threads, job.backend)
         execution = dataclasses.replace(execution, logs=tuple(job.logs), compile=job.compile)
-        session = Session(job.workspace.root, data_dir=data_dir, execution=execution)
+        trials_of = None if job.trials_of is None else Path(job.trials_of)
+        session = Session(job.workspace.root, data_dir=data_dir, execution=execution, trials_of=trials_of)
         cell = session.cell(_configuration(job), from_scratch=job.force)
         cell = cell.planned({}, job.memory_facts)
         if cell.key != job.key:

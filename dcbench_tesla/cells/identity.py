@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from dcbench_tesla import registry
 from dcbench_tesla.cells.evaluation import authors_content, labels_content, network_count
-from dcbench_tesla.config import CellConfig, NetworkSettings
+from dcbench_tesla.config import CellConfig, ExpertSettings, NetworkSettings
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.data.settings import DataSettings
 from dcbench_tesla.interface import Condenser, Settings
@@ -175,7 +175,7 @@ def execution_settings(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in marked}
 
 
-def hashed_settings(settings: Settings, without_effect: Collection[str]) -> dict[str, Any]:
+def hashed_settings(settings: Settings | ExpertSettings, without_effect: Collection[str]) -> dict[str, Any]:
     """Return the settings that define a result: without those marked ``execution`` and those without effect.
 
     Settings marked ``later`` were added when results already existed. They count only if they differ from their

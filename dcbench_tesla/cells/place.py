@@ -140,18 +140,14 @@ class StagedWorkspace(Workspace):
 
     def row(self, stage: str, key: str) -> dict[str, Any] | None:
         """Return a row of the new run; experts are shared by all cells, and so are their rows."""
-        return self._shared.row(stage, key) if stage == "experts" else super().row(stage, key)
+        return self.home.row(stage, key) if stage == "experts" else super().row(stage, key)
 
     def write_row(self, stage: str, key: str, content: Any) -> None:
         """Write a row of the new run, or the row of experts that all cells share."""
         if stage == "experts":
-            self._shared.write_row(stage, key, content)
+            self.home.write_row(stage, key, content)
         else:
             super().write_row(stage, key, content)
-
-    @property
-    def _shared(self) -> Workspace:
-        return Workspace(self.root)
 
 
 def staged(place: Place, workspace: Workspace) -> tuple[Place, StagedWorkspace]:

@@ -16,7 +16,7 @@ from dcbench_tesla.data.splits import Splits
 from dcbench_tesla.datasets import PREFIXES, load_dataset
 from dcbench_tesla.records.measured import NAME, Measured
 from dcbench_tesla.records.progress import say
-from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace
+from dcbench_tesla.records.workspace import DEFAULT_OUT, TrialWorkspace, Workspace
 
 
 class Session:
@@ -29,6 +29,8 @@ class Session:
         execution: device, threads and compilation as a backend chose them; it replaces ``device``.
         quiet: show no progress.
         keep_times: keep what is measured to estimate times in the results folder; what is there is used in any case.
+        trials_of: the results folder that a search for settings is for. Its experts are used, ``out`` is the folder of
+            the trials, and data sets have no test images: networks are judged by held-out training images.
 
     Raises:
         UsageError: there is no such device.
@@ -43,12 +45,13 @@ class Session:
         execution: Execution | None = None,
         quiet: bool = False,
         keep_times: bool = False,
+        trials_of: Path | None = None,
     ) -> None:
-        self.workspace = Workspace(Path(out))
+        self.workspace = TrialWorkspace(Path(out), results=trials_of) if trials_of else Workspace(Path(out))
         self.execution = execution or Execution.resolve(device)
         self.quiet = quiet
         self._data_dir = data_dir
-        self._times = Measured(self.workspace.root / NAME, keep=keep_times)
+        self._times = Measured(self.workspace.home.root / NAME, keep=keep_times)
         self._datasets: dict[str, Dataset] = {}
         self._splits: dict[str, Splits] = {}
         self._told: set[tuple[str, DataSettings]] = set()
@@ -56,8 +59,13 @@ class Session:
     def dataset(self, name: str) -> Dataset:
         """Return the data set ``name``; raises the errors of :func:`dcbench_tesla.load_dataset`."""
         if name not in self._datasets:
-            self._datasets[name] = load_dataset(name, self._data_dir)
+            loaded, blind = load_dataset(name, self._data_dir), isinstance(self.workspace, TrialWorkspace)
+            self._datasets[name] = loaded.without_test_images() if blind else loaded
         return self._datasets[name]
+
+    def use(self, name: str, dataset: Dataset) -> None:
+        """Use a data set under ``name`` that is loaded already."""
+        self._datasets[name] = dataset
 
     def cell(self, config: CellConfig, *, from_scratch: bool = False, report_later: bool = False) -> Cell:
         """Return the cell of a configuration.

@@ -35,7 +35,6 @@ from dcbench_tesla.records.pictures import write_png
 from dcbench_tesla.records.progress import bar
 from dcbench_tesla.records.rows import drop_settled_failure, stage_rows
 from dcbench_tesla.records.store import content_key, write_json
-from dcbench_tesla.records.workspace import Workspace
 
 
 def run_cell(cell: Cell, *, force: bool = False, evaluate_again: bool = False) -> CellResult:
@@ -211,7 +210,7 @@ def _record_found_experts(cell: Cell) -> None:
     request, store = cell.materials.expert_request, cell.materials.expert_store
     if request is None or isinstance(store, ImportedStore):
         return
-    rows = stage_rows(Workspace(cell.workspace.root), "experts")
+    rows = stage_rows(cell.workspace.home, "experts")
     count, own = cell.materials.expert_count, [r for r in rows if content_key(r.get("identity")) == store.recipe.key]
     if not any(r.get("experts", 0) >= count and r.get("epochs", 0) >= request.epochs for r in own):
         _record_experts(cell, store.recipe, count, request.epochs, {"trained_epochs": 0, "train_seconds": 0.0})

@@ -14,6 +14,7 @@ from dcbench_tesla.cli.report import report
 from dcbench_tesla.cli.reproduce import reproduce
 from dcbench_tesla.cli.run import experts, run
 from dcbench_tesla.cli.show import check_evaluator, check_method, env, info, list_, show_cell
+from dcbench_tesla.cli.tune import tune
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +40,7 @@ def main() -> None:
 for _command in (
     run,
     experts,
+    tune,
     evaluate,
     verify,
     compare,

@@ -57,6 +57,11 @@ if TYPE_CHECKING:
     preset_option,
     set_option,
     config_option,
+    click.option(
+        "--tuned",
+        metavar="TRIALS",
+        help="Take the settings that a search of so many trials chose (dcbench tune); the protocol says so.",
+    ),
     device_option,
     data_dir_option,
     out_option,
@@ -83,6 +88,7 @@ def run(
     preset: str | None,
     assignments: tuple[str, ...],
     config_file: Path | None,
+    tuned: str | None,
     device: str,
     data_dir: Path | None,
     out: Path,
@@ -147,6 +153,7 @@ def run(
     )
     execution = replace(where.execution, logs=wanted_logs, compile=compile)
     session = Session(out, data_dir=data_dir, execution=execution, keep_times=not dry_run)
+    configs = configs if tuned is None else _with_tuned(configs, session, tuned)
     cells = [session.cell(config, from_scratch=force, report_later=True) for config in configs]
     to_do = force or _anything_to_do(cells)
     if not dry_run and to_do:
@@ -166,6 +173,14 @@ def run(
         return
     show_plan(measured(jobs), session.execution, as_json=as_json)
     _end_with(refused, len(jobs) + len(refused))
+
+
+def _with_tuned(configs: "Sequence[CellConfig]", session: "Session", tuned: str) -> "list[CellConfig]":
+    """Return the cells with the settings that searches under ``--out`` chose for them."""
+    from dcbench_tesla.tuning import chosen
+
+    asked = chosen.Asked.parse(tuned)
+    return [chosen.tuned(config, session.dataset(config.dataset), session.workspace, asked) for config in configs]
 
 
 def _anything_to_do(cells: "Sequence[Cell]") -> bool:

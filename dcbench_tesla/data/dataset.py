@@ -8,7 +8,7 @@ sets is fast.
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +72,19 @@ class Dataset:
     def classes(self) -> int:
         """Number of classes K."""
         return len(self.class_names)
+
+    def without_test_images(self) -> "Dataset":
+        """Return the data set with no test images, for what must not see them; it keeps the whole's fingerprint."""
+        return replace(self._training_images, known_fingerprint=self.fingerprint)
+
+    @property
+    def _training_images(self) -> "Dataset":
+        return replace(self, x_test=self.x_train[:0], y_test=self.y_train[:0], known_fingerprint="")
+
+    @cached_property
+    def train_fingerprint(self) -> str:
+        """The fingerprint of the data set without its test images, which are not read."""
+        return self._training_images.fingerprint
 
     @cached_property
     def fingerprint(self) -> str:

@@ -23,7 +23,10 @@ class Indices:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The training, validation and test images of a cell; ``validation`` is ``None`` if none are held out."""
+    """The training, validation and test images of a cell; ``validation`` is ``None`` if none are held out.
+
+    Of a data set without test images, ``test`` are the held-out images: networks are judged by those.
+    """
 
     train: LabelledImages
     validation: LabelledImages | None
@@ -73,8 +76,9 @@ def cut(dataset: Dataset, chosen: Indices, preprocessing: Preprocessing, device:
 
     pixels, labels = torch.from_numpy(dataset.x_train), torch.from_numpy(dataset.y_train)
     everything = len(chosen.train) == len(labels)  # then nothing is copied: a memory-mapped set stays on the disk
-    return Splits(
-        train=images(pixels, labels) if everything else images(pixels[chosen.train], labels[chosen.train]),
-        validation=images(pixels[chosen.validation], labels[chosen.validation]) if len(chosen.validation) else None,
-        test=images(torch.from_numpy(dataset.x_test), torch.from_numpy(dataset.y_test)),
-    )
+    train = images(pixels, labels) if everything else images(pixels[chosen.train], labels[chosen.train])
+    held_out = images(pixels[chosen.validation], labels[chosen.validation]) if len(chosen.validation) else None
+    if held_out is not None and not len(dataset.y_test):
+        return Splits(train=train, validation=None, test=held_out)
+    test = images(torch.from_numpy(dataset.x_test), torch.from_numpy(dataset.y_test))
+    return Splits(train=train, validation=held_out, test=test)

@@ -35,6 +35,7 @@ RESULTS: Mapping[str, Sequence[str]] = {
     "evaluate": ("accuracy", "evaluated"),
     "experts": ("experts", "epochs"),
     "failed": (),
+    "trial": ("values", "validation"),
 }
 """The columns of a stage's row that are results. The others hold the request, which is in the key, or its execution."""
 
@@ -154,7 +155,7 @@ class _Merge:
                 self._row(row)
         sets = self._sets()  # which evaluations are copied depends on disputed sets
         for row in theirs:
-            if row["stage"] in ("evaluate", "experts"):
+            if row["stage"] in ("evaluate", "experts", "trial"):
                 self._row(row)
         self._failures(theirs, ours)
         for key, folder in sets.items():
@@ -440,6 +441,9 @@ def _is_rounding(here: Row, there: Row) -> bool:
         return all(here[name] == there[name] for name in exact) and all(
             _is_close(here[name], there[name], relative) for name, relative in _CLOSE.items()
         )
+    if here["stage"] == "trial":
+        own, other = here["validation"], there["validation"]
+        return here["values"] == there["values"] and 0 < len(own) == len(other) and _is_level(own, other)
     if here["stage"] != "evaluate" or [*map(_schedule, here["evaluated"])] != [*map(_schedule, there["evaluated"])]:
         return False
     tests = zip(here["evaluated"], there["evaluated"], strict=True)

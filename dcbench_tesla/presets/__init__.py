@@ -53,7 +53,11 @@ def rules_of(preset: str) -> list[Rule]:
     """
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    text = resources.files("dcbench_tesla.presets").joinpath(f"{preset}.toml").read_text(encoding="utf-8")
+    return rules_in(resources.files("dcbench_tesla.presets").joinpath(f"{preset}.toml").read_text(encoding="utf-8"))
+
+
+def rules_in(text: str) -> list[Rule]:
+    """Return the rules in the text of a TOML file."""
     head = {"methods", "datasets", "ipcs", "published", "settings_of", "source", "sets"}
     return [
         Rule(

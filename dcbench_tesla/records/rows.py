@@ -9,7 +9,7 @@ from dcbench_tesla.records.progress import say_once
 from dcbench_tesla.records.store import read_json
 from dcbench_tesla.records.workspace import MARK, SHIPPED, Workspace
 
-STAGES = ("experts", "condense", "evaluate", "failed")
+STAGES = ("experts", "condense", "evaluate", "failed", "trial")
 STATISTICS = ("last", "best_on_validation", "best_on_test")
 """The three names of an accuracy, as rows and tables have them."""
 

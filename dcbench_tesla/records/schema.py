@@ -246,6 +246,44 @@ class FailedRow(OfCell):
     attempts: Count = 0
 
 
+class TrialRow(Part):
+    """The row of a trial of a search: what it tried, and the accuracies on held-out training images, as fractions."""
+
+    key: Name
+    search: Name
+    base: Name
+    number: Count
+    budget: Positive
+    batch: Positive
+    space: Values
+    values: Values
+    status: Text
+    validation: list[Fraction]
+    chance: Fraction
+    method: Name
+    dataset: Text
+    train_fingerprint: Text
+    ipc: Positive | None
+    preset: Text
+    protocol: Text
+    seed: int
+    evaluator: Name
+    networks: Positive
+    seconds: Seconds
+    command: Text
+    hardware: Text
+    environment: Environment
+    reason: Text = ""
+    same_as: Count | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        _agree((self.status == "ok") == bool(self.validation), f"a trial that is {self.status} has wrong accuracies")
+        _same(len(self.validation) or self.networks, self.networks, "networks", "the accuracies")
+        _agree(self.values.keys() == self.space.keys(), "values and space have different settings")
+        return self
+
+
 def _agree(holds: bool, told: str) -> None:
     if not holds:
         raise ValueError(told)
@@ -322,6 +360,7 @@ class JobFile(Part):
     config: Resolved
     facts: Values
     memory_facts: dict[str, int]
+    trials_of: Text | None = None
 
 
 class ImportedIdentity(Part):
@@ -366,6 +405,7 @@ _KINDS: Mapping[str, tuple[type[Part], str]] = {
     "condense row": (CondenseRow, "a row"),
     "evaluate row": (EvaluateRow, "a row"),
     "failed row": (FailedRow, "a row"),
+    "trial row": (TrialRow, "a row"),
     "execution": (Execution, "a record of an execution"),
     "config": (Config, "the configuration of a cell"),
     "job": (JobFile, "a job"),

@@ -35,6 +35,11 @@ class Workspace:
     shipped: Path | None = None
 
     @property
+    def home(self) -> "Workspace":
+        """The results folder with the experts and their rows, without what is shipped."""
+        return Workspace(self.root)
+
+    @property
     def rows(self) -> Path:
         """Rows: one small JSON file per finished stage, and one per failed cell."""
         return self.root / "rows"
@@ -122,6 +127,39 @@ class Workspace:
     def drop_row(self, stage: str, key: str) -> None:
         """Delete the row of a stage, so that the stage counts as not finished."""
         (self.rows / f"{stage}-{key}.json").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class TrialWorkspace(Workspace):
+    """The folder of a search's trials; experts, their rows and whitenings are those of the folder ``results``."""
+
+    results: Path = Path()
+
+    @property
+    def home(self) -> Workspace:
+        """The results folder."""
+        return Workspace(self.results)
+
+    @property
+    def experts(self) -> Path:
+        """The experts of the results folder."""
+        return self.home.experts
+
+    @property
+    def preprocessing(self) -> Path:
+        """The whitenings of the results folder."""
+        return self.home.preprocessing
+
+    def row(self, stage: str, key: str) -> dict[str, Any] | None:
+        """Return a row of a trial, or the row of experts that all cells share."""
+        return self.home.row(stage, key) if stage == "experts" else super().row(stage, key)
+
+    def write_row(self, stage: str, key: str, content: Mapping[str, Any]) -> None:
+        """Write a row of a trial, or the row of experts that all cells share."""
+        if stage == "experts":
+            self.home.write_row(stage, key, content)
+        else:
+            super().write_row(stage, key, content)
 
 
 def with_shipped(out: Path) -> Workspace:

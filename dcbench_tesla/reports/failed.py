@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from dcbench_tesla import registry
-from dcbench_tesla.config import CellConfig, as_text, flags_given, resolve, settings_given, settled
+from dcbench_tesla.config import CellConfig, as_text, flags_given, resolve, settings_given, settled, tuned_in
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.records.rows import mark, stage_rows, tell_contents_apart
 from dcbench_tesla.records.workspace import Workspace
@@ -62,7 +62,7 @@ class Failed:
 
     @property
     def _home(self) -> str:
-        return f"{self.row['preset']}{mark(self.row)}"
+        return f"{self.row['preset']}{tuned_in(self.row['protocol'])}{mark(self.row)}"
 
     def _own_changes(self, varied: Collection[str]) -> dict[str, str]:
         return {label: value for label, value in self.changes.items() if label not in varied}

@@ -10,6 +10,7 @@ from typing import Any
 from dcbench_tesla import registry
 from dcbench_tesla.compare.accuracy import Wanted, evaluations, summary
 from dcbench_tesla.compare.changes import Changes, changes_of
+from dcbench_tesla.config import tuned_in
 from dcbench_tesla.presets import PRESETS
 from dcbench_tesla.records.rows import mark
 from dcbench_tesla.records.workspace import Workspace
@@ -104,8 +105,8 @@ class Finished:
 
     @property
     def home(self) -> str:
-        """The preset, and where results come from."""
-        return f"{self.preset}{mark(self.rows[0])}"
+        """The preset, the search that chose settings, if one did, and where results come from."""
+        return f"{self.preset}{tuned_in(self.rows[0]['protocol'])}{mark(self.rows[0])}"
 
     @property
     def training_images(self) -> int | None:
@@ -163,7 +164,7 @@ class _Protocol:
     def holds(self, kind: "_Kind") -> bool:
         """Return whether it changes what ``kind`` changes, and beyond that nothing that acts on it."""
         return (
-            kind.home == self.home
+            kind.home in (self.home, *([self.home.replace(tuned_in(self.home), "")] if kind.is_baseline else []))
             and not kind.suffix
             and kind.changes.items() <= self.changes.items()
             and not any(kind.acts(label) for label in self.changes if label not in kind.changes)
@@ -189,6 +190,10 @@ class _Kind:
     changes: Mapping[str, str]
     cells: list[Finished] = field(default_factory=list)
 
+    @property
+    def is_baseline(self) -> bool:
+        return self.cells[0].is_baseline
+
     def acts(self, label: str) -> bool:
         return any(cell.changed.acts(label) for cell in self.cells)
 
@@ -204,7 +209,7 @@ def by_protocol(ran: Iterable[Finished], varied: Collection[str] = ()) -> dict[s
     """
     kinds = _kinds(list(ran), varied)
     protocols: list[_Protocol] = []
-    for kind in sorted((k for k in kinds if not k.cells[0].is_baseline), key=lambda k: (-len(k.changes), _own(k))):
+    for kind in sorted((k for k in kinds if not k.is_baseline), key=lambda k: (-len(k.changes), _own(k))):
         _house(kind, protocols)
     named: dict[str, list[Finished]] = defaultdict(list)
     for kind in kinds:

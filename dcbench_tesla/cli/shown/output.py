@@ -319,7 +319,66 @@ class Clean(Output):
     """The bytes of what was removed."""
 
 
-OUTPUTS: Sequence[type[Output]] = (Run, Cells, Plugins, Datasets, Show, Compare, Plan, Info, Env, Clean)
+class Trial(Part):
+    """A trial of a search."""
+
+    number: int
+    """Its number, from 0."""
+    values: Mapping[str, JsonValue]
+    """The values of the searched settings."""
+    status: str
+    """``ok``, or why it has no accuracies: ``diverged``, ``out of memory``, ``timed out`` or ``failed``."""
+    validation: Sequence[float]
+    """The accuracy of every network on the held-out training images."""
+    seconds: float
+    """The time of condensation and evaluation."""
+    reason: str = ""
+    """Why it has no accuracies, in words."""
+    same_as: int | None = None
+    """The number of the earlier trial with the same values, which was not repeated."""
+
+
+class Search(Part):
+    """The search for the settings of one method."""
+
+    method: str
+    """The method."""
+    key: str
+    """The key of the search."""
+    space: Mapping[str, JsonValue]
+    """What was searched: ``low``, ``high`` and ``log``, or ``choices``, by setting."""
+    chosen: Mapping[str, JsonValue]
+    """The values of the best trial; empty if the search failed."""
+    command: str
+    """The command that runs them; empty if the search failed."""
+    reason: str = ""
+    """Why it failed."""
+    trials: Sequence[Trial]
+    """The trials, the best first."""
+
+
+class Tune(Output):
+    """``dcbench tune --json``."""
+
+    kind: Literal["tune"] = "tune"
+    """``tune``."""
+    dataset: str
+    """The data set."""
+    ipc: int
+    """Images per class."""
+    preset: str
+    """The preset."""
+    seed: int
+    """The seed of the searches."""
+    evaluator: str
+    """The network that trials were judged by."""
+    trials: int
+    """The trials of every method."""
+    searches: Sequence[Search]
+    """The searches, in the order of the methods."""
+
+
+OUTPUTS: Sequence[type[Output]] = (Run, Cells, Plugins, Datasets, Show, Compare, Plan, Info, Env, Clean, Tune)
 
 
 def emit(output: Output) -> None:

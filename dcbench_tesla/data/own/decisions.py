@@ -98,7 +98,8 @@ class Decided(NamedTuple):
 
     def _values(self) -> Decision:
         d = self.dataset
-        least, most = min(d.x_train.min(), d.x_test.min()), max(d.x_train.max(), d.x_test.max())
+        both = [x for x in (d.x_train, d.x_test) if len(x)]
+        least, most = min(x.min() for x in both), max(x.max() for x in both)
         told = f"{least} .. {most}; networks see pixels / {d.max_value}"
         return Decision(about="pixels", value=told, change=self._key("max_value") or "an archive has the key max_value")
 

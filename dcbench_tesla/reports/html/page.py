@@ -99,6 +99,7 @@ def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "evaluations": _count(rows, "evaluate"),
         "sets of experts": _count(rows, "experts"),
         "failed cells": _count(rows, "failed"),
+        "trials of searches": _count(rows, "trial"),
         "rows shipped by the repository": str(sum(bool(mark(row)) for row in rows) or ""),
         "data sets": _different(row.get("dataset") for row in rows),
         "methods": _different(row.get("method") for row in rows),

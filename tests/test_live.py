@@ -1,4 +1,4 @@
-"""Metrics besides ``metrics.jsonl``: TensorBoard's event files say the same, also after ``kill -9``."""
+"""Metrics besides ``metrics.jsonl``: TensorBoard's and trackio's files say the same, also after ``kill -9``."""
 
 import dataclasses
 import importlib
@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
     **{"data.train_images": 100, "convnet.width": 4, "convnet.epochs": 1, "evaluation.networks": 1},
     **{"network.width": 4, "evaluation.every": 0, "iterations": 5},
 }
+needs_trackio = pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed")
 needs_tensorboard = pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
 
 
@@ -150,7 +151,12 @@ def test_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("tensorboard", "pip install dcbench-tesla[tensorboard]"), ("wandb", "pip install wandb"), ("tensorbord", "Did")],
+    [
+        ("tensorboard", "pip install dcbench-tesla[tensorboard]"),
+        ("trackio", "pip install trackio"),
+        ("wandb", "pip install wandb"),
+        ("tensorbord", "Did"),
+    ],
 )
 def test_not_installed(name: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "find_spec", lambda name: None)
@@ -181,13 +187,13 @@ def test_wandb_is_asked_for_one_run_a_cell(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path / "package")
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     importlib.invalidate_caches()
-    log = open_log("wandb", tmp_path, "a cell", {"seed": 0}, key="abc", start=7)
+    log = open_log("wandb", tmp_path, "a cell", {"seed": 0}, key="abc", results=tmp_path, start=7)
     log.write(7, {"loss": 0.5})
     log.flush()
     log.close()
-    open_log("wandb", tmp_path, "a cell", {}, key="abc")
+    open_log("wandb", tmp_path, "a cell", {}, key="abc", results=tmp_path)
     with pytest.raises(DcbenchError, match="no key"):
-        open_log("wandb", tmp_path, "refused", {}, key="abc")
+        open_log("wandb", tmp_path, "refused", {}, key="abc", results=tmp_path)
     how = {"project": "dcbench", "name": "a cell", "dir": str(tmp_path), "id": "abc"}
     fresh: dict[str, Any] = how | {"resume": None, "config": {}}
     resumed = how | {"resume": "allow", "config": {"seed": 0}}
@@ -204,3 +210,85 @@ def test_folder_that_wandb_leaves_is_no_package(tmp_path: Path, monkeypatch: pyt
     importlib.invalidate_caches()
     with pytest.raises(UsageError, match="pip install wandb"):
         check_logs(["wandb"])
+
+
+# ---- trackio ---------------------------------------------------------------------------------------------------------
+
+TRACKIO = """
+import os
+calls = [("folder", os.environ["TRACKIO_DIR"])]
+runs = []
+class Run:
+    def __init__(self, name): self.name = name
+    def log(self, metrics, step): calls.append(("log", metrics, step))
+    def delete(self): runs.remove(self); calls.append(("delete", self.name))
+class Api:
+    def runs(self, project):
+        if not runs:
+            raise ValueError("Project 'dcbench' does not exist")
+        return runs
+def init(**how):
+    print("* Created new run")
+    calls.append(("init", how))
+    runs.append(Run(how["name"]))
+    return runs[-1]
+def finish(): calls.append(("finish",))
+"""
+
+
+def test_trackio_is_told_the_whole_run_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "trackio.py").write_text(TRACKIO)
+    monkeypatch.syspath_prepend(tmp_path / "package")
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    monkeypatch.setenv("TRACKIO_DIR", "")
+    monkeypatch.delenv("TRACKIO_DIR")
+    importlib.invalidate_caches()
+    lines = [{"iteration": i, "loss": i / 10} for i in range(4)]  # the last two are after the checkpoint
+    (tmp_path / live.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for start in (0, 2):
+        log = open_log("trackio", tmp_path, "a cell", {"seed": 0}, key="abc", results=tmp_path / "out", start=start)
+        log.write(start, {"loss": 0.5})
+        log.flush()
+        log.close()
+    quiet = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
+    begun = ("init", {"project": "dcbench", "name": "a cell", "config": {"seed": 0}, **quiet})
+    assert sys.modules["trackio"].calls == [
+        ("folder", str(tmp_path / "out" / "trackio")),
+        *(begun, ("log", {"loss": 0.5}, 0), ("finish",), ("delete", "a cell"), begun),
+        *(("log", {"loss": 0.0}, 0), ("log", {"loss": 0.1}, 1), ("log", {"loss": 0.5}, 2), ("finish",)),
+    ]
+    assert capsys.readouterr().out == ""
+    del sys.modules["trackio"]
+
+
+@needs_trackio
+def test_trackio_holds_the_metrics_also_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    due, write = iter([True, False, False, False]), live.Trackio.write
+
+    def killed_later(self: live.Trackio, iteration: int, metrics: Any) -> None:
+        write(self, iteration, dict.fromkeys(metrics, 100.0))  # what must not be seen afterwards
+        if iteration == 3:
+            self._run.finish()  # so that it has arrived
+            raise Killed
+
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    what: dict[str, Any] = {"preset": "smoke", "settings": SMALL, "device": "cpu", "quiet": True, "out": tmp_path}
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.CondenseLoop, "_is_due", lambda self: next(due))
+        patched.setattr(live.Trackio, "write", killed_later)
+        patched.setattr(live.Trackio, "close", lambda self: None)
+        with pytest.raises(Killed):
+            run("dm", log=["trackio"], **what)
+    folder = run("dm", log=["trackio"], **what).folder
+    from trackio.sqlite_storage import SQLiteStorage
+
+    assert [record["name"] for record in SQLiteStorage.get_run_records("dcbench")] == [folder.name]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = SQLiteStorage.get_logs("dcbench", folder.name)
+    assert len(lines) == SMALL["iterations"]
+    assert [entry["step"] for entry in found] == [line["iteration"] for line in lines]
+    for name in lines[0].keys() - {"iteration"}:
+        assert [entry[name] for entry in found] == [line[name] for line in lines]

@@ -16,7 +16,7 @@ import torch
 from dcbench_tesla.errors import CorruptFileError, DivergedError
 from dcbench_tesla.interface import Condenser, IterationRecord
 from dcbench_tesla.profilers import LiveBytes
-from dcbench_tesla.records.live import MetricLog
+from dcbench_tesla.records.live import METRICS, MetricLog
 from dcbench_tesla.records.progress import bar, say
 from dcbench_tesla.records.store import (
     load_tensors,
@@ -29,7 +29,6 @@ from dcbench_tesla.records.store import (
 )
 
 CHECKPOINT = "checkpoint.safetensors"
-_METRICS = "metrics.jsonl"
 _LARGEST_METRICS = 2**30  # bytes
 _DELETE = "Delete it, or start over with --force."
 _CHECKPOINT_EVERY_S = 30.0
@@ -140,7 +139,7 @@ class CondenseLoop:
         quiet: bool = False,
     ) -> None:
         self._condenser, self._label, self._key, self._quiet, self._kept = condenser, label, key, quiet, kept
-        self._checkpoint, self._metrics = folder / CHECKPOINT, folder / _METRICS
+        self._checkpoint, self._metrics = folder / CHECKPOINT, folder / METRICS
         self._snapshots, self._keep_snapshot, self._logs, self._metered = snapshots, keep_snapshot, logs, metered
         self._saved_at, self._saving_took = 0.0, 0.0
         self.seconds = 0.0

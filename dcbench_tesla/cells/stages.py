@@ -271,7 +271,8 @@ def _picture(cell: Cell, final: DistilledSet) -> None:
 
 
 def _open_log(cell: Cell, name: str, *, start: int) -> MetricLog:
-    return open_log(name, cell.place.folder, cell.name, cell.config.as_dict(), key=cell.key, start=start)
+    folder, results = cell.place.folder, cell.workspace.home.root
+    return open_log(name, folder, cell.name, cell.config.as_dict(), key=cell.key, results=results, start=start)
 
 
 def _keep(cell: Cell, condenser: Condenser, iteration: int) -> DistilledSet:

@@ -264,7 +264,7 @@ log_option = click.option(
     "logs",
     multiple=True,
     metavar="NAME",
-    help="Send metrics to tensorboard or wandb, in addition to the cell's metrics.jsonl.",
+    help="Send metrics to tensorboard, trackio or wandb, in addition to the cell's metrics.jsonl.",
 )
 config_option = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="A TOML file with options and settings."

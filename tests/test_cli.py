@@ -45,6 +45,7 @@ COMMAND_LINE = {
         "--backend-option",
         "--log",
         "--compile",
+        "--energy",
         "--force",
         "--no-baseline",
         "--dry-run",

@@ -72,6 +72,7 @@ class FrozenJob:
         config: the cell's configuration, as :meth:`~dcbench_tesla.config.CellConfig.as_dict` returns it.
         facts: columns for the row of a failure, from :func:`~dcbench_tesla.cells.stages.cell_facts`.
         memory_facts: columns about a memory budget for the row of the condensation.
+        energy: see :class:`~dcbench_tesla.cells.execution.Execution`.
         trials_of: the results folder of the search that the cell is a trial of; see
             :class:`~dcbench_tesla.cells.session.Session`.
     """
@@ -92,6 +93,7 @@ class FrozenJob:
     config: Mapping[str, Any]
     facts: Mapping[str, Any]
     memory_facts: Mapping[str, int]
+    energy: bool = False
     trials_of: str | None = None
 
     @classmethod
@@ -177,6 +179,7 @@ class Job:
             config=cell.config.as_dict(),
             facts=cell_facts(cell),
             memory_facts=cell.memory_facts,
+            energy=execution.energy,
             trials_of=str(space.results.absolute()) if isinstance(space, TrialWorkspace) else None,
         )
 

@@ -29,7 +29,7 @@ def run_frozen(job: FrozenJob) -> Outcome:
     data_dir = None if job.data_dir is None else Path(job.data_dir)
     try:
         execution = Execution.resolve(job.device, job.threads, job.backend)
-        execution = dataclasses.replace(execution, logs=tuple(job.logs), compile=job.compile)
+        execution = dataclasses.replace(execution, logs=tuple(job.logs), compile=job.compile, energy=job.energy)
         trials_of = None if job.trials_of is None else Path(job.trials_of)
         session = Session(job.workspace.root, data_dir=data_dir, execution=execution, trials_of=trials_of)
         cell = session.cell(_configuration(job), from_scratch=job.force)

@@ -28,6 +28,7 @@ class Execution:
         logs: where metrics go in addition to ``metrics.jsonl``; see :mod:`dcbench_tesla.records.live`.
         compile: whether to compile what can be compiled, one of :data:`COMPILE`; ``auto`` is decided when a run of the
             cell starts.
+        energy: measure the energy of the condensation, where the machine has counters of it.
     """
 
     device: str
@@ -35,6 +36,7 @@ class Execution:
     backend: str = "serial"
     logs: tuple[str, ...] = ()
     compile: str = "off"
+    energy: bool = False
 
     @classmethod
     def resolve(cls, device: str = "auto", threads: int | None = None, backend: str = "serial") -> "Execution":

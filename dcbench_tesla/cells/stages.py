@@ -7,8 +7,8 @@ after the last network.
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.experts.imported import ImportedStore
 from dcbench_tesla.experts.recipe import ExpertRecipe
 from dcbench_tesla.interface import Condenser
+from dcbench_tesla.profilers.energy import EnergyMeter, counters_for
 from dcbench_tesla.records.live import MetricLog, open_log
 from dcbench_tesla.records.pictures import write_png
 from dcbench_tesla.records.progress import bar
@@ -237,6 +238,7 @@ def _condense(cell: Cell) -> None:
             kept=cell.place.kept,
             quiet=cell.quiet,
         )
+        energy = stack.enter_context(_energy(cell, done))
         loop.run(cell.device)
     final = _keep(cell, condenser, cell.identity.iterations)
     _picture(cell, final)
@@ -253,6 +255,7 @@ def _condense(cell: Cell) -> None:
         "peak_bytes": loop.peak_bytes,
         **_compiled(condenser.compiled),
         **cell.memory_facts,
+        **energy,
         "learned_lr": final.lr,
         "distilled_images": len(final),
         "train_images": cell.materials.train_images,
@@ -261,6 +264,20 @@ def _condense(cell: Cell) -> None:
         "images_may_be_passed_on": cell.dataset.redistributable,
     }
     cell.workspace.write_row("condense", cell.key, row)
+
+
+@contextmanager
+def _energy(cell: Cell, done: int) -> Iterator[dict[str, Any]]:
+    """Measure the energy of a block, if that was asked for; yield its columns, which are there when it has ended.
+
+    A condensation that goes on after ``done`` iterations has none: that of the others is not known.
+    """
+    columns: dict[str, Any] = {}
+    whole = cell.execution.energy and not done and cell.identity.iterations
+    with EnergyMeter(counters_for(cell.execution.device) if whole else ()) as meter:
+        yield columns
+    if meter.energy is not None:
+        columns |= {"energy_joules": meter.energy.joules, "energy_by": meter.energy.by}
 
 
 def _picture(cell: Cell, final: DistilledSet) -> None:

@@ -73,6 +73,9 @@ if TYPE_CHECKING:
     *backend_options,
     log_option,
     compile_option,
+    click.option(
+        "--energy", is_flag=True, help="Record the condensation's energy, where the machine has counters of it."
+    ),
     click.option("--force", is_flag=True, help="Start over, even if cells are finished."),
     click.option("--no-baseline", is_flag=True, help="Do not run the random selection to compare with."),
     click.option("--dry-run", is_flag=True, help="Show the cells, with estimated time and memory; run nothing."),
@@ -99,6 +102,7 @@ def run(
     backend_settings: tuple[str, ...],
     logs: tuple[str, ...],
     compile: str,
+    energy: bool,
     force: bool,
     no_baseline: bool,
     dry_run: bool,
@@ -151,7 +155,9 @@ def run(
     where = backend_of(
         device=device, out=out, backend=backend, at_once=at_once, timeout=timeout, backend_settings=backend_settings
     )
-    execution = replace(where.execution, logs=wanted_logs, compile=compile)
+    execution = replace(where.execution, logs=wanted_logs, compile=compile, energy=energy)
+    if energy:
+        _check_energy(where)
     session = Session(out, data_dir=data_dir, execution=execution, keep_times=not dry_run)
     configs = configs if tuned is None else _with_tuned(configs, session, tuned)
     cells = [session.cell(config, from_scratch=force, report_later=True) for config in configs]
@@ -173,6 +179,16 @@ def run(
         return
     show_plan(measured(jobs), session.execution, as_json=as_json)
     _end_with(refused, len(jobs) + len(refused))
+
+
+def _check_energy(backend: "Backend") -> None:
+    """Say that no energy is measured where this machine, which will compute, has no counter of it."""
+    from dcbench_tesla.profilers.energy import check_installed, counters_for
+    from dcbench_tesla.records.progress import say
+
+    check_installed()
+    if not backend.elsewhere and not counters_for(backend.execution.device):
+        say("energy is not measured: this machine shows no counter (RAPL of the processor, NVML of a GPU)")
 
 
 def _with_tuned(configs: "Sequence[CellConfig]", session: "Session", tuned: str) -> "list[CellConfig]":

@@ -243,8 +243,17 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
         "commit": ", ".join(sorted({str(row["environment"]["commit"]) for row in rows})),
         "command": first["command"],
         **({"labels": first["labels"]["regime"]} if "labels" in first else {}),
+        **_energy(made),
         **({"origin": first["origin"]} if "origin" in first else {}),
     }
+
+
+def _energy(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the columns of the condensations' energy; none where it was not measured for every seed."""
+    if not made or any(row.get("energy_joules") is None for row in made):
+        return {}
+    by = "; ".join(sorted({row["energy_by"] for row in made}))
+    return {"energy_joules": _mean(row["energy_joules"] for row in made), "energy_by": by}
 
 
 def network_settings(row: Mapping[str, Any], without: Collection[str] = ()) -> str:

@@ -124,6 +124,8 @@ class CondenseRow(OfCell):
     iterations: Count | None = None
     condense_seconds: Seconds | None = None
     peak_bytes: Count | None = None
+    energy_joules: Annotated[float, Field(ge=0)] | None = None
+    energy_by: Text = ""
     learned_lr: float | None = None
     final_loss: float | None = None
     notes: list[str] = []
@@ -360,6 +362,7 @@ class JobFile(Part):
     config: Resolved
     facts: Values
     memory_facts: dict[str, int]
+    energy: bool = False
     trials_of: Text | None = None
 
 

@@ -342,7 +342,14 @@ def _accuracies(cell: Found, width: int) -> list[str]:
 def _made_by(cell: Found) -> list[tuple[str, str]]:
     facts = condensation(cell)
     shown = {"seconds": duration, "peak_bytes": size, "learned_lr": "{:.4g}".format, "final_loss": "{:.4g}".format}
-    names = {"seconds": "condensation", "peak_bytes": "peak of the tensors", "learned_lr": "learned learning rate"}
+    shown["energy_joules"] = "{:.0f} J".format
+    names = {
+        "seconds": "condensation",
+        "energy_joules": "energy",
+        "energy_by": "energy by",
+        "peak_bytes": "peak of the tensors",
+        "learned_lr": "learned learning rate",
+    }
     told = [(names.get(n, n.replace("_", " ")), shown[n](v) if n in shown else str(v)) for n, v in facts.items()]
     evaluated = sum(row["evaluate_seconds"] for row in cell.rows) if cell.status == OK else None
     told += [("evaluation", duration(evaluated))] if evaluated is not None else []
@@ -357,6 +364,7 @@ def condensation(cell: Found) -> dict[str, Any]:
     """Return the known facts of the condensation by name."""
     made = cell.made or {}
     names = {"condense_seconds": "seconds", "peak_bytes": "peak_bytes", "iterations": "iterations"}
+    names |= {"energy_joules": "energy_joules", "energy_by": "energy_by"}
     names |= {"learned_lr": "learned_lr", "final_loss": "final_loss", "distilled_images": "images"}
     return {name: made[key] for key, name in names.items() if made.get(key) is not None}
 

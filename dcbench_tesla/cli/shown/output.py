@@ -187,7 +187,8 @@ class Show(Output):
     curve: Sequence[Point]
     """The test accuracy of the sets on the way, or where none was tested the loss."""
     condensation: Mapping[str, JsonValue]
-    """``seconds``, ``peak_bytes``, ``iterations``, ``learned_lr``, ``final_loss``, ``images``; known ones only."""
+    """``seconds``, ``peak_bytes``, ``iterations``, ``learned_lr``, ``final_loss``, ``images``, ``energy_joules`` and
+    ``energy_by``; known ones only."""
     made: Mapping[str, JsonValue]
     """How it was made: ``command``, ``hardware``, ``commit``, ``versions``, ``device``, ``threads``."""
     files: Sequence[File]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dcbench_tesla.cli.shown.output import Taken
     from dcbench_tesla.cli.shown.room import Room
 
-_KINDS = ("experts", "snapshots", "checkpoints", "compiled", "preprocessing", "jobs")
+_KINDS = ("experts", "snapshots", "checkpoints", "compiled", "preprocessing", "jobs", "tuning")
 
 
 @click.command()
@@ -30,8 +30,9 @@ def clean(what: tuple[str, ...], out: Path, yes: bool, every: bool, as_json: boo
     """Show what takes how much room, and remove what is named.
 
     WHAT is experts, snapshots (distilled sets on the way), checkpoints (of finished condensations), compiled (code of
-    compiled steps, shared by all results folders), preprocessing or jobs; experts:KEY and snapshots:CELL name one of
-    them. Without WHAT nothing is removed. Results are never removed: rows, distilled sets, sheets, tables, figures.
+    compiled steps, shared by all results folders), preprocessing, jobs or tuning (searches that were not finished);
+    experts:KEY and snapshots:CELL name one of them. Without WHAT nothing is removed. Results are never removed: rows,
+    distilled sets, sheets, tables, figures.
     Experts that are removed are trained again where a run needs them; a cell without its snapshots is not evaluated on
     the way any more.
 

@@ -65,6 +65,11 @@ class Workspace:
         return self.root / "jobs"
 
     @property
+    def tuning(self) -> Path:
+        """Trials of searches while they run."""
+        return self.root / "tuning"
+
+    @property
     def sheets(self) -> Path:
         """PNG sheets of the distilled sets whose images may be passed on."""
         return self.root / "sheets"

@@ -61,7 +61,8 @@ def draw(space: Space, told: Sequence[Told], count: int, seed: int, first: Value
     if first is not None and not told:
         study.enqueue_trial(dict(first))
     drawn = [study.ask(distributions).params for _ in range(count)]
-    return [{label: space[label].nearest(values[label]) for label in space} for values in drawn]
+    found = [{label: space[label].nearest(values[label]) for label in space} for values in drawn]
+    return found if first is None or told else [dict(first), *found[1:]]
 
 
 def _distribution(found: Range | Choices) -> "BaseDistribution":

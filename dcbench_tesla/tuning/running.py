@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dcbench_tesla.backends.sweep import sweep
 from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.cells.session import Session
 from dcbench_tesla.config import CellConfig, overrides_from, resolved_again
+from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.progress import duration, say
@@ -25,7 +26,6 @@ from dcbench_tesla.tuning.draws import Told, draw
 from dcbench_tesla.tuning.space import space_of
 from dcbench_tesla.tuning.trials import STAGE, Row, Search, best_first, score
 
-FOLDER = "tuning"
 _VALIDATION = 0.05  # the share of the training images that a remedy names
 _LOST = ("diverged", "out of memory", "timed out")  # what a trial's settings can do; what else fails is tried again
 
@@ -52,7 +52,15 @@ class Running:
         return Session(folder, data_dir=self.data_dir, execution=execution, trials_of=self.results.root)
 
 
-def search_for(config: CellConfig, running: Running, asked: Mapping[str, Any], *, batch: int, command: str) -> Search:
+def search_for(
+    config: CellConfig,
+    running: Running,
+    asked: Mapping[str, Any],
+    *,
+    batch: int,
+    command: str,
+    dataset: Dataset | None = None,
+) -> Search:
     """Return the search for the settings of a cell.
 
     Args:
@@ -61,6 +69,7 @@ def search_for(config: CellConfig, running: Running, asked: Mapping[str, Any], *
         asked: the entries of ``--search`` that the cell's method has.
         batch: trials that are drawn before any of them is known.
         command: the command, for rows.
+        dataset: the cell's data set, if it is loaded already.
 
     Raises:
         UsageError: no images are held out to choose on, or there is nothing to search.
@@ -72,7 +81,7 @@ def search_for(config: CellConfig, running: Running, asked: Mapping[str, Any], *
         )
     space = space_of(config, asked)
     last_only = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, every=0))
-    dataset = running.session(running.results.root / FOLDER).dataset(config.dataset)
+    dataset = dataset or running.session(running.results.tuning).dataset(config.dataset)
     return Search(config=last_only, dataset=dataset, space=space, batch=batch, command=command)
 
 
@@ -88,7 +97,7 @@ def run_search(search: Search, trials: int, running: Running) -> list[Row]:
     rows: list[Row] = []
     if len(found := _recorded(search, trials, running)) == trials:
         return [found[number] for number in range(trials)]
-    folder = running.results.root / FOLDER / search.key
+    folder = running.results.tuning / search.key
     session = running.session(folder)
     session.use(search.config.dataset, search.dataset)
     with _alone(folder, search):
@@ -131,6 +140,9 @@ def _alone(folder: Path, search: Search) -> Iterator[None]:
         yield
     finally:
         lock.release()
+    shutil.rmtree(folder, ignore_errors=True)  # the rows of the trials say what counts
+    with suppress(OSError):
+        folder.parent.rmdir()  # unless another search is there
 
 
 class _Batch:
@@ -156,7 +168,7 @@ class _Batch:
         for number, twin in twins.items():
             if number not in self._rows:
                 self._again(number, twin)
-        for name in ("cells", "rows", "sheets", "jobs"):  # the rows of the trials say what counts
+        for name in ("cells", "rows", "sheets", "jobs"):
             shutil.rmtree(self._session.workspace.root / name, ignore_errors=True)
         return [self._rows[number] for number in numbers]
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 from dcbench_tesla import registry
@@ -130,7 +131,7 @@ class Search:
             "number": number,
             "budget": budget,
             "batch": self.batch,
-            "sampler": SAMPLER,
+            "sampler": f"{SAMPLER} of optuna {version('optuna')}",
             "space": self.described,
             "values": dict(values),
             "method": c.method,

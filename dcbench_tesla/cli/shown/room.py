@@ -100,6 +100,7 @@ KINDS: Mapping[str, Callable[[Workspace], Iterator[Room]]] = {
     "compiled": _compiled,
     "preprocessing": lambda w: _whole("preprocessing", w.preprocessing, "whitenings"),
     "jobs": lambda w: _whole("jobs", w.jobs, "jobs and logs of worker processes"),
+    "tuning": lambda w: _whole("tuning", w.tuning, "trials of searches that were not finished"),
 }
 
 
@@ -107,7 +108,9 @@ def taken(workspace: Workspace) -> list[Room]:
     """Return everything that takes room and can be made again, by kind, and the results, which stay."""
     found = [room for kind in KINDS.values() for room in kind(workspace)]
     counted = {path for room in found for path in room.paths}
-    others = [path for path in workspace.root.glob("*") if path.name not in ("experts", "preprocessing", "jobs")]
+    others = [
+        path for path in workspace.root.glob("*") if path.name not in ("experts", "preprocessing", "jobs", "tuning")
+    ]
     files = [p for other in others for p in (other.rglob("*") if other.is_dir() else (other,)) if not p.is_dir()]
     kept = [file for file in files if not counted & {file, *file.parents}]
     about = "rows, distilled images, records, tables: never removed"

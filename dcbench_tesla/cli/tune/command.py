@@ -137,10 +137,12 @@ def _searches(
     from dcbench_tesla.tuning.running import search_for
     from dcbench_tesla.tuning.space import shared_out
 
-    return [
-        search_for(config, running, asked, batch=batch, command=_command(config, asked, texts, trials, batch))
-        for config, asked in zip(configs, shared_out(configs, texts), strict=True)
-    ]
+    found: list[Search] = []
+    for config, asked in zip(configs, shared_out(configs, texts), strict=True):
+        command = _command(config, asked, texts, trials, batch)
+        dataset = found[0].dataset if found else None  # all have the same
+        found.append(search_for(config, running, asked, batch=batch, command=command, dataset=dataset))
+    return found
 
 
 def _command(config: "CellConfig", asked: Mapping[str, Any], texts: Sequence[str], trials: int, batch: int) -> str:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -79,17 +79,28 @@ def wait_for(seen: Callable[[], bool], log: Path, alive: Callable[[], bool] = la
 
 
 class Running:
-    """``dcbench run`` with words, in a process of its own."""
+    """``dcbench run`` with words, in a process of its own, which ends with the test."""
+
+    started: ClassVar[list["subprocess.Popen[bytes]"]] = []
 
     def __init__(self, out: Path, log: Path, *words: str) -> None:
         self.log = log
         line = [sys.executable, "-m", "dcbench_tesla", "run", "--device", "cpu", "--out", str(out), *words]
         with log.open("a") as file:
             self.process = subprocess.Popen(line, stdout=file, stderr=file)
+        self.started.append(self.process)
 
     def wait_for(self, seen: Callable[[], bool]) -> None:
         """Wait until ``seen``, which has to happen before the process ends."""
         wait_for(seen, self.log, lambda: self.process.poll() is None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on() -> Iterator[None]:
+    """A test that fails leaves no process behind."""
+    yield
+    while Running.started:
+        Running.started.pop().kill()
 
 
 def attempts(log: Path) -> list[re.Match[str]]:

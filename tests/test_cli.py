@@ -12,6 +12,7 @@ import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import click
 import numpy as np
@@ -576,7 +577,9 @@ def test_check_method_reports_every_point() -> None:
 
 
 class Running:
-    """``python -m dcbench_tesla ...`` in a process of its own."""
+    """``python -m dcbench_tesla ...`` in a process of its own, which ends with the test."""
+
+    started: ClassVar[list["subprocess.Popen[bytes]"]] = []
 
     def __init__(self, log: Path, data_dir: Path, *words: object) -> None:
         self.log = log
@@ -587,6 +590,7 @@ class Running:
             hearing = signal.signal(signal.SIGINT, signal.default_int_handler)
             self._process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=log.parent)
             signal.signal(signal.SIGINT, hearing)
+        self.started.append(self._process)
 
     def wait_for(self, seen: Callable[[], bool], seconds: float) -> bool:
         """Wait until ``seen``, for so many seconds at most."""
@@ -605,6 +609,14 @@ class Running:
             return self._process.wait(120)
         finally:
             self._process.kill()
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on() -> Iterator[None]:
+    """A test that fails leaves no process behind."""
+    yield
+    while Running.started:
+        Running.started.pop().kill()
 
 
 @pytest.fixture(scope="module")
@@ -643,7 +655,7 @@ def test_ctrl_c_in_the_condensation_keeps_the_iterations_that_are_done(tmp_path:
     words = ["run", "--method", "tesla", "--preset", "smoke", "--no-baseline", "--set", "iterations=20000"]
     words += ["--set", "evaluation.every=0", "--set", "experts.count=1", "--set", "network.width=4"]
     running = Running(tmp_path / "log", tmp_path, *words)
-    assert running.wait_for(lambda: any(tmp_path.glob("runs/cells/*/metrics.jsonl")), 60), running.log.read_text()
+    assert running.wait_for(lambda: any(tmp_path.glob("runs/cells/*/metrics.jsonl")), 300), running.log.read_text()
     time.sleep(1.5)  # some iterations, and far from the half minute of the next checkpoint
     assert running.interrupt() == 130
     (checkpoint,) = tmp_path.glob("runs/cells/*/checkpoint.safetensors")

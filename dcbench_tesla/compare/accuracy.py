@@ -422,7 +422,7 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Secti
     dataset, ipc, preset, data = key
     # of several evaluations of one set by one recipe, the one that evaluated most snapshots is shown
     group = group.sort_values("evaluated_sets", kind="stable")
-    columns = list(dict.fromkeys(group.sort_values("evaluator", key=_convnet_first, kind="stable")["column"]))
+    columns = _in_order(group)
     marked = set(group.loc[group[f"{statistic}_level"].eq(True), "column"])
     cells: dict[tuple[str, str], Cell] = {}
     for row in group.to_dict("records"):
@@ -573,8 +573,14 @@ def _known(number: Any) -> float | None:
     return None if pd.isna(number) else float(number)
 
 
-def _convnet_first(names: "pd.Series[str]") -> "pd.Series[str]":
-    return names.where(names != "convnet", "")
+def _in_order(group: pd.DataFrame) -> list[str]:
+    """Return the columns of a section: the ConvNet's first, and of one evaluator those first that most methods have."""
+    about = {
+        "evaluator": group["evaluator"].where(group["evaluator"] != "convnet", ""),
+        "lacking": -group["column"].map(group["column"].value_counts()),
+    }
+    found = pd.DataFrame(about).assign(column=group["column"])
+    return list(dict.fromkeys(found.sort_values(["evaluator", "lacking"], kind="stable")["column"]))
 
 
 def _lines(group: pd.DataFrame, told: "pd.Series[str]") -> "pd.Series[str]":

@@ -178,7 +178,7 @@ def test_a_wide_table_is_broken_into_several(tmp_path: Path) -> None:
 
 
 def test_a_method_in_the_report_has_few_words(written: Path) -> None:
-    text = page(Workspace(written))
+    text = page(Workspace(written)).partition('<section aria-labelledby="verified"')[0]  # whose sets have long names
     assert re.search(r">tesla \(a\)<", text)
     assert "tesla (a): lr_images=" in re.sub(r"</?code>", "", text)
     cells = re.findall(r"<th scope=\"row\"[^>]*>([^<]*)<|<td[^>]*>(tesla[^<]*)<", text)

@@ -59,11 +59,13 @@ class StoredForm:
         self.decoder = Decoder(factor) if factor > 1 else None
         self.copies = factor**2
         self.per_class = problem.ipc * self.copies
-        self._grey = grey_of(train.preprocessing, (task.channels, task.side, task.side), problem.device)
+        shape = (task.channels, task.side, task.side)
+        # without a decoder nothing is held on the device
+        self._grey = None if self.decoder is None else grey_of(train.preprocessing, shape, problem.device)
 
     def decode(self, stored: Tensor) -> Tensor:
         """Return the training images ``(M, C, H, W)`` of ``stored`` ``(N, C, H, W)``, those of one after another."""
-        return stored if self.decoder is None else self.decoder(stored, self._grey)
+        return stored if self.decoder is None or self._grey is None else self.decoder(stored, self._grey)
 
     def encode(self, images: Tensor) -> Tensor:
         """Return stored images ``(N, C, H, W)`` whose tiles are ``images`` ``(M, C, H, W)``, downsized to the nearest.

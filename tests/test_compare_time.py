@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -96,6 +97,14 @@ def test_methods_on_the_same_shapes_take_turns(monkeypatch: pytest.MonkeyPatch) 
     assert len(calls) == len(wanted) * 3
 
 
+def test_points_of_all_steps_take_turns_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Played(monkeypatch, lambda method, turn: (1, 1))
+    wanted = points(["mtt", "tesla"], ["digits"], steps=(1, 5), **SMALL)
+    table = measure(wanted, CPU, repetitions=1, all_steps=True)
+    assert played.ran == [Ran("mtt", 1), Ran("mtt", 5), Ran("tesla", 1), Ran("tesla", 5)] * 2
+    assert table["turns"].nunique() == 1
+
+
 def test_a_method_with_settings_takes_turns_with_the_others_and_has_its_own_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -153,6 +162,7 @@ def test_what_does_not_fit_is_a_row_and_runs_nowhere(monkeypatch: pytest.MonkeyP
         assert row["status"] == "not run: needs 57.00 GiB, 20.00 GiB are free"
         assert row["repetitions"] == 0
         assert all(pd.isna(row[name]) for name in row if str(name).endswith("_seconds"))
+    assert set(measure(wanted, CPU, repetitions=1, unchecked=True)["status"]) == {"ok"}
     played.bytes = 20 * 2**30  # exactly so much is free
     assert set(measure(wanted, CPU, repetitions=1)["status"]) == {"ok"}
 
@@ -232,6 +242,26 @@ NOT_RUN = {name: None for name in row() if name.endswith("_seconds")} | {"status
 def rows(*changes: dict[str, Any]) -> pd.DataFrame:
     kinds = {"matching_steps": "Int64"} | {name: "float64" for name in row() if name.endswith("_seconds")}
     return pd.DataFrame([row(**changed) for changed in changes]).astype(kinds)
+
+
+def test_a_line_through_smaller_steps_has_an_interval() -> None:
+    exact = rows(*({"matching_steps": t, "iteration_seconds": 1 + 2.0 * t} for t in (2, 4, 8)))
+    line = timing.extrapolated(exact, 50)
+    assert line is not None
+    assert line[:3] == pytest.approx((101, 101, 101))
+    assert line.steps == (2, 4, 8)
+    rough = exact.assign(iteration_seconds=[5.5, 8.0, 17.5])
+    found = timing.extrapolated(rough, 50)
+    assert found is not None
+    t, s = np.array([2, 4, 8]), np.array([5.5, 8.0, 17.5])
+    design = np.stack([np.ones(3), t], 1)
+    weights, (squares,), *_ = np.linalg.lstsq(design, s, rcond=None)
+    at = np.array([1, 50])
+    error = np.sqrt(squares * at @ np.linalg.inv(design.T @ design) @ at)  # one degree of freedom
+    value, half = at @ weights, 12.7062047 * error
+    assert found[:3] == pytest.approx((value, value - half, value + half))
+    assert timing.extrapolated(exact.assign(status=["ok", "ok", "out of memory"]), 50) is None
+    assert timing.extrapolated(exact.assign(matching_steps=[2, 2, 4]), 50) is None
 
 
 def test_a_second_run_replaces_equal_rows_and_keeps_the_others(tmp_path: Path) -> None:
@@ -318,6 +348,19 @@ def test_a_compiled_point_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(table["compiled"]) == [False, True]
     assert (table["iteration_seconds"] > 0).all()
     assert len(compilations) == 2  # pass 1, pass 2
+
+
+def test_steps_that_could_not_be_compiled_have_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(function: Any, **how: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    wanted = points(["tesla"], ["digits"], steps=(1,), batch_sizes=(10,), width=4)
+    eager, compiled = measure(wanted, CPU, repetitions=1, compiled=[False, True]).to_dict("records")
+    assert eager["status"] == "ok"
+    assert compiled["status"].startswith("not run: the inner step could not be compiled")
+    assert compiled["status"].endswith("RuntimeError: no compiler")
+    assert compiled["repetitions"] == 0
 
 
 def test_against_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

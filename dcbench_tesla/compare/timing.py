@@ -2,14 +2,20 @@
 
 No data files are needed: images are noise and experts are random, and time does not depend on their values. The speed
 of a machine drifts, so only measurements taken side by side can be compared. Methods on the same shapes with the same T
-therefore take turns: every method runs one iteration, then every method runs the next.
+therefore take turns: every method runs one iteration, then every method runs the next. What took turns has the same
+text in the column ``turns``.
+
+Where T steps do not fit in memory, fewer of them may: time is linear in T, and :func:`extrapolated` is a line through
+what was measured.
 """
 
 import gc
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -39,6 +45,12 @@ KEY = [*COLUMNS, "compiled", "meter", "hardware", "threads"]
 
 COMPILED = ", compiled"
 
+FEWEST = 3
+"""The least number of T for a line through their seconds."""
+
+LEVEL = 0.95
+"""The level of the interval of an extrapolation."""
+
 _SECONDS = ("iteration_seconds", "iteration_spread_seconds", "step_seconds", "pass1_seconds", "pass2_seconds")
 
 
@@ -58,6 +70,8 @@ def measure(
     *,
     repetitions: int,
     compiled: Sequence[bool] = (False,),
+    all_steps: bool = False,
+    unchecked: bool = False,
     done: Callable[[], None] = lambda: None,
     keep: Keep = keep_nothing,
 ) -> pd.DataFrame:
@@ -65,13 +79,15 @@ def measure(
 
     A row has the median and the interquartile range of ``repetitions`` iterations, and the medians of their passes. A
     point that needs more memory than is free is not run, and its row has no seconds and a status that says so. The same
-    holds if a GPU runs out of memory.
+    holds if a GPU runs out of memory, or if what is to be compiled cannot be compiled.
 
     Args:
         wanted: the points.
         execution: device and threads.
         repetitions: number of timed iterations of each row.
         compiled: whether methods that can be compiled are; with both values they have two rows, which take turns.
+        all_steps: whether points with different T take turns too.
+        unchecked: run what is predicted not to fit in memory too; where main memory ends, the system kills the process.
         done: called ``repetitions + 1`` times per row, once of them for the warm-up.
         keep: called with the rows of methods that took turns, when all of them are finished.
 
@@ -90,16 +106,21 @@ def measure(
     with older_objects_kept():
         # all are made before the first one runs, so that an invalid point raises at once and not after hours
         groups = [
-            [_Timed(point, how, device, meter) for point, how in variants(group, compiled)] for group in _groups(wanted)
+            [_Timed(point, how, device, meter, unchecked=unchecked) for point, how in variants(group, compiled)]
+            for group in _groups(wanted, all_steps=all_steps)
         ]
         for timed in groups:
+            turns = {"turns": datetime.now(UTC).isoformat(timespec="seconds")}
             for turn in (_Timed.warm_up, *[_Timed.repeat] * repetitions):
                 for one in timed:
                     turn(one)
                     done()
             for one in timed:
                 one.release()
-            found = [{**asdict(one.point), "compiled": one.compile, **where, **one.found(), **origin} for one in timed]
+            found = [
+                {**asdict(one.point), "compiled": one.compile, **where, **one.found(), **origin, **turns}
+                for one in timed
+            ]
             keep(_table(found))
             rows += found
     return _table(rows)
@@ -109,11 +130,12 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({**COLUMN_TYPES, **dict.fromkeys(_SECONDS, "float64")})
 
 
-def _groups(wanted: Iterable[Point]) -> list[list[Point]]:
-    """Return the points in groups that differ in their method and its settings only."""
+def _groups(wanted: Iterable[Point], *, all_steps: bool) -> list[list[Point]]:
+    """Return the points in groups that differ in their method and its settings only, or in T too with ``all_steps``."""
     groups: dict[Point, list[Point]] = {}
     for point in wanted:
-        groups.setdefault(replace(point, method="", settings=""), []).append(point)
+        same = replace(point, method="", settings="")
+        groups.setdefault(replace(same, matching_steps=None) if all_steps else same, []).append(point)
     return list(groups.values())
 
 
@@ -123,13 +145,78 @@ def variants(wanted: Iterable[Point], compiled: Sequence[bool]) -> list[tuple[Po
     return list(dict.fromkeys(found))
 
 
-class _Timed:
-    """A point and the times of its runs. It runs only if it fits in memory."""
+def needed_bytes(point: Point, device: torch.device, meter: MemoryMeter) -> int:
+    """Return the predicted peak of an iteration on ``device``; ``meter`` is that of predictions.
 
-    def __init__(self, point: Point, compile: bool, device: torch.device, meter: MemoryMeter) -> None:
+    Raises:
+        UsageError: the point is invalid.
+    """
+    return meter.measure(point.workload(meter.device, shortened=True, chosen_for=device)).peak_bytes
+
+
+def does_not_fit(needed: int, device: torch.device) -> str:
+    """Return why an iteration of so many bytes does not fit on ``device``, as a text, or "" if it does."""
+    return f"needs {size(needed)}, {size(free)} are free" if needed > (free := free_bytes(device)) else ""
+
+
+_NOT_COMPILED = ".*could not be compiled"  # of the warning of CompiledFunctions
+
+
+class Line(NamedTuple):
+    """Seconds of an iteration that a line through measured ones gives, with their interval at :data:`LEVEL`.
+
+    Attributes:
+        seconds: the line's value.
+        low: the lower end of the interval.
+        high: its upper end.
+        steps: the T that were measured.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    steps: tuple[int, ...]
+
+
+def extrapolated(rows: pd.DataFrame, matching_steps: int) -> Line | None:
+    """Return the seconds of an iteration with ``matching_steps`` steps from those of ``rows``, which have other T.
+
+    The line ``s = a + b T`` is that of least squares through the medians. With n rows, residuals r and mean T', the
+    standard error of its value at T is ``sqrt(sum r^2 / (n - 2) (1 / n + (T - T')^2 / sum (T_i - T')^2))``; the
+    interval is that of Student's t with n - 2 degrees of freedom.
+
+    Args:
+        rows: rows of one method on the same shapes.
+        matching_steps: T.
+
+    Returns:
+        The value, or ``None`` if fewer than :data:`FEWEST` different T ran.
+    """
+    from scipy import stats  # type: ignore[import-untyped]
+
+    ran = rows[rows["status"] == "ok"].sort_values("matching_steps")
+    t, seconds = (ran[name].to_numpy(dtype=float) for name in ("matching_steps", "iteration_seconds"))
+    if len(set(t)) < FEWEST:
+        return None
+    line = stats.linregress(t, seconds)
+    residual = math.sqrt(float(((seconds - line.intercept - line.slope * t) ** 2).sum()) / (len(t) - 2))
+    error = math.hypot(residual / math.sqrt(len(t)), float(line.stderr) * (matching_steps - t.mean()))
+    value, half = (
+        float(line.intercept + line.slope * matching_steps),
+        error * float(stats.t.ppf((1 + LEVEL) / 2, len(t) - 2)),
+    )
+    return Line(value, value - half, value + half, tuple(map(int, t)))
+
+
+class _Timed:
+    """A point and the times of its runs. It runs only if it fits in memory, or if that is not checked."""
+
+    def __init__(
+        self, point: Point, compile: bool, device: torch.device, meter: MemoryMeter, *, unchecked: bool
+    ) -> None:
         self.point, self.compile, self._device = point, compile, device
-        prepare = point.workload(meter.device, shortened=True, chosen_for=device)
-        self._needed_bytes = meter.measure(prepare).peak_bytes
+        self._needed_bytes = needed_bytes(point, device, meter)
+        self._unchecked = unchecked
         self._laps: list[PhaseClock] = []
         self._run: Callable[[], object] | None = None
         self._status = "ok"
@@ -139,9 +226,15 @@ class _Timed:
 
         A process that takes more main memory than there is would be killed.
         """
-        if self._needed_bytes > (free := free_bytes(self._device)):
-            self._status = f"not run: needs {size(self._needed_bytes)}, {size(free)} are free"
-        self._attempt(self._make_ready)
+        if not self._unchecked and (reason := does_not_fit(self._needed_bytes, self._device)):
+            self._status = f"not run: {reason}"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", _NOT_COMPILED)  # its times would be those of eager steps
+            try:
+                self._attempt(self._make_ready)
+            except UserWarning as told:
+                self._status = f"not run: {told}"
+                self.release()
 
     def repeat(self) -> None:
         """Run one iteration and record its time."""

@@ -131,7 +131,9 @@ COMMAND_LINE = {
     "report": ["--out", "--shipped", "--output", "--all-pictures"],
     "merge": ["sources", "--out", "--no-tensors", "--experts"],
     "reproduce": [],
-    "reproduce figure1": ["--dataset", "--method", "--run", "--device", "--out", "--shipped", "--force"],
+    "reproduce figure1": [
+        *("--dataset", "--method", "--run", "--compile", "--extrapolate", "--device", "--out", "--shipped", "--force"),
+    ],
     **{
         f"reproduce {what}": [
             *("--dataset", "--ipc", "--method", "--preset", "--run", "--device", "--data-dir", "--out"),

@@ -29,6 +29,8 @@ from dcbench_tesla.records import workspace as workspaces
 from dcbench_tesla.records.rows import damaged_rows, stage_rows
 from dcbench_tesla.records.workspace import DEFAULT_OUT, Workspace, with_shipped
 from dcbench_tesla.reports import figure1
+from dcbench_tesla.reports.figure1b.rows import figure_b, lost
+from dcbench_tesla.reports.figure1b.shown import markdown_b
 from dcbench_tesla.reports.html import page
 from tests import fixtures_report as fixtures
 
@@ -258,12 +260,12 @@ def test_figure_1_takes_shipped_measurements_and_does_not_miss_them_later(shippe
     none = read_csv(out / "figures" / "memory.csv", memory.KEY)
     best = figure1.best(add_shipped(none, with_shipped(out), "memory.csv", memory.KEY))
     nothing = pd.DataFrame(columns=timing.KEY)
-    table = figure1.figure_b(best, nothing)
+    table = figure_b(best, nothing)
     assert set(table["memory_hardware"]) == {"a GPU (shipped)"}
-    assert "meter cuda (a GPU (shipped))" in figure1.markdown_b(table)
-    assert figure1.lost(table, table.iloc[:0]) == []
+    assert "meter cuda (a GPU (shipped))" in markdown_b(table)
+    assert lost(table, table.iloc[:0]) == []
     own = table.assign(memory_hardware="a GPU")
-    assert len(figure1.lost(own, table.iloc[:0])) == len(table)
+    assert len(lost(own, table.iloc[:0])) == len(table)
 
 
 # -------------------------------------------------------------------------------------------------------- the paper's

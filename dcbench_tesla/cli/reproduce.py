@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dcbench_tesla.cells.session import Session
     from dcbench_tesla.config import CellConfig
     from dcbench_tesla.reports.declarations import Declaration, Part
+    from dcbench_tesla.reports.figure1b.runtimes import Extrapolate
 
 
 @click.group(cls=Group)
@@ -56,7 +57,10 @@ _shipped_option = click.option(
     default=None,
     help="Add the repository's committed results, marked (shipped).  [default: in a checkout, if --out has none]",
 )
-_HOW_TO_RUN = ("device", "data_dir", "backend", "at_once", "timeout", "backend_settings", "logs", "compile")
+_HOW_TO_RUN = (
+    *("device", "data_dir", "backend", "at_once", "timeout", "backend_settings", "logs", "compile"),
+    *("compiled", "extrapolate"),
+)
 _part_options = options(
     *part_options,
     click.option("--run", "run_missing", is_flag=True, help="First run the missing cells of this part."),
@@ -140,9 +144,29 @@ def related(**given: Any) -> None:
 
 @reproduce.command()
 @options(
-    click.option("--dataset", "datasets", multiple=True, help="Make the figure only if it has this data set."),
+    click.option(
+        "--dataset",
+        "datasets",
+        multiple=True,
+        help="Make the figure only if it has this data set; with --run, time only this one.",
+    ),
     click.option("--method", "methods", multiple=True, help="Make the figure only if it has this method."),
     click.option("--run", "run_missing", is_flag=True, help="First time the points not yet timed on this machine."),
+    click.option(
+        "--compile",
+        "compiled",
+        type=click.Choice(["off", "both"]),
+        default="both",
+        show_default=True,
+        help="With --run, also time compiled steps.",
+    ),
+    click.option(
+        "--extrapolate",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help="With --run, time smaller T: of what does not fit in memory, of mtt in any case, of nothing.",
+    ),
     device_option,
     out_option,
     _shipped_option,
@@ -152,6 +176,8 @@ def figure1(
     datasets: tuple[str, ...],
     methods: tuple[str, ...],
     run_missing: bool,
+    compiled: str,
+    extrapolate: "Extrapolate",
     device: str,
     out: Path,
     shipped: bool | None,
@@ -165,10 +191,14 @@ def figure1(
     OUT/figures/time.csv; points that were not timed are empty. Writes OUT/figures/memory.csv, figure1a and figure1b
     (PNG, SVG, and figure1b.csv) and OUT/tables/figure1.md and growth.csv.
 
+    --run times all methods of a data set in turns, with --dataset only that data set. What does not fit in memory is
+    timed at smaller T, and a least-squares line through them gives the time at T = 50, which is named extrapolated.
+
     \b
     Examples:
       dcbench reproduce figure1
       dcbench reproduce figure1 --run
+      dcbench reproduce figure1 --run --dataset cifar100 --compile off
       dcbench reproduce figure1 --run --device cuda
     """
     from dcbench_tesla.cells.execution import Execution
@@ -179,6 +209,8 @@ def figure1(
     from dcbench_tesla.reports import figure1 as declared
     from dcbench_tesla.reports import growth
     from dcbench_tesla.reports.declarations import NotInTableError, Part
+    from dcbench_tesla.reports.figure1b.rows import figure_b, lost
+    from dcbench_tesla.reports.figure1b.shown import draw_b, markdown_b
     from dcbench_tesla.reports.files import Report
 
     check_part(Part(datasets=datasets, methods=methods))
@@ -188,11 +220,13 @@ def figure1(
         raise NotInTableError(
             f"figure1 has nothing of {' and '.join([*datasets, *methods])}: it has {', '.join(known)}."
         )
+    _check_effect(click.get_current_context(), run_missing=run_missing, has_effect=("device",))
     workspace = _workspace(out, shipped=shipped, run_missing=run_missing)
     workspace.check_writable()
     figures, tables = workspace.figures, workspace.tables
     if run_missing:
-        _time_figure1(device, figures / "time.csv")
+        how = [False, True] if compiled == "both" else [False]
+        _time_figure1(device, figures / "time.csv", compiled=how, extrapolate=extrapolate, datasets=datasets)
     on = "cpu" if device == "auto" else Execution.resolve(device).device
     with bar("memory", len(wanted) + growth.count(), unit="point") as shown:
         memory = memories.measure(wanted, "auto", on, done=shown.advance)
@@ -200,8 +234,8 @@ def figure1(
     memory = merge_csv(figures / "memory.csv", memory, memories.KEY)
     memory = declared.best(add_shipped(memory, workspace, "memory.csv", memories.KEY))
     time = add_shipped(read_csv(figures / "time.csv", timing.KEY), workspace, "time.csv", timing.KEY)
-    table = declared.figure_b(memory, time)
-    panels = [declared.markdown_a(memory), declared.markdown_batch(memory), declared.markdown_b(table)]
+    table = figure_b(memory, time)
+    panels = [declared.markdown_a(memory), declared.markdown_batch(memory), markdown_b(table)]
     text = "\n".join([*panels, growth.markdown(grown)])
     made = Report(
         text=text,
@@ -209,10 +243,10 @@ def figure1(
         texts={tables / "figure1.md": text, tables / "growth.csv": csv_text(grown)},
         figures={
             figures / "figure1a": declared.draw_a(memory),
-            figures / "figure1b": declared.draw_b(table),
+            figures / "figure1b": draw_b(table),
         },
         column="paper_time_ratio",
-        lost=declared.lost,
+        lost=lost,
     )
     click.echo(text)
     written = [figures / "memory.csv", *made.write(force=force)]
@@ -440,22 +474,34 @@ def _pending(configs: "list[CellConfig]", session: "Session", workspace: Workspa
     return [cell for cell, found in zip(cells, planned, strict=True) if found.stages], damaged + len(absent)
 
 
-def _time_figure1(device: str, path: Path) -> None:
-    """Time the points of Figure 1b that were not timed on this machine, and save each row when it is measured."""
+def _time_figure1(
+    device: str, path: Path, *, compiled: "Sequence[bool]", extrapolate: "Extrapolate", datasets: tuple[str, ...]
+) -> None:
+    """Time the points of Figure 1b that were not timed on this machine; save those of a data set when it is done."""
     from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv, read_csv
-    from dcbench_tesla.records.environment import hardware
-    from dcbench_tesla.records.progress import bar
-    from dcbench_tesla.reports import figure1 as declared
+    from dcbench_tesla.records.progress import bar, say
+    from dcbench_tesla.reports.figure1b.runtimes import to_time
 
     execution = Execution.resolve(device)
     known = read_csv(path, timing.KEY)
-    wanted = declared.untimed(known, hardware(execution.device), execution.threads)
+    plan = to_time(known, execution, compiled=compiled, extrapolate=extrapolate, datasets=datasets)
+    for text in plan.told:
+        say(text)
     repetitions = timing.repetitions(execution)
 
     def keep(rows: "DataFrame") -> None:
         merge_csv(path, rows, timing.KEY)
 
-    with bar("time", len(wanted) * (repetitions + 1), unit="run") as shown:
-        timing.measure(wanted, execution, repetitions=repetitions, done=shown.advance, keep=keep)
+    with bar("time", len(timing.variants(plan.points, compiled)) * (repetitions + 1), unit="run") as shown:
+        timing.measure(
+            plan.points,
+            execution,
+            repetitions=repetitions,
+            compiled=compiled,
+            all_steps=True,
+            unchecked=extrapolate == "never",
+            done=shown.advance,
+            keep=keep,
+        )

@@ -11,5 +11,5 @@ uv run dcbench compare memory --meter predicted --dataset cifar100 --dataset ima
 uv run dcbench compare memory --meter cuda --out "$out"
 uv run dcbench compare memory --meter cuda --dataset imagenet1k-64 --out "$out"
 uv run dcbench compare time --device cuda --out "$out"
-uv run dcbench compare time --device cuda --dataset imagenet1k-64 --steps 10 --steps 50 --out "$out"
+uv run dcbench compare time --device cuda --dataset imagenet1k-64 --steps 10 --out "$out"
 uv run dcbench reproduce figure1 --run --device cuda --out "$out"

@@ -655,7 +655,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(cifar10: Path, 
 
 def test_ctrl_c_in_the_condensation_keeps_the_iterations_that_are_done(tmp_path: Path) -> None:
     words = ["run", "--method", "tesla", "--preset", "smoke", "--no-baseline", "--set", "iterations=20000"]
-    words += ["--set", "evaluation.every=0", "--set", "experts.count=1", "--set", "network.width=4"]
+    words += ["--set", "evaluation.every=0", "--set", "experts.count=1", "--set", "network.width=4", "--compile", "off"]
     running = Running(tmp_path / "log", tmp_path, *words)
     assert running.wait_for(lambda: any(tmp_path.glob("runs/cells/*/metrics.jsonl")), 300), running.log.read_text()
     time.sleep(1.5)  # some iterations, and far from the half minute of the next checkpoint

@@ -91,7 +91,7 @@ def test_results_go_to_one_folder_that_git_ignores() -> None:
 
 def test_what_reads_rows_reads_shipped_ones_if_asked() -> None:
     assert set(commands_with("--shipped")) == {
-        *("compare accuracy", "compare scores", "list", "plan", "report", "show"),
+        *("compare accuracy", "compare scores", "compare regimes", "list", "plan", "report", "show"),
         *(f"reproduce {name}" for name in ("table1", "table2", "table3", "related", "figure1", "figure2", "all")),
     }
 

@@ -134,7 +134,7 @@ class _Lines(Bar):
 
     def _tell_if_due(self) -> None:
         with self._alone:
-            if time.monotonic() - self._shown >= _LINE_EVERY_S:
+            if not self._over.is_set() and time.monotonic() - self._shown >= _LINE_EVERY_S:
                 self._shown = time.monotonic()
                 words = [f"{self.label}: {self.done}/{self.total}", self.status(), self._note]
                 say(", ".join(filter(None, words)))

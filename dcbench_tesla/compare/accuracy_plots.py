@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _APART = ["dataset", "preset", "data", "evaluator", "labels"]  # what panels differ in
 _COSTS = {"condense_seconds": ("seconds to condense", 1.0), "peak_bytes": ("peak memory, GiB", 2.0**30)}
 _PANEL = (5.6, 3.8)  # inches
+_LONG_LEGEND = 16  # entries that fit beside a panel
 _STATISTICS = {"last": "last", "best_on_validation": "best on validation", "best_on_test": "best on test"}
 
 
@@ -39,8 +40,8 @@ def against_cost(table: pd.DataFrame, statistic: str = "last") -> "Figure | None
     """Draw accuracy against seconds and GiB of the condensation; ``None`` if fewer than two methods have a cost.
 
     Panels are data sets, IPCs, presets and evaluators; below the axis stand the machines, whose times are comparable
-    only if it is one. Rings mark the Pareto front: no other method with a cost is as cheap and more accurate. Methods
-    without a cost, which choose images or average them, are dashed lines.
+    only if it is one. Rings mark the Pareto front, which seconds of several machines do not have: no other method with
+    a cost is as cheap and more accurate. Methods without a cost, which choose images or average them, are dashed lines.
 
     Args:
         table: rows of :func:`~dcbench_tesla.compare.accuracy.accuracies`.
@@ -60,7 +61,13 @@ def against_cost(table: pd.DataFrame, statistic: str = "last") -> "Figure | None
 def _known(table: pd.DataFrame, statistic: str) -> pd.DataFrame:
     rows = labelled(table.dropna(subset=[statistic]))
     labels = rows["labels"].fillna("") if "labels" in rows else ""
-    return rows.assign(line=rows["line"].str.replace("`", ""), labels=labels)
+    rows = rows.assign(labels=labels)
+    common = rows.groupby([*_APART, "ipc"], dropna=False)["column"].transform(lambda names: names.mode()[0])
+    own = [
+        "" if column == usual else f", {column.removeprefix(evaluator).strip()}"
+        for column, usual, evaluator in zip(rows["column"], common, rows["evaluator"], strict=True)
+    ]
+    return rows.assign(line=rows["line"].str.replace("`", "") + own)
 
 
 def _figure(panels: Sequence[pd.DataFrame], draw: "Sequence[Callable[[Axes, pd.DataFrame], None]]") -> "Figure":
@@ -128,7 +135,8 @@ def _draw_cost(axes: "Axes", panel: pd.DataFrame, statistic: str, cost: str) -> 
         style = {"marker": drawn.marker, "color": drawn.colour, "label": f"{line} (no cost)", "clip_on": False}
         across = axes.get_yaxis_transform()
         handles += axes.plot([0, 1], [y, y], "--", linewidth=1, markevery=[0], transform=across, **style)
-    best = front(rows[cost] / unit, 100 * rows[statistic])
+    comparable = cost != "condense_seconds" or rows["hardware"].nunique() == 1  # seconds of one machine only
+    best = front(rows[cost] / unit, 100 * rows[statistic]) if comparable else []
     ring: dict[str, Any] = {
         "marker": "o",
         "markersize": 14,
@@ -136,13 +144,15 @@ def _draw_cost(axes: "Axes", panel: pd.DataFrame, statistic: str, cost: str) -> 
         "drawstyle": "steps-post",
         "linewidth": 1,
     }
-    handles += axes.plot(*zip(*best, strict=True), color=BLACK, alpha=0.5, label="Pareto front", **ring)
+    if best:
+        handles += axes.plot(*zip(*best, strict=True), color=BLACK, alpha=0.5, label="Pareto front", **ring)
     axes.set_xscale("log")
     axes.margins(x=0.12)
     plain_log(axes.xaxis)
     machines = textwrap.fill("; ".join(dict.fromkeys(panel["hardware"])), 60)
     _label(axes, f"{name}\n{machines}", statistic)
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
+    small = 8 if len(handles) <= _LONG_LEGEND else 6.5
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), fontsize=small, frameon=False)
 
 
 def _bars(rows: pd.DataFrame, statistic: str) -> list[list[float]]:

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from dcbench_tesla.cells.evaluation import records_name
 from dcbench_tesla.cells.identity import CellIdentity
 from dcbench_tesla.cells.loop import CHECKPOINT
 from dcbench_tesla.errors import CorruptFileError, UsageError
-from dcbench_tesla.records.store import read_json, write_json, writing
+from dcbench_tesla.records.store import locked, read_json, write_json, writing
 from dcbench_tesla.records.workspace import Workspace
 
 LOCK = ".lock"
@@ -163,18 +161,8 @@ def alone(place: Place, name: str, tell: Callable[[str], None]) -> Iterator[None
     Raises:
         DcbenchError: the cell's folder cannot be written.
     """
-    with writing(place.folder / LOCK):
-        place.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place.folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            tell(f"another process is at work on {name}; waiting for it")
-            lock.acquire()
-    try:
+    with locked(place.folder / LOCK, lambda: tell(f"another process is at work on {name}; waiting for it")):
         yield
-    finally:
-        lock.release()
 
 
 def complete_exchange(place: Place, workspace: Workspace, name: str, tell: Callable[[str], None]) -> None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from dcbench_tesla.backends.base import Backend, Job, Outcome
 from dcbench_tesla.backends.sweep import sweep
 from dcbench_tesla.cells.result import CellResult
@@ -20,7 +18,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.errors import DcbenchError, UsageError
 from dcbench_tesla.records.environment import environment
 from dcbench_tesla.records.progress import duration, say
-from dcbench_tesla.records.store import writing
+from dcbench_tesla.records.store import locked
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.tuning.draws import Told, draw
 from dcbench_tesla.tuning.space import space_of
@@ -128,18 +126,9 @@ def _recorded(search: Search, trials: int, running: Running) -> dict[int, Row]:
 @contextmanager
 def _alone(folder: Path, search: Search) -> Iterator[None]:
     """Hold the search's lock: a second process with the same command waits, and then finds its trials finished."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"another process searches for the settings of {search.config.method}; waiting for it")
-            lock.acquire()
-    try:
+    waiting = f"another process searches for the settings of {search.config.method}; waiting for it"
+    with locked(folder / ".lock", lambda: say(waiting)):
         yield
-    finally:
-        lock.release()
     shutil.rmtree(folder, ignore_errors=True)  # the rows of the trials say what counts
     with suppress(OSError):
         folder.parent.rmdir()  # unless another search is there

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from dcbench_tesla.cli.shown.output import Compared
     from dcbench_tesla.compare.points import Point
     from dcbench_tesla.compare.statistics import How
+    from dcbench_tesla.records.workspace import Workspace
 
 
 @click.group(cls=Group)
@@ -113,21 +116,12 @@ def accuracy(
       dcbench compare accuracy --plot --dataset fashion-mnist
     """
     from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
-    from dcbench_tesla.compare.files import csv_text
-    from dcbench_tesla.records.progress import say
-    from dcbench_tesla.records.store import write_text
 
     workspace = workspace_of(out, shipped=shipped)
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
     with damaged_rows_told(workspace, ("condense", "evaluate")):
         table = accuracies(workspace, wanted, by=interval)
-        if as_json:
-            _emit("compare accuracy", table)
-        else:
-            click.echo(markdown(table, statistic, width=terminal_width(None)))
-        write_text(workspace.tables / "accuracy.csv", csv_text(table))
-        write_text(workspace.tables / "accuracy.md", markdown(table, statistic))
-        say(f"written: {workspace.tables / 'accuracy.csv'}, accuracy.md")
+        _show("compare accuracy", table, partial(markdown, table, statistic), workspace, as_json=as_json)
         if plot:
             _plot_accuracies(table, statistic, workspace.figures)
 
@@ -160,26 +154,37 @@ def regimes(
     """
     from dcbench_tesla.compare import regimes as compared
     from dcbench_tesla.compare.accuracy import Wanted
-    from dcbench_tesla.compare.files import csv_text, save_figure
+    from dcbench_tesla.compare.files import save_figure
     from dcbench_tesla.records.progress import say
-    from dcbench_tesla.records.store import write_text
 
     workspace = workspace_of(out, shipped=shipped)
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
     with damaged_rows_told(workspace, ("condense", "evaluate")):
         table = compared.regimes(workspace, wanted)
-        if as_json:
-            _emit("compare regimes", table)
-        else:
-            click.echo(compared.markdown(table, width=terminal_width(None)))
-        write_text(workspace.tables / "regimes.csv", csv_text(table))
-        write_text(workspace.tables / "regimes.md", compared.markdown(table))
-        say(f"written: {workspace.tables / 'regimes.csv'}, regimes.md")
+        _show("compare regimes", table, partial(compared.markdown, table), workspace, as_json=as_json)
         figure = compared.figure(table)
         if figure is not None:
             say(f"written: {', '.join(map(str, save_figure(figure, workspace.figures / 'regimes')))}")
         for command in compared.missing(table):
             say(f"missing: {command}")
+
+
+def _show(
+    kind: "Compared", table: "DataFrame", text: Callable[..., str], workspace: "Workspace", *, as_json: bool
+) -> None:
+    """Print a table, and write it to the folder of tables as CSV and Markdown; ``text`` takes a ``width``."""
+    from dcbench_tesla.compare.files import csv_text
+    from dcbench_tesla.records.progress import say
+    from dcbench_tesla.records.store import write_text
+
+    if as_json:
+        _emit(kind, table)
+    else:
+        click.echo(text(width=terminal_width(None)))
+    name = kind.removeprefix("compare ")
+    write_text(workspace.tables / f"{name}.csv", csv_text(table))
+    write_text(workspace.tables / f"{name}.md", text())
+    say(f"written: {workspace.tables / name}.csv, {name}.md")
 
 
 def _plot_accuracies(table: "DataFrame", statistic: str, figures: Path) -> None:
@@ -203,11 +208,7 @@ def _nothing(text: str) -> None:
     """Show nothing: standard output has JSON."""
 
 
-def _emit(
-    kind: "Literal['compare accuracy', 'compare regimes', 'compare scores', 'compare memory', 'compare time', "
-    "'compare gradient']",
-    table: "DataFrame",
-) -> None:
+def _emit(kind: "Compared", table: "DataFrame") -> None:
     from dcbench_tesla.cli.shown.output import Compare, emit, rows_of
 
     emit(Compare(kind=kind, rows=rows_of(table)))
@@ -619,20 +620,12 @@ def scores(
     """
     from dcbench_tesla.compare import scores as compared
     from dcbench_tesla.compare.accuracy import Wanted
-    from dcbench_tesla.compare.files import csv_text
     from dcbench_tesla.records.progress import say
-    from dcbench_tesla.records.store import write_text
 
     workspace = workspace_of(out, shipped=shipped)
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
     with damaged_rows_told(workspace, ("condense", "evaluate")):
         found = compared.scores(workspace, wanted)
-        if as_json:
-            _emit("compare scores", found.table)
-        else:
-            click.echo(compared.markdown(found.table, width=terminal_width(None)))
-        write_text(workspace.tables / "scores.csv", csv_text(found.table))
-        write_text(workspace.tables / "scores.md", compared.markdown(found.table))
-        say(f"written: {workspace.tables / 'scores.csv'}, scores.md")
+        _show("compare scores", found.table, partial(compared.markdown, found.table), workspace, as_json=as_json)
         for command in found.missing:
             say(f"missing for {command}")

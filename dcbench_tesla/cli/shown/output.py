@@ -195,17 +195,21 @@ class Show(Output):
     """The files in its folder."""
 
 
+Compared = Literal[
+    "compare accuracy",
+    "compare regimes",
+    "compare scores",
+    "compare memory",
+    "compare time",
+    "compare gradient",
+]
+"""What ``dcbench compare`` compares."""
+
+
 class Compare(Output):
     """``dcbench compare accuracy --json``, also ``regimes``, ``scores``, ``memory``, ``time`` and ``gradient``."""
 
-    kind: Literal[
-        "compare accuracy",
-        "compare regimes",
-        "compare scores",
-        "compare memory",
-        "compare time",
-        "compare gradient",
-    ]
+    kind: Compared
     """What is compared."""
     rows: Sequence[Mapping[str, JsonValue]]
     """The rows of the comparison with the columns of its CSV file; what is not known is ``null``."""

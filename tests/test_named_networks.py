@@ -257,7 +257,8 @@ def test_every_committed_network_is_told_as_before() -> None:
     networks = [row["identity"]["network"] for row in committed() if row["identity"]["network"]]
     assert networks
     for network in networks:
-        assert NetworkSettings(width=network["width"], depth=network["depth"]).facts(64) == network
+        settings = NetworkSettings(name=network["name"], width=network["width"], depth=network["depth"])
+        assert settings.facts(64) == network
 
 
 def test_the_norm_counts_where_it_is_not_the_networks_own() -> None:

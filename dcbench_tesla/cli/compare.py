@@ -115,13 +115,14 @@ def accuracy(
       dcbench compare accuracy --evaluator convnet --evaluator vit --statistic best_on_test
       dcbench compare accuracy --plot --dataset fashion-mnist
     """
-    from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
+    from dcbench_tesla.compare.accuracy import Wanted, accuracies, in_markdown, sections
 
     workspace = workspace_of(out, shipped=shipped)
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
     with damaged_rows_told(workspace, ("condense", "evaluate")):
         table = accuracies(workspace, wanted, by=interval)
-        _show("compare accuracy", table, partial(markdown, table, statistic), workspace, as_json=as_json)
+        text = partial(in_markdown, sections(table, statistic))
+        _show("compare accuracy", table, text, workspace, as_json=as_json)
         if plot:
             _plot_accuracies(table, statistic, workspace.figures)
 
@@ -153,7 +154,7 @@ def regimes(
       dcbench evaluate runs/cells/* --set evaluation.labels=teacher && dcbench compare regimes
     """
     from dcbench_tesla.compare import regimes as compared
-    from dcbench_tesla.compare.accuracy import Wanted
+    from dcbench_tesla.compare.accuracy import Wanted, in_markdown
     from dcbench_tesla.compare.files import save_figure
     from dcbench_tesla.records.progress import say
 
@@ -161,7 +162,8 @@ def regimes(
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
     with damaged_rows_told(workspace, ("condense", "evaluate")):
         table = compared.regimes(workspace, wanted)
-        _show("compare regimes", table, partial(compared.markdown, table), workspace, as_json=as_json)
+        text = partial(in_markdown, compared.sections(table))
+        _show("compare regimes", table, text, workspace, as_json=as_json)
         figure = compared.figure(table)
         if figure is not None:
             say(f"written: {', '.join(map(str, save_figure(figure, workspace.figures / 'regimes')))}")

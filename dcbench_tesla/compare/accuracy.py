@@ -11,6 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -374,7 +375,12 @@ def markdown(table: pd.DataFrame, statistic: str = "last", *, width: int | None 
         statistic: the accuracy to show.
         width: the columns of the terminal: a wider table is broken into several. ``None``: it stays one.
     """
-    return "\n".join(as_markdown(section, width) for section in sections(table, statistic))
+    return in_markdown(sections(table, statistic), width=width)
+
+
+def in_markdown(sections: Iterable[Section], *, width: int | None = None) -> str:
+    """Return several sections as Markdown; see :func:`markdown`."""
+    return "\n".join(as_markdown(section, width) for section in sections)
 
 
 def as_markdown(section: Section, width: int | None) -> str:
@@ -389,8 +395,12 @@ def as_markdown(section: Section, width: int | None) -> str:
 
 def sections(table: pd.DataFrame, statistic: str = "last") -> list[Section]:
     """Return the ``table`` of :func:`accuracies` in sections, with lines in ascending order of ``statistic``."""
-    groups = labelled(table).groupby(SECTION, dropna=False, sort=True)
+    # of several evaluations of one set by one recipe, the one that evaluated most snapshots is shown
+    groups = labelled(table).sort_values("evaluated_sets", kind="stable").groupby(SECTION, dropna=False, sort=True)
     return [_section(key, group, statistic) for key, group in groups]
+
+
+_Row = Mapping[Any, Any]
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
@@ -399,38 +409,34 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     Adds ``line`` and ``column``. Settings that are too long for a name have a letter there, the same one in all of the
     table, and stand in ``line_told`` and ``column_told``.
     """
-    groups = [group for _, group in table.groupby(SECTION, dropna=False, sort=True)]
-    for name, texts in (("line", _line_settings), ("column", _column_settings)):
-        groups = [group.assign(**{f"{name}_told": texts(group)}) for group in groups]
-    letters = {name: with_letters(_all(groups, f"{name}_told")) for name in ("line", "column")}
-    return pd.concat(
-        [
-            group.assign(
-                line=_lines(group, group["line_told"].map(letters["line"])),
-                column=_columns(group, group["column_told"].map(letters["column"])),
-            )
-            for group in groups
-        ]
-    )
-
-
-def _all(groups: Iterable[pd.DataFrame], name: str) -> list[str]:
-    return [text for group in groups for text in group[name]]
+    place = table.groupby(SECTION, dropna=False, sort=True).ngroup().to_numpy()
+    table = table.iloc[place.argsort(kind="stable")]
+    named_by = ("method", "settings", "evaluator", "evaluator_settings", "condensation", "networks", "origin")
+    rows = iter(_records(table, *(name for name in named_by if name in table)))
+    groups = [list(islice(rows, size)) for _, size in sorted(Counter(place.tolist()).items())]
+    found: dict[str, list[str]] = {}
+    for name, settings, names in (("line", _line_settings, _lines), ("column", _column_settings, _columns)):
+        told = [settings(group) for group in groups]
+        found[f"{name}_told"] = [text for of_group in told for text in of_group]
+        letters = with_letters(found[f"{name}_told"])
+        of_groups = (names(*both) for both in zip(groups, ([letters[t] for t in ts] for ts in told), strict=True))
+        found[name] = [text for of_group in of_groups for text in of_group]
+    return table.assign(**found)
 
 
 def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Section:
     dataset, ipc, preset, data = key
-    # of several evaluations of one set by one recipe, the one that evaluated most snapshots is shown
-    group = group.sort_values("evaluated_sets", kind="stable")
-    columns = _in_order(group)
-    marked = set(group.loc[group[f"{statistic}_level"].eq(True), "column"])
+    rows = _records(group, *_TOLD, *_numbers(statistic), *_BESIDE)
+    columns = _in_order(rows)
+    marked = {row["column"] for row in rows if row[f"{statistic}_level"] is True}
     cells: dict[tuple[str, str], Cell] = {}
-    for row in group.to_dict("records"):
+    for row in rows:
         line = row["line"]
         text = _with_interval(row, statistic, marked=row["column"] in marked)
         cells[line, row["column"]] = Cell(text, _known(row[statistic]))
         for name, show in _BESIDE.items():
-            cells[line, name] = Cell("" if pd.isna(row[name]) else show(row[name]), _known(row[name]))
+            known = _known(row[name])
+            cells[line, name] = Cell("" if known is None else show(known), known)
 
     def accuracy(line: str) -> float:
         number = cells.get((line, columns[0]), Cell("")).number
@@ -441,40 +447,46 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Secti
     title, beside = title_of(dataset, ipc, preset, data)
     return Section(
         title=title,
-        about=_about(group, statistic),
+        about=_about(rows, statistic),
         head=["method", *(_TITLES.get(name, name) for name in names)],
         body=[[Cell(line), *(cells.get((line, name), Cell("")) for name in names)] for line in lines],
-        notes=[*beside, *_recipes(group), *_statistics(group, statistic), *_notes(group, preset)],
+        notes=[*beside, *_recipes(rows), *_statistics(rows, statistic), *_notes(rows, preset)],
         rows=group,
     )
 
 
-def _about(group: pd.DataFrame, statistic: str) -> str:
+def _about(rows: Sequence[_Row], statistic: str) -> str:
     """Return what the numbers of a section are."""
-    spread = " ± over seeds (how many)" if (group["seeds"] > 1).any() else ""
-    ends = " [interval of the mean, 95 %]" if group[f"{statistic}_low"].notna().any() else ""
-    mark = (
-        f" {_LEVEL}: the best, and what is not decidedly worse." if group[f"{statistic}_level"].eq(True).any() else ""
-    )
+    spread = " ± over seeds (how many)" if any(row["seeds"] > 1 for row in rows) else ""
+    ends = " [interval of the mean, 95 %]" if any(_has(row, f"{statistic}_low") for row in rows) else ""
+    level = any(row[f"{statistic}_level"] is True for row in rows)
+    mark = f" {_LEVEL}: the best, and what is not decidedly worse." if level else ""
     return f"Test accuracy `{statistic}` in %: mean ± standard deviation over networks{spread}{ends}.{mark}"
 
 
-def _statistics(group: pd.DataFrame, statistic: str) -> list[str]:
+def _statistics(rows: Sequence[_Row], statistic: str) -> list[str]:
     """Return what the intervals of a section are over, what is level with the best, and what would decide it."""
-    shown = group.drop_duplicates(["line", "column"], keep="last").dropna(subset=[statistic])
-    known = shown.dropna(subset=[f"{statistic}_low"])
-    if known.empty:
+    last: dict[tuple[str, str], _Row] = {}
+    for row in rows:
+        last.pop((row["line"], row["column"]), None)
+        last[row["line"], row["column"]] = row
+    shown = [row for row in last.values() if _has(row, statistic)]
+    known = [row for row in shown if _has(row, f"{statistic}_low")]
+    if not known:
         return []
-    over = {str(unit): own for unit, own in known.groupby(f"{statistic}_unit")}
+    over: dict[str, list[_Row]] = defaultdict(list)
+    for row in known:
+        over[row[f"{statistic}_unit"]].append(row)
     told = []
     if "seeds" in over:
-        counts = sorted({int(seeds) for seeds in over["seeds"]["seeds"]})
+        counts = sorted({int(row["seeds"]) for row in over["seeds"]})
         told.append(f"over the means of {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds")
     if "networks" in over:
-        whose = f"{', '.join(dict.fromkeys(over['networks']['line']))}: " if "seeds" in over else ""
+        lines = dict.fromkeys(row["line"] for row in over["networks"])
+        whose = f"{', '.join(lines)}: " if "seeds" in over else ""
         told.append(f"{whose}over the networks of one set, and they speak of this set only")
-    notes = [f"intervals: {known['interval'].iloc[0]}, {'; '.join(told)}"]
-    if shown[f"{statistic}_level"].eq(True).any():
+    notes = [f"intervals: {known[0]['interval']}, {'; '.join(told)}"]
+    if any(row[f"{statistic}_level"] is True for row in shown):
         notes.append(
             f"{_LEVEL}: no difference from the best is decided at 5 % (t tests in pairs of seeds, or of networks where "
             "there is one seed; corrected by Benjamini and Hochberg for all pairs of the column)"
@@ -482,18 +494,18 @@ def _statistics(group: pd.DataFrame, statistic: str) -> list[str]:
     return [*notes, *_undecided(shown, statistic)]
 
 
-def _undecided(shown: pd.DataFrame, statistic: str) -> list[str]:
+def _undecided(shown: Sequence[_Row], statistic: str) -> list[str]:
     """Return for every column which differences to the best are not decisive, and how many seeds would decide them."""
-    notes = []
-    for column, rows in shown.groupby("column", sort=False):
-        level = rows[rows[f"{statistic}_level"].eq(True)]
-        best = level.loc[level[f"{statistic}_to_best"].isna(), "line"]
-        behind = level.dropna(subset=[f"{statistic}_to_best"])
-        told = [_open(row, statistic) for row in behind.sort_values(f"{statistic}_to_best").to_dict("records")[::-1]]
-        if told:
-            notes.append(f"not decisive ({column}): {best.iloc[0]} over {', over '.join(told)}")
+    to_best, notes = f"{statistic}_to_best", []
+    for column in dict.fromkeys(row["column"] for row in shown):
+        level = [row for row in shown if row["column"] == column and row[f"{statistic}_level"] is True]
+        behind = sorted((row for row in level if _has(row, to_best)), key=lambda row: row[to_best], reverse=True)
+        if behind:
+            best = next(row["line"] for row in level if not _has(row, to_best))
+            told = ", over ".join(_open(row, statistic) for row in behind)
+            notes.append(f"not decisive ({column}): {best} over {told}")
     if notes:
-        few = shown[f"{statistic}_unit"].eq("networks").any()
+        few = any(row[f"{statistic}_unit"] == "networks" for row in shown)
         least = ", at least: networks do not show how sets differ" if few else ""
         notes.append(
             f"in brackets: seeds that decide such a difference between two methods with a probability of 80 %{least}"
@@ -501,10 +513,10 @@ def _undecided(shown: pd.DataFrame, statistic: str) -> list[str]:
     return notes
 
 
-def _open(row: Mapping[Any, Any], statistic: str) -> str:
+def _open(row: _Row, statistic: str) -> str:
     """Return by how much a method that is level with the best is behind it, and how many seeds would decide that."""
     needed, behind = row[f"{statistic}_seeds_needed"], -100 * row[f"{statistic}_to_best"]
-    if pd.isna(needed):
+    if not _has(row, f"{statistic}_seeds_needed"):
         return f"{row['line']}: equal"
     seeds = f"more than {MOST_SEEDS}" if needed == float("inf") else f"{int(needed)}"
     return f"{row['line']} by {behind:.1f} points ({seeds})"
@@ -526,41 +538,48 @@ def title_of(dataset: str, ipc: Any, preset: str, data: str) -> tuple[str, list[
     return f"{title}, other data", [f"data: {data}"]
 
 
-def _recipes(group: pd.DataFrame) -> list[str]:
+def _recipes(rows: Sequence[_Row]) -> list[str]:
     """Return the recipe of every column."""
     found = dict.fromkeys(
-        f"{row['column']}: {_letter_told(row, 'column')}{row['recipe']}; {row['networks']} networks"
-        for row in group.to_dict("records")
+        f"{row['column']}: {_letter_told(row, 'column')}{row['recipe']}; {row['networks']} networks" for row in rows
     )
     return list(found)
 
 
-def _notes(group: pd.DataFrame, preset: str) -> list[str]:
+def _notes(rows: Sequence[_Row], preset: str) -> list[str]:
     """Return what the methods changed of the preset, and what letters stand for."""
-    lent = pd.Series([p.partition(", changed: ")[0] for p in group["protocol"]], index=group.index)
-    others = {whose: dict.fromkeys(rows["line"]) for whose, rows in group.groupby(lent) if whose != preset}
-    changed = by_holders((f"`{method}`", _common(rows)) for method, rows in group.groupby("method", sort=False))
+    lent: dict[str, dict[str, None]] = defaultdict(dict)
+    given: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        lent[row["protocol"].partition(", changed: ")[0]][row["line"]] = None
+        given[row["method"]].append(row["settings"])
+    others = {whose: lines for whose, lines in sorted(lent.items()) if whose != preset}
+    changed = by_holders((f"`{method}`", _common(texts)) for method, texts in given.items())
     return [
         *(f"protocol {whose}: {', '.join(lines)}" for whose, lines in others.items()),
         *([f"changed: {'; '.join(changed)}"] if changed else []),
-        *letters(group),
+        *_letters(rows),
     ]
 
 
 def letters(rows: pd.DataFrame) -> list[str]:
     """Return what the letters in the names of lines stand for, from rows of :func:`labelled`."""
-    told = ((row["line"], _letter_told(row, "line")) for row in rows.to_dict("records"))
+    return _letters(_records(rows, "line", "line_told"))
+
+
+def _letters(rows: Iterable[_Row]) -> list[str]:
+    told = ((row["line"], _letter_told(row, "line")) for row in rows)
     return list(dict.fromkeys(f"{line}: {text.removesuffix('; ')}" for line, text in told if text))
 
 
-def _letter_told(row: Mapping[Any, Any], name: str) -> str:
+def _letter_told(row: _Row, name: str) -> str:
     """Return what the letter in the name of a line or of a column stands for, as the first part of a note."""
     return f"{row[f'{name}_told']}; " if row[f"{name}_told"] not in row[name] else ""
 
 
-def _common(rows: pd.DataFrame) -> list[str]:
+def _common(settings: Iterable[str]) -> list[str]:
     """Return the settings that all rows of a method have changed alike."""
-    given = [_words(text) for text in rows["settings"]]
+    given = [_words(text) for text in settings]
     return [word for word in given[0] if all(word in words for words in given)]
 
 
@@ -569,57 +588,83 @@ def _words(settings: str) -> list[str]:
     return [word for word in settings.split() if word.partition("=")[0].rpartition(".")[2] not in ROUNDING]
 
 
+def _records(rows: pd.DataFrame, *columns: str) -> list[dict[Any, Any]]:
+    return rows[list(columns)].to_dict("records")
+
+
+def _numbers(statistic: str) -> list[str]:
+    """Return the columns that the text of an accuracy is made of."""
+    ends = ("", "_std_networks", "_std_seeds", "_low", "_high", "_unit", "_level", "_to_best", "_seeds_needed")
+    return [f"{statistic}{end}" for end in ends]
+
+
+def _has(row: _Row, name: str) -> bool:
+    return not pd.isna(row[name])
+
+
 def _known(number: Any) -> float | None:
     return None if pd.isna(number) else float(number)
 
 
-def _in_order(group: pd.DataFrame) -> list[str]:
+def _in_order(rows: Sequence[_Row]) -> list[str]:
     """Return the columns of a section: the ConvNet's first, and of one evaluator those first that most methods have."""
-    about = {
-        "evaluator": group["evaluator"].where(group["evaluator"] != "convnet", ""),
-        "lacking": -group["column"].map(group["column"].value_counts()),
-    }
-    found = pd.DataFrame(about).assign(column=group["column"])
-    return list(dict.fromkeys(found.sort_values(["evaluator", "lacking"], kind="stable")["column"]))
+    counts = Counter(row["column"] for row in rows)
+
+    def place(row: _Row) -> tuple[str, int]:
+        return "" if row["evaluator"] == "convnet" else row["evaluator"], -counts[row["column"]]
+
+    return list(dict.fromkeys(row["column"] for row in sorted(rows, key=place)))
 
 
-def _lines(group: pd.DataFrame, told: "pd.Series[str]") -> "pd.Series[str]":
+def _lines(rows: Sequence[_Row], told: Sequence[str]) -> list[str]:
     """Return the line of every row: method, the settings in which the lines of the method differ, and ``(shipped)``."""
-    found = _beside("`" + group["method"] + "`", told)
-    if "origin" in group:
-        found += group["origin"].map({SHIPPED: MARK}).fillna("")
-    made = group["condensation"].groupby(found).transform("nunique")  # they differ if a preset or a method changed
-    return found.where(made == 1, found + " (" + group["condensation"].str[:6] + ")")
+    named = [
+        _beside(f"`{row['method']}`", text) + (MARK if row.get("origin") == SHIPPED else "")
+        for row, text in zip(rows, told, strict=True)
+    ]
+    made: dict[str, set[str]] = defaultdict(set)  # several, if a preset or a method changed
+    for row, name in zip(rows, named, strict=True):
+        made[name].add(row["condensation"])
+    return [
+        name if len(made[name]) == 1 else f"{name} ({row['condensation'][:6]})"
+        for row, name in zip(rows, named, strict=True)
+    ]
 
 
-def _columns(group: pd.DataFrame, told: "pd.Series[str]") -> "pd.Series[str]":
+def _columns(rows: Sequence[_Row], told: Sequence[str]) -> list[str]:
     """Return the column of every row: evaluator, and the settings in which the columns of the evaluator differ."""
-    named = _beside(group["evaluator"], told)
-    sizes = group["networks"].groupby(named).transform("nunique")
-    return named.where(sizes == 1, named + ", " + group["networks"].astype(str) + " networks")
+    named = [_beside(row["evaluator"], text) for row, text in zip(rows, told, strict=True)]
+    sizes: dict[str, set[int]] = defaultdict(set)
+    for row, name in zip(rows, named, strict=True):
+        sizes[name].add(row["networks"])
+    return [
+        name if len(sizes[name]) == 1 else f"{name}, {row['networks']} networks"
+        for row, name in zip(rows, named, strict=True)
+    ]
 
 
-def _beside(names: "pd.Series[str]", told: "pd.Series[str]") -> "pd.Series[str]":
-    return names.where(told == "", names + " " + told)
+def _beside(name: str, told: str) -> str:
+    return f"{name} {told}" if told else name
 
 
-def _line_settings(group: pd.DataFrame) -> list[str]:
+def _line_settings(rows: Sequence[_Row]) -> list[str]:
     """Return the settings in which every row differs from others of its method."""
-    return _told_apart(group["method"], group["settings"])
+    return _told_apart([(row["method"], row["settings"]) for row in rows])
 
 
-def _column_settings(group: pd.DataFrame) -> list[str]:
+def _column_settings(rows: Sequence[_Row]) -> list[str]:
     """Return the settings in which every row's network differs from others of its name."""
     of_a_teacher = [name for name in _OF_LABELS.values() if name != "labels"]
-    return _told_apart(group["evaluator"], group["evaluator_settings"], may_lack=(*RATES, *of_a_teacher))
+    own = [(row["evaluator"], row["evaluator_settings"]) for row in rows]
+    return _told_apart(own, may_lack=(*RATES, *of_a_teacher))
 
 
-def _told_apart(names: Iterable[str], texts: Iterable[str], *, may_lack: Collection[str] = ()) -> list[str]:
-    """Return for every row the settings, as text, in which it differs from others of its name.
+def _told_apart(own: Iterable[tuple[str, str]], *, may_lack: Collection[str] = ()) -> list[str]:
+    """Return for every name and settings, as text, the settings in which they differ from others of the name.
 
     A row that lacks one of ``may_lack`` does not differ in it: it has no effect there.
     """
-    rows = [(name, _words(text)) for name, text in zip(names, texts, strict=True)]
+    rows = [(name, _words(text)) for name, text in own]
     given: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, words in rows:
         for word in words:
@@ -648,3 +693,5 @@ def shown(row: Mapping[Any, Any], statistic: str) -> str:
 
 _BESIDE: dict[str, Callable[[float], str]] = {"condense_seconds": duration, "peak_bytes": size}
 _TITLES = {"condense_seconds": "condensation", "peak_bytes": "peak"}
+_TOLD = ["line", "column", "line_told", "column_told", "evaluator", "recipe", "networks", "seeds", "method"]
+_TOLD += ["protocol", "settings", "interval"]

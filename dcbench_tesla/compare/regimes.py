@@ -20,8 +20,8 @@ from dcbench_tesla.compare.accuracy import (
     Cell,
     Section,
     Wanted,
-    as_markdown,
     found,
+    in_markdown,
     labelled,
     letters,
     network_settings,
@@ -141,7 +141,7 @@ def _difference_columns(pair: Comparison | None, p: float | None) -> dict[str, A
 
 def markdown(table: pd.DataFrame, *, width: int | None = None) -> str:
     """Return the ``table`` of :func:`regimes` as Markdown; one wider than ``width`` is broken into several."""
-    return "\n".join(as_markdown(section, width) for section in sections(table))
+    return in_markdown(sections(table), width=width)
 
 
 def sections(table: pd.DataFrame) -> list[Section]:

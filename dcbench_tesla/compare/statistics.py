@@ -1,22 +1,22 @@
-"""Intervals of mean accuracies, paired comparisons and numbers of seeds, by SciPy.
+"""Intervals of mean accuracies, paired comparisons and numbers of seeds, by SciPy's distributions.
 
 Accuracies have two levels, ``values[seed][network]``: networks trained on one distilled set, and sets made with several
 seeds. Networks of one set tell nothing of the next set that the method would make, so a statement about a *method* is
 one over seeds, whose means are the independent values; what networks of a single seed say holds of that *set* only.
 
 Network i of a seed has the same seed for every method, so that methods are compared in pairs.
+
+Distributions are those of ``scipy.special``: importing ``scipy.stats`` takes longer than all else that a table of
+accuracies needs. Tests hold every number to the function of ``scipy.stats`` that is named beside it.
 """
 
 import bisect
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean, stdev
 from typing import Literal
-
-import numpy as np
 
 LEVEL = 0.95
 """The level of intervals; a difference is decided at 1 - LEVEL."""
@@ -57,9 +57,10 @@ class Interval:
 def interval(values: Sequence[Sequence[float]], *, level: float = LEVEL, by: How = "t") -> Interval | None:
     """Return the interval of a mean accuracy, or ``None`` for one value, which has none.
 
-    By Student t it is m ± t s / sqrt(n), for the mean m and the standard deviation s (n - 1) of the n seeds' means, or
-    of the networks where there is one seed; cut to [0, 1], where accuracies lie. The bootstraps assume no distribution;
-    of a handful of values they are too narrow (three values: about 75 % in place of 95 %).
+    By Student t (``scipy.stats.t.interval``) it is m ± t s / sqrt(n), for the mean m and the standard deviation s
+    (n - 1) of the n seeds' means, or of the networks where there is one seed; cut to [0, 1], where accuracies lie. The
+    bootstraps assume no distribution; of a handful of values they are too narrow (three values: about 75 % in place of
+    95 %).
 
     Args:
         values: accuracies as fractions, ``values[seed][network]``.
@@ -76,16 +77,24 @@ def interval(values: Sequence[Sequence[float]], *, level: float = LEVEL, by: How
 
 
 def _ends(values: Sequence[float], level: float, by: How) -> tuple[float, float]:
-    from scipy import stats  # type: ignore[import-untyped]
-
     if max(values) == min(values):  # without spread there is nothing to resample, nor a t
         return values[0], values[0]
     if by == "t":
-        low, high = stats.t.interval(level, len(values) - 1, loc=fmean(values), scale=stats.sem(values))
-    else:
-        given = {"confidence_level": level, "method": by, "random_state": np.random.default_rng(0)}
-        low, high = stats.bootstrap((values,), np.mean, **given).confidence_interval
+        mean, half = fmean(values), _half_width(values, level)
+        return mean - half, mean + half
+    import numpy as np
+    from scipy import stats  # type: ignore[import-untyped]
+
+    given = {"confidence_level": level, "method": by, "random_state": np.random.default_rng(0)}
+    low, high = stats.bootstrap((values,), np.mean, **given).confidence_interval
     return float(low), float(high)
+
+
+def _half_width(values: Sequence[float], level: float) -> float:
+    """Return t s / sqrt(n), half of the interval of a mean by Student t."""
+    from scipy import special
+
+    return float(special.stdtrit(len(values) - 1, (1 + level) / 2)) * stdev(values) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,15 +173,8 @@ def compare(first: Networks, second: Networks) -> Comparison:
 
 def all_pairs(methods: Sequence[Networks]) -> dict[tuple[int, int], Comparison]:
     """Return the paired comparison of every two of several methods, by their numbers i < j."""
-    alike: dict[tuple[Unit, int], list[tuple[tuple[int, int], list[float], list[float]]]] = defaultdict(list)
-    for i, j in combinations(range(len(methods)), 2):
-        unit, ours, theirs = _paired(methods[i], methods[j])
-        alike[unit, len(ours)].append(((i, j), ours, theirs))
-    found: dict[tuple[int, int], Comparison] = {}
-    for (unit, _), several in alike.items():
-        tested = _tested(unit, [ours for _, ours, _ in several], [theirs for _, _, theirs in several])
-        found |= dict(zip([numbers for numbers, *_ in several], tested, strict=True))
-    return found
+    pairs = combinations(range(len(methods)), 2)
+    return {(i, j): _tested(*_paired(methods[i], methods[j])) for i, j in pairs}
 
 
 def _paired(first: Networks, second: Networks) -> tuple[Unit, list[float], list[float]]:
@@ -184,30 +186,26 @@ def _paired(first: Networks, second: Networks) -> tuple[Unit, list[float], list[
     return "seeds", [fmean(a for a, _ in pairs) for pairs in shared], [fmean(b for _, b in pairs) for pairs in shared]
 
 
-def _tested(unit: Unit, firsts: Sequence[Sequence[float]], seconds: Sequence[Sequence[float]]) -> Iterable[Comparison]:
-    """Yield the comparisons of several methods with as many pairs each, tested by one call of SciPy."""
-    from scipy import stats
+def _tested(unit: Unit, first: Sequence[float], second: Sequence[float]) -> Comparison:
+    """Return the comparison of paired values, with the p of |t| = d sqrt(n) / s for the n differences' mean d."""
+    from scipy import special
 
-    pairs = len(firsts[0])
-    differences = [[_rounded(a - b) for a, b in zip(*both, strict=True)] for both in zip(firsts, seconds, strict=True)]
-    spreads = [stdev(own) if pairs > 1 else math.nan for own in differences]
-    varies = [i for i, spread in enumerate(spreads) if spread > 0]
-    ends = {}
-    if varies:
-        result = stats.ttest_rel(np.array(firsts)[varies], np.array(seconds)[varies], axis=1)
-        bounds = result.confidence_interval(LEVEL)
-        ends = dict(zip(varies, zip(result.pvalue, bounds.low, bounds.high, strict=True), strict=True))
-    for i, own in enumerate(differences):
-        p, low, high = (float(value) for value in ends.get(i, (math.nan,) * 3))
-        yield Comparison(
-            difference=fmean(own) if own else math.nan,
-            low=low,
-            high=high,
-            p=None if math.isnan(p) else p,
-            unit=unit,
-            pairs=pairs,
-            spread=spreads[i],
-        )
+    own, pairs = [_rounded(a - b) for a, b in zip(first, second, strict=True)], len(first)
+    difference = fmean(own) if own else math.nan
+    spread = stdev(own) if pairs > 1 else math.nan
+    half, p = math.nan, None
+    if spread > 0:
+        half = _half_width(own, LEVEL)
+        p = 2 * float(special.stdtr(pairs - 1, -abs(difference) * math.sqrt(pairs) / spread))
+    return Comparison(
+        difference=difference,
+        low=difference - half,
+        high=difference + half,
+        p=p,
+        unit=unit,
+        pairs=pairs,
+        spread=spread,
+    )
 
 
 def _rounded(difference: float) -> float:
@@ -218,16 +216,18 @@ def _rounded(difference: float) -> float:
 def corrected(values: Sequence[float | None]) -> list[float | None]:
     """Return p values corrected for their number, by Benjamini and Hochberg (``scipy.stats.false_discovery_control``).
 
+    The i-th smallest of m becomes the least of p_j m / j over j >= i, where p_j is the j-th smallest.
     Of the differences that are then decided at 5 %, on average at most 5 % are none; where all methods are equal, that
     is the probability of finding any. The procedure holds for p values that rise and fall together, as those of methods
     compared with one another do. Its variant for any dependence (Benjamini and Yekutieli) and the control of a single
     false finding (Holm) would with three seeds decide next to nothing. ``None`` was not tested and stays.
     """
-    from scipy import stats
-
-    tested = [p for p in values if p is not None]
-    again = iter(stats.false_discovery_control(tested, method="bh") if tested else ())
-    return [None if p is None else float(next(again)) for p in values]
+    falling = sorted(((p, i) for i, p in enumerate(values) if p is not None), reverse=True)
+    found: list[float | None] = [None] * len(values)
+    least = 1.0
+    for j, (p, i) in zip(range(len(falling), 0, -1), falling, strict=True):
+        found[i] = least = min(least, p * len(falling) / j)
+    return found
 
 
 def power(seeds: int, difference: float, spread: float) -> float:
@@ -238,11 +238,12 @@ def power(seeds: int, difference: float, spread: float) -> float:
         difference: the true mean difference d.
         spread: the standard deviation s of the differences; the noncentrality is d sqrt(n) / s.
     """
-    from scipy import stats
+    from scipy import special
 
-    limit = stats.t.ppf((1 + LEVEL) / 2, seeds - 1)
+    limit = special.stdtrit(seeds - 1, (1 + LEVEL) / 2)
     noncentrality = abs(difference) / spread * math.sqrt(seeds)
-    return float(stats.nct.sf(limit, seeds - 1, noncentrality) + stats.nct.cdf(-limit, seeds - 1, noncentrality))
+    below, above = (float(special.nctdtr(seeds - 1, noncentrality, end)) for end in (-limit, limit))
+    return 1 - above + (0 if math.isnan(below) else below)  # NaN where it is too small for a float
 
 
 def seeds_needed(difference: float, spread: float) -> float:

@@ -1,6 +1,7 @@
 """Reading the rows of finished and failed stages: the valid rows, and messages about the damaged ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,27 @@ def _read(workspace: Workspace, stage: str) -> Iterator[dict[str, Any] | Corrupt
     condensed = _condensations(workspace) if stage == "evaluate" else {}
     for path, origin in workspace.files("rows", f"{stage}-*.json"):
         try:
-            row = read_row(path, stage)
+            row = dict(_read_once(path, stage, _state(path)))
             _check_condensation(path, row, condensed)
             row.pop("origin", None)  # said by where the file lies, and by nothing in it
             yield row | ({"origin": origin} if origin else {})
         except CorruptFileError as error:
             yield error
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what differs once a file is another one: rows are written to new files, which then get their name."""
+    try:
+        found = path.stat()
+    except OSError:  # read_row tells it
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=10_000)
+def _read_once(path: Path, stage: str, state: tuple[int, ...]) -> Mapping[str, Any]:
+    """Return the row of a stage; a command asks for its rows several times, and checks each once."""
+    return read_row(path, stage)
 
 
 def read_row(path: Path, stage: str, *, remedy: str = _REMEDY) -> dict[str, Any]:

@@ -31,7 +31,9 @@ Values = Mapping[str, Any]
 class Part(BaseModel):
     """A part of a file: strict types, finite numbers, further fields allowed."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_curves_on_each_other_are_told_apart() -> None:
 
 def test_the_pareto_front_has_what_nothing_beats() -> None:
     costs, values = pd.Series([3.0, 1.0, 2.0, 2.0, 4.0]), pd.Series([9.0, 5.0, 7.0, 6.0, 8.0])
-    assert front(costs, values) == [(1.0, 5.0), (2.0, 7.0), (3.0, 9.0)]
+    assert front(zip(costs, values, strict=True)) == [(1.0, 5.0), (2.0, 7.0), (3.0, 9.0)]
 
 
 def test_accuracy_is_drawn_against_ipc_and_cost() -> None:

@@ -1,7 +1,7 @@
 """Accuracy against IPC and against what the condensation costs, drawn from the rows of ``dcbench compare accuracy``."""
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -136,7 +136,7 @@ def _draw_cost(axes: "Axes", panel: pd.DataFrame, statistic: str, cost: str) -> 
         across = axes.get_yaxis_transform()
         handles += axes.plot([0, 1], [y, y], "--", linewidth=1, markevery=[0], transform=across, **style)
     comparable = cost != "condense_seconds" or rows["hardware"].nunique() == 1  # seconds of one machine only
-    best = front(rows[cost] / unit, 100 * rows[statistic]) if comparable else []
+    best = front(zip(rows[cost] / unit, 100 * rows[statistic], strict=True)) if comparable else []
     ring: dict[str, Any] = {
         "marker": "o",
         "markersize": 14,
@@ -166,10 +166,10 @@ def _has_cost(panel: pd.DataFrame) -> "pd.Series[bool]":
     return panel["condense_seconds"] > 0
 
 
-def front(costs: "pd.Series[float]", values: "pd.Series[float]") -> list[tuple[float, float]]:
-    """Return the points on the Pareto front, by cost: no other point is as cheap and better, or as good and cheaper."""
+def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points (cost, value) on the Pareto front, by cost: no other is as cheap and better, or the reverse."""
     kept: list[tuple[float, float]] = []
-    for cost, value in sorted(zip(costs, values, strict=True), key=lambda point: (point[0], -point[1])):
+    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
         if not kept or value > kept[-1][1]:
             kept.append((cost, value))
     return kept

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from dcbench_tesla.compare.accuracy import letters, sections
+from dcbench_tesla.compare.accuracy_plots import front
 from dcbench_tesla.records.progress import duration, size
 from dcbench_tesla.reports.html.lines import INTERVAL, in_percent, lines_against, made_of, place
 from dcbench_tesla.reports.html.parts import Column, Figure, Line, Part, Plot, Point, table_of, told
@@ -52,7 +53,7 @@ def _seconds(rows: pd.DataFrame) -> Figure:
     more = f" Seconds on {machines}." + (
         "" if one else " Those of different machines do not compare: there is no front."
     )
-    return _figure(rows, known, "time of the condensation, s", more, front=one)
+    return _figure(rows, known, "time of the condensation, s", more, comparable=one)
 
 
 def _memory(rows: pd.DataFrame, reasons: dict[str, str]) -> Figure:
@@ -65,10 +66,10 @@ def _memory(rows: pd.DataFrame, reasons: dict[str, str]) -> Figure:
     return _figure(rows, known, f"peak memory of the condensation, {name}", told_lost)
 
 
-def _figure(rows: pd.DataFrame, known: pd.DataFrame, x: str, more: str, *, front: bool = True) -> Figure:
+def _figure(rows: pd.DataFrame, known: pd.DataFrame, x: str, more: str, *, comparable: bool = True) -> Figure:
     lines = lines_against(known, "cost", "last", intervals=True)
     free = " Dashed: methods without iterations, which choose or average images." if any(n.flat for n in lines) else ""
-    drawn = [*lines, _front(lines)] if front else lines
+    drawn = [*lines, _front(lines)] if comparable else lines
     return Figure(
         title=f"{place(rows)}, {told(rows, 'column')}: {x.partition(' of ')[0]}",
         caption=f"Up and to the left is better. The bar is {INTERVAL}.{free}{more}",
@@ -81,9 +82,6 @@ def _figure(rows: pd.DataFrame, known: pd.DataFrame, x: str, more: str, *, front
 
 def _front(lines: Sequence[Line]) -> Line:
     """Return the Pareto front of all points that have a cost, by ascending cost."""
-    points = sorted((p for line in lines if not line.flat for p in line.points), key=lambda p: (p.x, -p.y))
-    kept: list[Point] = []
-    for point in points:
-        if not kept or point.y > kept[-1].y:
-            kept.append(Point(point.x, point.y, point.text))
+    points = {(p.x, p.y): p for line in lines if not line.flat for p in line.points}
+    kept = [Point(x, y, points[x, y].text) for x, y in front(points)]
     return Line(name="Pareto front", method="", points=kept, front=True)

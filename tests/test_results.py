@@ -143,7 +143,7 @@ def test_the_page_shows_the_whole_training_set_and_the_shares_of_it() -> None:
 
 
 def test_the_page_of_figure_1_shows_the_peaks_of_the_rows() -> None:
-    text = page("figure1.md").splitlines()
+    text = [re.sub(r" +", " ", line) for line in page("figure1.md").splitlines()]
     kept = read_csv(ROOT / "results" / "figures" / "memory.csv", memory.KEY)
     kept = kept[(kept["meter"] == "predicted") & (kept["status"] == "ok")]
     for point in figure1.panel_b().points:

@@ -167,6 +167,7 @@ def _of_one_machine(table: pd.DataFrame) -> pd.DataFrame:
 
 
 _GROUP = 0.86  # of the distance between two data sets
+_FILLED, _LETTER = 0.92, 0.0185  # shares of a panel: what bars with their texts take of its height, and a letter
 
 
 def _bars(axes: "Axes", table: pd.DataFrame) -> None:
@@ -177,7 +178,7 @@ def _bars(axes: "Axes", table: pd.DataFrame) -> None:
     are ``hatched`` are so drawn.
     """
     datasets, methods = list(dict.fromkeys(table["dataset"])), list(dict.fromkeys(table["method"]))
-    wide = _GROUP / len(methods)
+    wide, top = _GROUP / len(methods), 0.1
     for row in table.to_dict("records"):
         x = datasets.index(row["dataset"]) + (methods.index(row["method"]) - (len(methods) - 1) / 2) * wide
         height = 0.0 if pd.isna(row["value"]) else float(row["value"])
@@ -187,11 +188,13 @@ def _bars(axes: "Axes", table: pd.DataFrame) -> None:
         if not pd.isna(stated):
             axes.hlines(stated, x - wide / 2, x + wide / 2, color=BLACK, linewidth=2)
             height = max(height, stated)
-        axes.text(x, height, f" {_told(row)}", ha="center", va="bottom", fontsize=8, rotation=90)
+        text = f" {_told(row)}"
+        axes.text(x, height, text, ha="center", va="bottom", fontsize=8, rotation=90)
+        top = max(top, height / (_FILLED - _LETTER * len(text)))
     axes.set_xticks(range(len(datasets)), datasets)
     axes.grid(alpha=0.3, axis="y")
     axes.set_axisbelow(True)
-    axes.set_ylim(0, max(axes.get_ylim()[1], 0.1) * 1.6)  # room for the texts; bars of no height leave a limit below 0
+    axes.set_ylim(0, top)
     if table["value"].isna().all():
         axes.set_yticks([])
 

@@ -41,7 +41,7 @@ BASELINE = "random"
 
 OWN_LABELS, HARD_LABELS, TEACHER_LABELS = "set", "hard", "teacher"
 """The label regimes: the set's own labels, its classes, or those of a teacher for every augmented batch."""
-_REGIMES = (OWN_LABELS, HARD_LABELS, TEACHER_LABELS)
+REGIMES = (OWN_LABELS, HARD_LABELS, TEACHER_LABELS)
 _OF_THE_TEACHER = ("evaluation.teacher_epochs", "evaluation.temperature")
 _CHANGED = ", changed: "
 _SETS = re.compile(r", (\d+) of (\d+) sets")
@@ -179,8 +179,8 @@ class EvaluationSettings:
         require(self.every >= 0, f"evaluation.every must be 0 (only at the end) or more, not {self.every}.")
         require(self.networks_on_the_way >= 1, "evaluation.networks_on_the_way must be at least 1.")
         require(self.sets >= 1, f"evaluation.sets must be at least 1, not {self.sets}.")
-        if self.labels not in _REGIMES:
-            raise unknown_name("evaluation.labels", self.labels, _REGIMES)
+        if self.labels not in REGIMES:
+            raise unknown_name("evaluation.labels", self.labels, REGIMES)
         require(self.teacher_epochs >= 1, f"evaluation.teacher_epochs must be at least 1, not {self.teacher_epochs}.")
         told = f"evaluation.temperature must be positive and finite, not {self.temperature}."
         require(0 < self.temperature < math.inf, told)

@@ -99,6 +99,7 @@ COMMAND_LINE = {
         "--ipc",
         "--evaluator",
         "--preset",
+        "--labels",
         "--statistic",
         "--interval",
         "--plot",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pandas as pd
 import pytest
 import torch
@@ -17,10 +18,11 @@ from dcbench_tesla import registry
 from dcbench_tesla.api import evaluate, run
 from dcbench_tesla.cells.evaluation import Evaluation
 from dcbench_tesla.cells.saved import evaluate_saved
+from dcbench_tesla.cli.compare import accuracy as cli_accuracy
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
 from dcbench_tesla.compute.networks import ConvNet, flatten_parameters, seeded
 from dcbench_tesla.compute.seeds import generator
-from dcbench_tesla.config import Override, baseline_of, overrides_from, resolve
+from dcbench_tesla.config import REGIMES, Override, baseline_of, overrides_from, resolve
 from dcbench_tesla.conformance import tiny_sets
 from dcbench_tesla.data.augmentation import Augmentation
 from dcbench_tesla.distilled import CENTRED, Decoder, DistilledSet
@@ -362,6 +364,13 @@ def test_tables_name_the_regime_and_those_of_papers_take_own_labels_only(made: P
     told = " ".join(markdown(table).split())
     assert "convnet labels=teacher" in told
     assert "labels of a teacher (2 epochs, temperature 1)" in told
+    assert len(accuracies(Workspace(made), Wanted(methods=("random",), labels=("teacher",)))) == 1
+    own = command("compare", "accuracy", "--out", made, "--method", "random", "--labels", "set")
+    assert "labels=" not in own.stdout
+    assert "| `random` |" in own.stdout
+    (option,) = (o for o in cli_accuracy.params if o.name == "labels")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == REGIMES
     assert ["labels" in cell.rows[0] for cell in finished(Workspace(made), ("random",), ("convnet",))] == [False]
 
 

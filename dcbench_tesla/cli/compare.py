@@ -66,6 +66,12 @@ _which = options(
 @options(
     _which,
     click.option(
+        "--labels",
+        multiple=True,
+        type=click.Choice(["set", "hard", "teacher"]),
+        help="Only networks trained with these labels.  [default: all]",
+    ),
+    click.option(
         "--statistic",
         type=click.Choice(STATISTICS),
         default="last",
@@ -90,6 +96,7 @@ def accuracy(
     ipcs: tuple[int, ...],
     evaluators: tuple[str, ...],
     presets: tuple[str, ...],
+    labels: tuple[str, ...],
     statistic: str,
     interval: "How",
     plot: bool,
@@ -118,7 +125,9 @@ def accuracy(
     from dcbench_tesla.compare.accuracy import Wanted, accuracies, in_markdown, sections
 
     workspace = workspace_of(out, shipped=shipped)
-    wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
+    wanted = Wanted(
+        datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets, labels=labels
+    )
     with damaged_rows_told(workspace, ("condense", "evaluate")):
         table = accuracies(workspace, wanted, by=interval)
         text = partial(in_markdown, sections(table, statistic))

@@ -28,7 +28,7 @@ from dcbench_tesla.compare.statistics import (
     standings,
 )
 from dcbench_tesla.compare.table import NARROW, bullet, in_widths, paragraph
-from dcbench_tesla.config import TEACHER_LABELS, settings_given, with_sets
+from dcbench_tesla.config import OWN_LABELS, TEACHER_LABELS, settings_given, with_sets
 from dcbench_tesla.errors import DcbenchError
 from dcbench_tesla.records.progress import duration, size
 from dcbench_tesla.records.rows import STATISTICS, stage_rows, tell_contents_apart
@@ -45,13 +45,14 @@ _OF_LABELS = {"regime": "labels", "epochs": "teacher_epochs", "temperature": "te
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The rows to compare; an empty collection means all."""
+    """The rows to compare; an empty collection means all. ``labels``: those of ``evaluation.labels``."""
 
     datasets: Collection[str] = ()
     methods: Collection[str] = ()
     ipcs: Collection[int] = ()
     evaluators: Collection[str] = ()
     presets: Collection[str] = ()
+    labels: Collection[str] = ()
 
     def has(self, row: dict[str, Any]) -> bool:
         """Return whether an evaluation's row is among them."""
@@ -61,6 +62,7 @@ class Wanted:
             (self.ipcs, row["ipc"]),
             (self.evaluators, row["evaluator"]),
             (self.presets, row["preset"]),
+            (self.labels, row.get("labels", {}).get("regime", OWN_LABELS)),
         )
         return all(not names or value in names for names, value in asked)
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from dcbench_tesla.compare.files import csv_text, save_figure
 from dcbench_tesla.compare.looks import look, ticks_at
-from dcbench_tesla.compare.statistics import Comparison, Networks, compare, interval
+from dcbench_tesla.compare.statistics import Comparison, Networks, compare, corrected, interval
 from dcbench_tesla.compare.table import aligned
 from dcbench_tesla.config import settings_given
 from dcbench_tesla.records.rows import stage_rows
@@ -84,17 +84,19 @@ def networks(cells: dict[Cell, Accuracies], method: str, rate: float, iteration:
 def rows(found: Found) -> pd.DataFrame:
     """Return a row for every setting and iteration: both methods' means, and ``tesla-exact`` minus ``tesla`` in pairs.
 
-    Settings without a second seed are left out.
+    ``p`` is corrected for the number of rows. Settings in which a method lacks its second seed are left out.
     """
     lines = []
     for setting, cells in found.items():
+        if not {(TRUNCATED, 1), (EXACT, 1)} <= {(cell.method, cell.seed) for cell in cells}:
+            continue
         rates = {method: chosen(cells, method) for method in (TRUNCATED, EXACT)}
         for iteration in next(iter(cells.values())).test:
             both = {method: networks(cells, method, rate, iteration) for method, rate in rates.items()}
             pair = compare(both[EXACT], both[TRUNCATED])
-            if pair.unit == "seeds" and pair.pairs > 1:
-                lines.append(_row(setting, iteration, rates, both, pair))
-    return pd.DataFrame(lines)
+            lines.append(_row(setting, iteration, rates, both, pair))
+    after = corrected([line["p"] for line in lines])
+    return pd.DataFrame([line | {"p": p} for line, p in zip(lines, after, strict=True)])
 
 
 def _row(
@@ -110,8 +112,13 @@ def _row(
             f"{name}_low": own.low,
             f"{name}_high": own.high,
         }
-    ends = {"difference": pair.difference, "low": pair.low, "high": pair.high, "p": pair.p}
-    return columns | {"seeds": pair.pairs} | ends | {"verdict": pair.verdict()}
+    return columns | {
+        "seeds": pair.pairs,
+        "difference": pair.difference,
+        "low": pair.low,
+        "high": pair.high,
+        "p": pair.p,
+    }
 
 
 def grid(found: Found) -> pd.DataFrame:
@@ -156,6 +163,7 @@ def markdown(table: pd.DataFrame, tried: pd.DataFrame) -> str:
     return "\n".join(
         [
             f"Test accuracy in %, means over {_counts(table)} seeds; `lr_images` in brackets.",
+            "p: paired t test, corrected for the lines of the table.",
             "",
             *aligned(head, body),
             "",

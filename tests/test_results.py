@@ -79,6 +79,7 @@ def test_the_page_shows_the_table_of_the_rows() -> None:
 def test_the_page_says_of_other_ways_of_training_what_the_rows_say() -> None:
     text = " ".join(page("fashion-mnist.md").split())
     told = [row for row in rows("evaluate") if row["dataset"] == "fashion-mnist" and row["preset"] == "quick"]
+    told = [row for row in told if "labels" not in row]  # networks that had the set's own labels
 
     def last(method: str, ipc: int, evaluator: str = "convnet", recipe: str = "published") -> dict[str, Any]:
         (row,) = [

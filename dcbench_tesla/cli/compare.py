@@ -163,7 +163,7 @@ def regimes(
       dcbench evaluate runs/cells/* --set evaluation.labels=teacher && dcbench compare regimes
     """
     from dcbench_tesla.compare import regimes as compared
-    from dcbench_tesla.compare.accuracy import Wanted, in_markdown
+    from dcbench_tesla.compare.accuracy import Wanted
     from dcbench_tesla.compare.files import save_figure
     from dcbench_tesla.records.progress import say
 
@@ -171,8 +171,7 @@ def regimes(
     wanted = Wanted(datasets=datasets, methods=methods, ipcs=ipcs, evaluators=evaluators, presets=presets)
     with damaged_rows_told(workspace, ("condense", "evaluate")):
         table = compared.regimes(workspace, wanted)
-        text = partial(in_markdown, compared.sections(table))
-        _show("compare regimes", table, text, workspace, as_json=as_json)
+        _show("compare regimes", table, partial(compared.markdown, table), workspace, as_json=as_json)
         figure = compared.figure(table)
         if figure is not None:
             say(f"written: {', '.join(map(str, save_figure(figure, workspace.figures / 'regimes')))}")

@@ -624,25 +624,22 @@ def _lines(rows: Sequence[_Row], told: Sequence[str]) -> list[str]:
         _beside(f"`{row['method']}`", text) + (MARK if row.get("origin") == SHIPPED else "")
         for row, text in zip(rows, told, strict=True)
     ]
-    made: dict[str, set[str]] = defaultdict(set)  # several, if a preset or a method changed
-    for row, name in zip(rows, named, strict=True):
-        made[name].add(row["condensation"])
-    return [
-        name if len(made[name]) == 1 else f"{name} ({row['condensation'][:6]})"
-        for row, name in zip(rows, named, strict=True)
-    ]
+    # they differ if a preset or a method changed
+    return _apart(named, [row["condensation"] for row in rows], " ({:.6})")
 
 
 def _columns(rows: Sequence[_Row], told: Sequence[str]) -> list[str]:
     """Return the column of every row: evaluator, and the settings in which the columns of the evaluator differ."""
     named = [_beside(row["evaluator"], text) for row, text in zip(rows, told, strict=True)]
-    sizes: dict[str, set[int]] = defaultdict(set)
-    for row, name in zip(rows, named, strict=True):
-        sizes[name].add(row["networks"])
-    return [
-        name if len(sizes[name]) == 1 else f"{name}, {row['networks']} networks"
-        for row, name in zip(rows, named, strict=True)
-    ]
+    return _apart(named, [row["networks"] for row in rows], ", {} networks")
+
+
+def _apart(names: Sequence[str], values: Sequence[Any], form: str) -> list[str]:
+    """Return names with their values behind, written by ``form``, where several values have one name."""
+    of: dict[str, set[Any]] = defaultdict(set)
+    for name, value in zip(names, values, strict=True):
+        of[name].add(value)
+    return [n if len(of[n]) == 1 else n + form.format(v) for n, v in zip(names, values, strict=True)]
 
 
 def _beside(name: str, told: str) -> str:

@@ -12,6 +12,7 @@ A *cell* is (method, data set, IPC, seed) with a value for every setting. Settin
 
 import dataclasses
 import inspect
+import json
 import math
 import re
 import reprlib
@@ -404,7 +405,7 @@ def wrong_setting(stored: Mapping[str, Any]) -> str | None:
 
     kinds = _kinds(stored["method"], stored["evaluators"])
     values = {name: stored[name] for name in ("settings", *SECTIONS)} | dict(stored["evaluators"])
-    faults = ((section, schema.fault(kind, values[section])) for section, kind in kinds.items())
+    faults = ((section, schema.fault(kind, json.dumps(values[section]))) for section, kind in kinds.items())
     return next((f"{section}.{told}" for section, told in faults if told), None)
 
 

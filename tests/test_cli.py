@@ -1,5 +1,6 @@
 """The command line: its names, its help, one message for everything a user can get wrong, and Ctrl-C."""
 
+import gc
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from click.testing import CliRunner, Result
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
+from dcbench_tesla.cli.common import short_lived
 from dcbench_tesla.records.store import read_meta, save_tensors
 from tests import fixtures_data as fixtures
 
@@ -267,6 +269,7 @@ def test_help_and_listings_import_nothing_heavy() -> None:
     code = f"""
 import json, sys
 from dcbench_tesla.cli import main
+from dcbench_tesla.cli.common import short_lived
 for words in {LIGHT}:
     try:
         main(words, standalone_mode=False)
@@ -676,3 +679,15 @@ def test_the_papers_command_says_how_long_it_will_take_before_it_begins(cifar10:
     assert running.says(r"protocol paper, settings of MTT")
     assert running.says(r"tesla, ipc 10: experts .+, condensation .+, evaluation by convnet .+ in all")
     assert not running.says("Traceback")
+
+
+def test_a_short_command_leaves_the_garbage_collector_as_it_was() -> None:
+    for was_on in (True, False):
+        (gc.enable if was_on else gc.disable)()
+        try:
+            with short_lived():
+                assert not gc.isenabled()
+            assert gc.isenabled() == was_on
+            assert gc.get_freeze_count() == 0
+        finally:
+            gc.enable()

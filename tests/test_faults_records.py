@@ -120,18 +120,18 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path, monkeypatch
 def test_no_kind_takes_any_content(kind: str) -> None:
     contents: list[Any] = [[], "text", 3, None, True, {}, {"key": 1}, {"preprocessing": "../out"}, {"threads": True}]
     for content in contents:
-        assert schema.fault(kind, content) is not None
+        assert schema.fault(kind, json.dumps(content)) is not None
 
 
 @pytest.mark.parametrize("value", ["1", True, 1.5, [1], {}, -1, 2**70])
 def test_a_dataclass_is_a_kind(value: Any) -> None:
     from dcbench_tesla.config import NetworkSettings
 
-    assert schema.fault(NetworkSettings, {"width": 32, "depth": 0}) is None
+    assert schema.fault(NetworkSettings, json.dumps({"width": 32, "depth": 0})) is None
     if value not in (-1, 2**70):
-        assert "width" in (schema.fault(NetworkSettings, {"width": value, "depth": 0}) or "")
+        assert "width" in (schema.fault(NetworkSettings, json.dumps({"width": value, "depth": 0})) or "")
     record = {"iteration": value, "test": [0.5], "validation": [], "diverged": 0}
-    assert "iteration" in (schema.fault("evaluation record", record) or "")
+    assert "iteration" in (schema.fault("evaluation record", json.dumps(record)) or "")
 
 
 # ------------------------------------------------------------------------------------------- rows that are not believed

@@ -18,6 +18,7 @@ from dcbench_tesla.cli.common import (
     out_option,
     set_option,
     shipped_option,
+    short_lived,
     terminal_width,
     workspace_of,
 )
@@ -90,6 +91,7 @@ _which = options(
     shipped_option,
     json_option,
 )
+@short_lived()
 def accuracy(
     datasets: tuple[str, ...],
     methods: tuple[str, ...],
@@ -138,6 +140,7 @@ def accuracy(
 
 @compare.command()
 @options(_which, out_option, shipped_option, json_option)
+@short_lived()
 def regimes(
     datasets: tuple[str, ...],
     methods: tuple[str, ...],
@@ -606,6 +609,7 @@ def gradient(
 
 @compare.command()
 @options(_which, out_option, shipped_option, json_option)
+@short_lived()
 def scores(
     datasets: tuple[str, ...],
     methods: tuple[str, ...],

@@ -11,9 +11,10 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from dcbench_tesla.compare.changes import RATES, ROUNDING, by_holders, is_own_command, with_letters, without_effect
@@ -97,8 +98,9 @@ def accuracies(workspace: Workspace, wanted: Wanted, *, by: How = "t") -> pd.Dat
         DcbenchError: no finished evaluation is among the wanted ones.
     """
     groups = found(workspace, wanted)
-    table = pd.DataFrame([summary(rows, by) for rows in groups])
-    table = _with_standings(table, groups)
+    summaries = [summary(rows, by) for rows in groups]
+    table = pd.DataFrame(summaries).join(pd.DataFrame(_standings(summaries, groups)))
+    table = table.astype({f"{name}_level": object for name in STATISTICS})
     table["ipc"] = table["ipc"].astype("Int64")
     return table.sort_values([*SECTION, "evaluator", "recipe", "last", "method", "condensation"], ignore_index=True)
 
@@ -169,24 +171,30 @@ def _condensation(row: Mapping[str, Any]) -> str:
     return content_key({k: v for k, v in row["made"]["identity"].items() if k != "seed"})
 
 
-def _with_standings(table: pd.DataFrame, groups: Sequence[Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
-    """Return a table with where its lines stand beside the best of their columns, for every statistic.
+def _standings(
+    summaries: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return the columns of where the lines of a table stand beside the best of their columns, for every statistic.
 
     Args:
-        table: a row for each of ``groups``.
-        groups: the rows of the evaluations.
+        summaries: the tidy rows.
+        groups: the rows of the evaluations that each of them is of.
     """
-    shown = labelled(table).sort_values("evaluated_sets", kind="stable")
-    shown = shown.drop_duplicates([*SECTION, "line", "column"], keep="last")
-    for name in STATISTICS:
-        found: dict[Any, dict[str, Any]] = {}
-        for _, column in shown.dropna(subset=[name]).groupby([*SECTION, "column"], dropna=False):
-            standing = standings([networks_of(groups[i], name) for i in column.index])
-            found |= {i: _standing(name, own) for i, own in zip(column.index, standing, strict=True)}
-        empty = _standing(name, Standing(behind=None, p=None, level=None))
-        columns = [found.get(i, empty) for i in table.index]
-        table = table.join(pd.DataFrame(columns, index=table.index).astype({f"{name}_level": object}))
-    return table
+    columns: dict[tuple[Any, ...], dict[str, int]] = defaultdict(dict)
+    named = _records(labelled(pd.DataFrame(summaries).assign(place=range(len(groups)))), "place", "line", "column")
+    for row in sorted(named, key=lambda row: summaries[row["place"]]["evaluated_sets"]):
+        own = summaries[row["place"]]
+        column = columns[*(own[name] for name in SECTION), row["column"]]
+        column.pop(row["line"], None)  # of several evaluations of one set by one recipe, that of most snapshots counts
+        column[row["line"]] = row["place"]
+    nothing = Standing(behind=None, p=None, level=None)
+    found = [{key: value for name in STATISTICS for key, value in _standing(name, nothing).items()} for _ in groups]
+    for name, column in product(STATISTICS, columns.values()):
+        places = [place for place in column.values() if summaries[place][name] is not None]
+        standing = standings([networks_of(groups[place], name) for place in places]) if places else []
+        for place, own in zip(places, standing, strict=True):
+            found[place] |= _standing(name, own)
+    return found
 
 
 def networks_of(rows: Sequence[Mapping[str, Any]], name: str) -> Networks:
@@ -291,12 +299,12 @@ def _over_seeds(name: str, values: Sequence[Sequence[float]], by: How = "t") -> 
     columns: dict[str, Any] = dict.fromkeys(f"{name}{end}" for end in ends)
     if not values:
         return columns
-    means = pd.Series([statistics.fmean(v) for v in values])
+    means = [statistics.fmean(v) for v in values]
     fewest = min(map(len, values))
-    columns[name], columns[f"{name}_networks"] = means.mean(), fewest
+    columns[name], columns[f"{name}_networks"] = float(np.mean(means)), fewest
     if fewest > 1:
-        columns[f"{name}_std_networks"] = pd.Series([statistics.pstdev(v) ** 2 for v in values]).mean() ** 0.5
-    columns[f"{name}_std_seeds"] = means.std(ddof=0) if len(values) > 1 else None
+        columns[f"{name}_std_networks"] = float(np.mean([statistics.pstdev(v) ** 2 for v in values])) ** 0.5
+    columns[f"{name}_std_seeds"] = float(np.std(means)) if len(values) > 1 else None
     return columns | _ends(name, interval(values, by=by))
 
 

@@ -75,11 +75,10 @@ def merge_csv(path: Path, new: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame
 
 def csv_text(table: pd.DataFrame) -> str:
     """Return a table as CSV, in which no text is a formula (see :func:`dcbench_tesla.records.text.guarded`)."""
-    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    safe = table.astype(dict.fromkeys(texts, object))
-    for name in texts:
-        safe[name] = safe[name].map(lambda value: guarded(value) if isinstance(value, str) else value)
-    return safe.rename(columns=lambda name: guarded(str(name))).to_csv(index=False)
+    texts = [str(name) for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    safe = {name: [guarded(v) if isinstance(v, str) else v for v in table[name]] for name in texts}
+    columns = {name: pd.Series(values, table.index, dtype=object) for name, values in safe.items()}
+    return table.assign(**columns).rename(columns=lambda name: guarded(str(name))).to_csv(index=False)
 
 
 def table_of(path: Path) -> pd.DataFrame:

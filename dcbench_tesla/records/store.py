@@ -131,7 +131,7 @@ def read_json(path: Path, kind: str | type | None = None, *, remedy: str = _REME
     if kind is not None:
         from dcbench_tesla.records import schema  # pydantic is needed by what reads results, and by nothing else
 
-        if (fault := schema.fault(kind, content)) is not None:
+        if (fault := schema.fault(kind, raw)) is not None:
             told = f": {fault}" if fault else ""
             raise CorruptFileError(f"{path} is not {schema.title(kind)} of dcbench{told}. {remedy}")
     return content

@@ -32,8 +32,8 @@ def stage(root: Path, method: str, seed: int, values: list[float], **changes: An
         "seed": seed,
         "protocol": "smoke",
         "preset": "smoke",
-        "hardware": "a machine",
-        "environment": ENVIRONMENT,
+        "hardware": options.get("hardware", "a machine"),
+        "environment": {**ENVIRONMENT, "commit": options.get("commit", ENVIRONMENT["commit"])},
         "command": f"dcbench run --method {options.get('method_of_the_command', method)}"
         + (f" --set {options['set']}" if options["set"] else ""),
     }
@@ -98,6 +98,20 @@ def test_spreads_over_networks_and_over_seeds_stand_apart(tmp_path: Path) -> Non
     assert (row["seeds"], row["networks"]) == (2, 2)
     assert (row["condense_seconds"], row["peak_bytes"]) == (10.0, 1.5 * 2**20)
     assert row["best_on_validation"] is None
+
+
+def test_the_cost_of_a_method_is_that_of_one_code_on_one_machine(tmp_path: Path) -> None:
+    def peak() -> float:
+        (row,) = accuracies(Workspace(tmp_path), Wanted()).to_dict("records")
+        return float(row["peak_bytes"] / 2**20)
+
+    stage(tmp_path, "tesla", 3, [0.5, 0.6], commit="older")
+    stage(tmp_path, "tesla", 6, [0.5, 0.6])
+    assert peak() == 7.0  # of equally many, the last seed's
+    stage(tmp_path, "tesla", 4, [0.5, 0.6], commit="older")
+    assert peak() == 4.5
+    stage(tmp_path, "tesla", 8, [0.5, 0.6], hardware="another machine")
+    assert peak() == 4.5
 
 
 def test_one_seed_has_no_spread_over_seeds(tmp_path: Path) -> None:
@@ -231,6 +245,13 @@ def test_other_schedules_versions_and_settings_of_an_evaluation_are_no_further_s
     assert sorted(shown[:3]) == [
         f"{mean} ± 5.0 {end}" for mean, end in zip(("25.0", "55.0", "75.0"), ends, strict=True)
     ]
+
+
+def test_settings_that_change_a_result_by_rounding_only_separate_no_seeds(tmp_path: Path) -> None:
+    """Rows that are older than such a setting do not have it."""
+    for seed, rounding in enumerate(({}, {"micro_batch": 0}, {"micro_batch": 5})):
+        stage(tmp_path, "dm", seed, [0.2, 0.3], settings={"width": 4, **rounding})
+    assert list(accuracies(Workspace(tmp_path), Wanted())["seeds"]) == [3]
 
 
 def test_a_file_of_a_cell_is_no_seed_of_it_and_its_evaluation_seeds_are_not_seeds_of_the_set(tmp_path: Path) -> None:

@@ -85,9 +85,10 @@ def accuracies(workspace: Workspace, wanted: Wanted, *, by: How = "t") -> pd.Dat
     - ``<statistic>_p``: its p, corrected for all pairs of the column; ``<statistic>_level``: whether the method is the
       best or not decidedly worse; ``<statistic>_seeds_needed``: how many seeds would decide between the two.
 
-    ``condense_seconds`` and ``peak_bytes`` are means over seeds, and empty if they were not measured. If committed rows
-    are read too, ``origin`` tells them from the user's own. ``labels``, if it is there, has the label
-    regime of rows whose networks were trained with other labels than the set's own.
+    ``condense_seconds`` and ``peak_bytes`` are means over the seeds that ran by one commit on one machine, as most did,
+    and empty if they were not measured. If committed rows are read too, ``origin`` tells them from the user's own.
+    ``labels``, if it is there, has the label regime of rows whose networks were trained with other labels than the
+    set's own.
 
     Args:
         workspace: the results folder.
@@ -154,9 +155,10 @@ def evaluations(workspace: Workspace, wanted: Wanted) -> list[list[dict[str, Any
 
 
 def _group_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return a key that is equal for rows that differ in their seed only."""
+    """Return a key that is equal for rows that differ in their seed only, and in what changes results by rounding."""
     schedule = [(e["iteration"], len(e["test"])) for e in row["evaluated"]]
-    how = [row["recipe"], row["settings"], row.get("evaluator_version", 1), row["dataset_fingerprint"], schedule]
+    settings = {name: value for name, value in row["settings"].items() if name not in ROUNDING}
+    how = [row["recipe"], settings, row.get("evaluator_version", 1), row["dataset_fingerprint"], schedule]
     how += [row["labels"]] if "labels" in row else []
     return (row.get("origin"), _condensation(row), row["evaluator"], content_key(how))
 
@@ -224,6 +226,7 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
     """
     first = rows[0]
     made = [row["made"] for row in rows if row["made"] is not None]
+    timed = _by_one_code(made)
     data, settings = _changed_settings(made[0]) if made else ("", _of_a_file(first))
     columns = {
         "dataset": first["dataset"],
@@ -247,16 +250,27 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
     return columns | {
         "interval": f"95 % by {NAMES[by]}",
         "diverged_networks": sum(row["diverged_networks"] for row in rows),
-        "condense_seconds": _mean(row.get("condense_seconds") for row in made),
-        "peak_bytes": _mean(row.get("peak_bytes") for row in made),
+        "condense_seconds": _mean(row.get("condense_seconds") for row in timed),
+        "peak_bytes": _mean(row.get("peak_bytes") for row in timed),
         "evaluate_seconds": _mean(row["evaluate_seconds"] for row in rows),
         "hardware": _machines(made, rows),
         "commit": ", ".join(sorted({str(row["environment"]["commit"]) for row in rows})),
         "command": first["command"],
         **({"labels": first["labels"]["regime"]} if "labels" in first else {}),
-        **_energy(made),
+        **_energy(timed),
         **({"origin": first["origin"]} if "origin" in first else {}),
     }
+
+
+def _by_one_code(made: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the condensations of most seeds that ran by one commit on one machine; of equally many, the last seed's.
+
+    What another code or machine needed is no sample of the same cost.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in sorted(made, key=lambda row: row["seed"], reverse=True):
+        groups[row["environment"]["commit"], row["hardware"], bool(row.get("compiled"))].append(row)
+    return max(groups.values(), key=len, default=[])
 
 
 def _energy(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

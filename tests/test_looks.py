@@ -1,5 +1,6 @@
 """Plots: every method has a look of its own, names do not overlap, and what is drawn is what was measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def test_the_pareto_front_has_what_nothing_beats() -> None:
 
 
 def test_accuracy_is_drawn_against_ipc_and_cost() -> None:
-    found = accuracies(RESULTS, Wanted(datasets=["fashion-mnist"], evaluators=["convnet"], presets=["quick"]))
+    wanted = Wanted(datasets=["fashion-mnist"], evaluators=["convnet"], presets=["quick"], labels=["set"])
+    found = accuracies(RESULTS, wanted)
     by_ipc, by_cost = against_ipc(found), against_cost(found)
     assert by_ipc is not None
     assert by_cost is not None
@@ -86,6 +88,18 @@ def test_accuracy_is_drawn_against_ipc_and_cost() -> None:
     (point,) = (c.lines[0] for c in gib.containers if isinstance(c, ErrorbarContainer) and c.get_label() == "tesla")
     drawn = [np.asarray(values).tolist() for values in (point.get_xdata(), point.get_ydata())]
     assert drawn == [[tesla["peak_bytes"] / 2**30], [100 * tesla["last"]]]
+
+
+def test_no_place_is_empty_and_a_line_alone_is_drawn_only_where_there_is_no_other() -> None:
+    wanted = Wanted(datasets=["fashion-mnist"], presets=["quick"], labels=["set"])
+    drawn = against_ipc(accuracies(RESULTS, wanted))
+    alone = against_ipc(accuracies(RESULTS, replace(wanted, methods=["kip"], evaluators=["kernel-ridge"])))
+    assert drawn is not None
+    assert alone is not None
+    for figure, titles in ((drawn, {"convnet", "resnet18"}), (alone, {"kernel-ridge"})):
+        shown = [axes for axes in figure.axes if axes.axison]
+        assert {axes.get_title().rpartition(" ")[2] for axes in shown} == titles
+        assert all(axes.has_data() for axes in shown)
 
 
 def test_without_enough_results_the_command_says_what_a_plot_needs(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ _STATISTICS = {"last": "last", "best_on_validation": "best on validation", "best
 def against_ipc(table: pd.DataFrame, statistic: str = "last") -> "Figure | None":
     """Draw accuracy against IPC, with a line per method; ``None`` if no method was run with several IPCs.
 
-    Panels are data sets, presets and evaluators. Ticks stand at the IPCs that were run, and bars are intervals of the
-    mean at 95 %: over seeds, or over the networks of one set. A line has its name at its end; those that end before the
-    largest IPC are in a legend.
+    Panels are data sets, presets and evaluators; those with one line only are drawn where no other has more. Ticks
+    stand at the IPCs that were run, and bars are intervals of the mean at 95 %: over seeds, or over the networks of one
+    set. A line has its name at its end; those that end before the largest IPC are in a legend.
 
     Args:
         table: rows of :func:`~dcbench_tesla.compare.accuracy.accuracies`.
@@ -33,6 +33,7 @@ def against_ipc(table: pd.DataFrame, statistic: str = "last") -> "Figure | None"
     """
     rows = _known(table, statistic).dropna(subset=["ipc"])
     panels = [panel for _, panel in rows.groupby(_APART, dropna=False) if panel["ipc"].nunique() > 1]
+    panels = [panel for panel in panels if panel["line"].nunique() > 1] or panels
     return _figure(panels, [lambda axes, panel: _draw_ipc(axes, panel, statistic)]) if panels else None
 
 
@@ -79,11 +80,11 @@ def _figure(panels: Sequence[pd.DataFrame], draw: "Sequence[Callable[[Axes, pd.D
     rows = -(-len(cells) // columns)
     figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (panel, drawn) in zip(places, cells, strict=False):
+    for (panel, drawn), axes in zip(cells, places, strict=False):  # in this order: no place is taken and left empty
         axes.set_title(_title(panel), fontsize=9)
         axes.grid(alpha=0.3)
         drawn(axes, panel)
-    for axes in list(places):
+    for axes in places:
         axes.set_axis_off()
     told = [line for note in letters(pd.concat(panels)) for line in textwrap.wrap(note.replace("`", ""), 130)]
     figure.supxlabel("\n".join(told), fontsize=6, x=0.01, ha="left")

@@ -105,7 +105,7 @@ def names_at_ends(axes: "Axes", ends: Sequence[End]) -> None:
             color=end.colour,
             fontsize=8,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": end.colour, "linewidth": 0.6, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": end.colour, "linewidth": 0.6, "shrinkB": 4, "relpos": (0, 0.5)},
         )
 
 

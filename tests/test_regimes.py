@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dcbench_tesla import registry
 from dcbench_tesla.api import evaluate, run
-from dcbench_tesla.cells.evaluation import Evaluation
+from dcbench_tesla.cells.evaluation import NEAR, Accuracy, Evaluation, notes_on_teacher
 from dcbench_tesla.cells.saved import evaluate_saved
 from dcbench_tesla.cli.compare import accuracy as cli_accuracy
 from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
@@ -176,6 +176,21 @@ def test_cells_share_the_teacher_with_one_another_and_with_the_methods(made: Pat
     about = {"regime": "teacher", "expert": 0, "epochs": 2, "experts": folder.name, "temperature": 1.0, "loss": "kl"}
     assert [row["labels"] for row in taught] == [about]
     assert len({row["condense_key"] for row in taught} | {rows(made, "condense")[0]["key"]}) <= 2
+
+
+def test_a_row_says_how_good_the_teacher_is_and_a_note_where_it_is_no_better_than_the_set(made: Path) -> None:
+    (row,) = [row for row in rows(made, "evaluate") if "labels" in row]
+    cell = _cell(made, {**SETTINGS, **TAUGHT})
+    taught, test = cell.materials.teacher(CPU), cell.materials.splits(CPU).test
+    labels = taught.labels(test.inputs(torch.arange(len(test))))
+    assert row["teacher_test"] == pytest.approx(float((labels.argmax(1) == test.labels).double().mean()))
+    last = Accuracy.of([0.7, 0.8], 0)
+    (note,) = notes_on_teacher(last, 0.8)
+    assert "the teacher itself is right on 80.0 % of the test images" in note
+    assert notes_on_teacher(last, 0.81) == notes_on_teacher(last, None) == notes_on_teacher(None, 0.8) == []
+    assert any("the teacher itself" in note for note in row.get("notes", [])) == (
+        row["accuracy"]["last"]["mean"] >= row["teacher_test"] - NEAR
+    )
 
 
 def test_a_regime_is_part_of_the_evaluations_key_only_where_it_is_another(made: Path) -> None:
@@ -393,15 +408,14 @@ def compared(tmp_path: Path) -> Path:
             labels = {"regime": regime} | (
                 {"epochs": 3, "temperature": 2.0, "experts": "e"} if regime == "teacher" else {}
             )
-            more = {"labels": labels} if regime != "set" else {}
+            more: dict[str, Any] = {"labels": labels} if regime != "set" else {}
+            more |= {"teacher_test": 0.886} if regime == "teacher" and seed else {}  # an older row has none
             word = f" --set evaluation.labels={regime} --set evaluation.teacher_epochs=3" if regime == "teacher" else ""
             stage(tmp_path, method, seed, values, extra=more, also=word, key=f"{method}{regime}{seed}")
     return tmp_path
 
 
 def stage(out: Path, method: str, seed: int, values: list[float], *, extra: Any, also: str, key: str) -> None:
-    from dcbench_tesla.cells.evaluation import Accuracy
-
     shared = {
         "dataset": "digits",
         "dataset_fingerprint": "f",
@@ -459,6 +473,7 @@ def test_the_command_shows_every_regime_and_names_the_commands_for_what_is_missi
     (line,) = (text for text in result.stdout.splitlines() if text.startswith("| `dm`") and "±" in text)
     assert [cell.strip().split(" ")[0] for cell in line.split("|")[2:5]] == ["66.5", "71.8", "71.2"]
     assert "teacher: labels of a teacher (3 epochs, temperature 2)" in result.stdout
+    assert "88.6 % of the test images" in " ".join(result.stdout.split())
     missing = [text.removeprefix("missing: ") for text in result.stderr.splitlines() if text.startswith("missing")]
     about = "--dataset digits --ipc 1 --preset smoke"
     assert missing == [f"dcbench run --method random --seed 0 --seed 1 {about} --set evaluation.labels=hard"]

@@ -30,6 +30,9 @@ from dcbench_tesla.presets.recipes import AUTHORS, authors_recipe
 from dcbench_tesla.records.progress import Bar
 from dcbench_tesla.records.store import content_key, read_json, write_json
 
+NEAR = 0.05
+"""How close to its teacher's accuracy a set's own is said to be held back by it, as a fraction."""
+
 _BATCH = 512
 _LONGEST_NAME = 100
 
@@ -227,6 +230,21 @@ def notes_on(last: Accuracy | None, classes: int, images: int) -> list[str]:
     ]
 
 
+def notes_on_teacher(last: Accuracy | None, teacher: float | None) -> list[str]:
+    """Return a note if networks come within :data:`NEAR` of the accuracy of their teacher: it cannot lift them further.
+
+    Args:
+        last: the accuracy of the final set.
+        teacher: that of the teacher, as a fraction; ``None`` if there is none.
+    """
+    if last is None or teacher is None or last.mean < teacher - NEAR:
+        return []
+    return [
+        f"the teacher itself is right on {100 * teacher:.1f} % of the test images: it holds back sets that come close "
+        "to that, and evaluation.teacher_epochs trains it longer"
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One evaluator for the distilled sets of one condensation.
@@ -265,7 +283,11 @@ class Evaluation:
         start = time.perf_counter()
         found = [self._test(evaluator, iteration, networks, load, shown) for iteration, networks, load in sets]
         summary = summarise(found)
-        notes = notes_on(summary["last"], self.test.classes, len(self.test))
+        taught = self._of_the_teacher()
+        notes = [
+            *notes_on(summary["last"], self.test.classes, len(self.test)),
+            *notes_on_teacher(summary["last"], taught.get("teacher_test")),
+        ]
         for note in notes:
             self.tell(f"{self.name}: note: {note}")
         return {
@@ -274,6 +296,7 @@ class Evaluation:
             "recipe": evaluator.recipe_of(self.evaluation_recipe),
             "settings": settings_on_record(self.settings),
             **({"labels": dict(self.labels.content)} if self.labels.content else {}),
+            **taught,
             "networks": sets[-1][1],
             "validation_images": len(self.validation) if self.validation else 0,
             "test_images": len(self.test),
@@ -283,6 +306,11 @@ class Evaluation:
             "evaluated": [dataclasses.asdict(e) for e in found],
             **({"notes": notes} if notes else {}),
         }
+
+    def _of_the_teacher(self) -> dict[str, float]:
+        """Return the teacher's own accuracy on the test images, if there is a teacher."""
+        teacher = self.labels.teacher
+        return {} if teacher is None else {"teacher_test": accuracy(teacher.network, self.test)}
 
     def _signed(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return a record with a digest of its content and of the evaluation that it belongs to."""

@@ -56,11 +56,12 @@ def regimes(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     """Return one tidy row for every method, settings, evaluator and label regime, over all seeds that were run.
 
     The columns are those of :func:`~dcbench_tesla.compare.accuracy.accuracies`, and ``regime``, ``teacher`` (its epochs
-    and temperature; empty for other regimes), ``teacher_key``, ``seed_numbers``, ``over_random`` (the mean difference
-    to ``random`` in pairs of seeds, or of networks where one seed is shared, as a fraction), ``over_random_low`` and
-    ``over_random_high`` (the ends of its interval at 95 %), ``over_random_p`` (corrected for all methods compared with
-    the same ``random``), ``over_random_pairs``, and ``over_random_unit``, of what the pairs are; all of these are empty
-    where ``random`` has no such row.
+    and temperature; empty for other regimes), ``teacher_key``, ``teacher_test`` (its own accuracy on the test images,
+    as a fraction; empty in older rows), ``seed_numbers``, ``over_random`` (the mean difference to ``random`` in pairs
+    of seeds, or of networks where one seed is shared, as a fraction), ``over_random_low`` and ``over_random_high`` (the
+    ends of its interval at 95 %), ``over_random_p`` (corrected for all methods compared with the same ``random``),
+    ``over_random_pairs``, and ``over_random_unit``, of what the pairs are; all of these are empty where ``random`` has
+    no such row.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
@@ -91,6 +92,7 @@ def _columns(rows: Sequence[_Row]) -> dict[str, Any]:
         "regime": labels.get("regime", OWN_LABELS),
         "teacher": told_labels(first).removeprefix(", ") if "epochs" in labels else "",
         "teacher_key": labels.get("experts", ""),
+        "teacher_test": max((row["teacher_test"] for row in rows if "teacher_test" in row), default=None),
         "seed_numbers": " ".join(map(str, sorted(row["seed"] for row in rows))),
     }
 
@@ -213,8 +215,12 @@ def _best(cells: Mapping[tuple[str, str], Cell], line: str) -> float:
 def _notes(rows: pd.DataFrame, column: str) -> list[str]:
     recipes = dict.fromkeys(f"{column}: {row['recipe']}; {row['networks']} networks" for row in rows.to_dict("records"))
     taught = [row for row in rows.to_dict("records") if row["teacher"]]
-    teachers = dict.fromkeys(f"{_name(r, rows)}: {r['teacher']}, expert 0 of {r['teacher_key']}" for r in taught)
-    return [*recipes, *teachers, *_told_differences(rows), *letters(rows)]
+    teachers: dict[str, dict[str, None]] = defaultdict(dict)
+    for row in taught:
+        own = teachers[f"{_name(row, rows)}: {row['teacher']}, expert 0 of {row['teacher_key']}"]
+        own |= {} if pd.isna(row["teacher_test"]) else {f"{100 * row['teacher_test']:.1f}": None}
+    whose = [f"{told}, {' or '.join(own)} % of the test images" if own else told for told, own in teachers.items()]
+    return [*recipes, *whose, *_told_differences(rows), *letters(rows)]
 
 
 def _told_differences(rows: pd.DataFrame) -> list[str]:

@@ -214,6 +214,7 @@ class EvaluateRow(OfCell):
     evaluated: Annotated[list[Evaluated], Field(min_length=1)]
     accuracy: Accuracies
     labels: Labels | None = None
+    teacher_test: Fraction | None = None
     evaluator_version: Count = 1
     evaluation_seed: int = 0
     test_images: Count = 0

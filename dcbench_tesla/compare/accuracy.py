@@ -226,7 +226,7 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
     """
     first = rows[0]
     made = [row["made"] for row in rows if row["made"] is not None]
-    timed = _by_one_code(made)
+    timed = of_one_code(made)
     data, settings = _changed_settings(made[0]) if made else ("", _of_a_file(first))
     columns = {
         "dataset": first["dataset"],
@@ -262,7 +262,7 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
     }
 
 
-def _by_one_code(made: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def of_one_code(made: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the condensations of most seeds that ran by one commit on one machine; of equally many, the last seed's.
 
     What another code or machine needed is no sample of the same cost.
@@ -538,12 +538,16 @@ def _undecided(shown: Sequence[_Row], statistic: str) -> list[str]:
 
 
 def _open(row: _Row, statistic: str) -> str:
-    """Return by how much a method that is level with the best is behind it, and how many seeds would decide that."""
+    """Return by how much a method that is level with the best is behind it, and how many seeds would decide that.
+
+    It can be ahead in the seeds that both have, where one of them has others too.
+    """
     needed, behind = row[f"{statistic}_seeds_needed"], -100 * row[f"{statistic}_to_best"]
     if not _has(row, f"{statistic}_seeds_needed"):
         return f"{row['line']}: equal"
     seeds = f"more than {MOST_SEEDS}" if needed == float("inf") else f"{int(needed)}"
-    return f"{row['line']} by {behind:.1f} points ({seeds})"
+    how = f"by {behind:.1f} points" if behind >= 0 else f"that is ahead by {-behind:.1f} points in what both ran"
+    return f"{row['line']} {how} ({seeds})"
 
 
 def _with_interval(row: Mapping[Any, Any], statistic: str, *, marked: bool) -> str:

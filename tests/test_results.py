@@ -14,8 +14,10 @@ from click.testing import CliRunner
 
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare import memory
-from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown
+from dcbench_tesla.compare.accuracy import Wanted, accuracies, markdown, networks_of
 from dcbench_tesla.compare.files import read_csv
+from dcbench_tesla.compare.regimes import regimes
+from dcbench_tesla.compare.statistics import Networks, compare
 from dcbench_tesla.records.progress import size
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports import figure1, figure2, growth
@@ -118,6 +120,78 @@ def test_the_page_says_of_other_ways_of_training_what_the_rows_say() -> None:
     assert last("rded", 10)["last"]["mean"] < last("random", 10)["last"]["mean"]
 
 
+@pytest.fixture(scope="module")
+def over_random() -> dict[tuple[str, int, str], dict[Any, Any]]:
+    """Return the rows of `compare regimes` with the sets' own labels, by method, IPC and network."""
+    wanted = Wanted(datasets=["fashion-mnist"], presets=["quick"], evaluators=["convnet", "resnet18"])
+    table = regimes(Workspace(ROOT / "results"), wanted)
+    own = table[(table["regime"] == "set") & table["column"].isin(["convnet", "resnet18"])]
+    return {(row["method"], row["ipc"], row["column"]): row for row in own.to_dict("records")}
+
+
+def test_the_page_shows_the_points_over_random_of_three_seeds(
+    over_random: dict[tuple[str, int, str], dict[Any, Any]],
+) -> None:
+    text, methods = page("fashion-mnist.md").splitlines(), set[str]()
+    for method in {method for method, *_ in over_random}:
+        shown = [over_random.get((method, ipc, net)) for ipc in (1, 10) for net in ("convnet", "resnet18")]
+        if method == "random" or any(row is None or row["over_random_pairs"] != 3 for row in shown):
+            continue
+        cells = [gain(row) for row in shown if row is not None]
+        assert f"| `{method}` | {' | '.join(cells)} |" in text
+        methods.add(method)
+    assert methods == {"herding", "k-center", "class-means", "rded", "dm", "dc", "dsa", "tesla"}
+
+
+def gain(row: dict[Any, Any]) -> str:
+    """Return points over `random` with their interval, and a star where they are decided."""
+    points, low, high = (100 * row[f"over_random{end}"] for end in ("", "_low", "_high"))
+    return f"{points:+.1f} [{low:+.1f}, {high:+.1f}]" + (" *" if row["over_random_p"] <= 0.05 else "")
+
+
+def test_what_stands_out_does(over_random: dict[tuple[str, int, str], dict[Any, Any]]) -> None:
+    text = " ".join(page("fashion-mnist.md").split())
+
+    def points(ipc: int, net: str, *, decided: bool = False) -> dict[str, float]:
+        """Return the points over `random` of the methods with three seeds, the largest first."""
+        own = {m: r for (m, i, n), r in over_random.items() if (i, n) == (ipc, net) and r["over_random_pairs"] == 3}
+        found = {m: 100 * r["over_random"] for m, r in own.items() if r["over_random_p"] <= 0.05 or not decided}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    one, ten = points(1, "convnet"), points(10, "convnet")
+    assert set(one) - {m for m, gained in points(1, "convnet", decided=True).items() if gained > 0} == {
+        "class-means",
+        "rded",
+    }
+    best = next(iter(one))
+    assert f"`{best}` gains most there, {one[best]:.1f} points" in text
+    above = {m: gained for m, gained in points(10, "convnet", decided=True).items() if gained > 0}
+    (first, most), (second, more) = above.items()
+    assert 0.2 < most / one[best] < 0.3
+    assert f"Under the ConvNet `{first}` ({most:.1f} points) and `{second}` ({more:.1f}) are decidedly above" in text
+    assert max(points(10, "resnet18", decided=True).values()) < 0
+    assert ten["k-center"] < -10
+    assert f"gains {ten['dsa']:.1f} points over `random`, which are not decided" in text
+    assert "dsa" not in points(10, "convnet", decided=True)
+
+    def networks(method: str, ipc: int) -> Networks:
+        own = [r for r in rows("evaluate") if (r["method"], r["ipc"]) == (method, ipc) and r["evaluator"] == "convnet"]
+        own = [r for r in own if r["dataset"] == "fashion-mnist" and r["preset"] == "quick" and "labels" not in r]
+        return networks_of(own, "last")
+
+    assert (compare(networks(first, 10), networks(second, 10)).p or 0) > 0.05
+    means = [[100 * sum(own) / len(own) for own in networks("random", ipc).values()] for ipc in (1, 10)]
+    (low, high), (lower, higher) = ((min(seeds), max(seeds)) for seeds in means)
+    assert f"{low:.1f} to {high:.1f} % with one image a class, {lower:.1f} to {higher:.1f} % with ten" in text
+    behind = compare(networks("tesla", 10), networks("herding", 10))
+    ends = f"(interval {100 * behind.low:.1f} to {100 * behind.high:.1f}, of this one comparison)"
+    assert f"is {100 * behind.difference:.1f} points behind `tesla` with ten images {ends}" in text
+    level = quick_table(ipcs=[10], evaluators=["convnet"]).set_index("method")["last_level"]
+    assert list(level[level.map(bool)].index) == ["idc"]
+    peaks = quick_table(ipcs=[10], evaluators=["convnet"]).set_index("method")["peak_bytes"]
+    assert f"{peaks['dsa'] / 2**20:.1f} MiB against {peaks['tesla'] / 2**20:.1f} with ten images a class" in text
+
+
 def test_the_readme_shows_the_table_of_the_rows() -> None:
     """Accuracies at both IPC; time and peak memory at ten images a class; the best method first."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
@@ -134,8 +208,8 @@ def test_the_readme_shows_the_table_of_the_rows() -> None:
     assert len(expected) == len(METHODS) + 1
     start = lines.index(expected[0])
     assert lines[start : start + len(expected) + 1] == [*expected, ""]
-    means, tesla = (cells[1][method][0].partition(" [")[0] for method in ("class-means", "tesla"))
-    told = f"it reaches {means} with one image a class, and `tesla` {tesla}"
+    means, tesla = (cells[1][method][0].partition(" ")[0] for method in ("class-means", "tesla"))
+    told = f"it reaches {means} % with one image a class, and `tesla` {tesla} %"
     assert told in " ".join(lines)
 
 

@@ -160,10 +160,10 @@ def _group_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     settings = {name: value for name, value in row["settings"].items() if name not in ROUNDING}
     how = [row["recipe"], settings, row.get("evaluator_version", 1), row["dataset_fingerprint"], schedule]
     how += [row["labels"]] if "labels" in row else []
-    return (row.get("origin"), _condensation(row), row["evaluator"], content_key(how))
+    return (row.get("origin"), condensation_key(row), row["evaluator"], content_key(how))
 
 
-def _condensation(row: Mapping[str, Any]) -> str:
+def condensation_key(row: Mapping[str, Any]) -> str:
     """Return a key of the condensation without its seed.
 
     The origin of a file is not known, so its key is made from the set itself and the seed of the evaluation.
@@ -225,8 +225,7 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
         by: how intervals are made.
     """
     first = rows[0]
-    made = [row["made"] for row in rows if row["made"] is not None]
-    timed = of_one_code(made)
+    made, timed = _made(rows), costed(rows)
     data, settings = _changed_settings(made[0]) if made else ("", _of_a_file(first))
     columns = {
         "dataset": first["dataset"],
@@ -235,7 +234,7 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
         "data": data,
         "method": first["method"],
         "settings": settings,
-        "condensation": _condensation(first),
+        "condensation": condensation_key(first),
         "protocol": with_sets(made[0]["protocol"] if made else first["protocol"], len(rows)),
         "evaluator": first["evaluator"],
         "recipe": f"{first['recipe']}{told_labels(first)}",
@@ -262,15 +261,21 @@ def summary(rows: Sequence[Mapping[str, Any]], by: How = "t") -> dict[str, Any]:
     }
 
 
-def of_one_code(made: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the condensations of most seeds that ran by one commit on one machine; of equally many, the last seed's.
+def costed(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the condensations of the seeds whose cost is that of a method, from its rows (:func:`evaluations`).
 
-    What another code or machine needed is no sample of the same cost.
+    They are those that ran by one commit on one machine, as most did; of equally many, the last seed's. What another
+    code or machine needed is no sample of the same cost.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in sorted(made, key=lambda row: row["seed"], reverse=True):
+    for row in sorted(_made(rows), key=lambda made: made["seed"], reverse=True):
         groups[row["environment"]["commit"], row["hardware"], bool(row.get("compiled"))].append(row)
     return max(groups.values(), key=len, default=[])
+
+
+def _made(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows of the condensations of evaluations; a set that was evaluated from a file has none."""
+    return [row["made"] for row in rows if row["made"] is not None]
 
 
 def _energy(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Why a peak of memory is empty: what the row of the condensation says about it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from dcbench_tesla.compare.accuracy import Wanted, evaluations, of_one_code, summary
+from dcbench_tesla.compare.accuracy import Wanted, condensation_key, costed, evaluations
 from dcbench_tesla.records.workspace import Workspace
 
 _COMPILED, _NO_ITERATIONS, _NO_ROW, _NOT_MEASURED = "compiled", "no iterations", "no row", "not measured"
@@ -29,12 +29,6 @@ def why_empty(made: Mapping[str, Any] | None) -> str:
     return _COMPILED if made.get("compiled") else _NOT_MEASURED
 
 
-def _costed(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the row of a condensation whose cost stands for those of all seeds; ``None`` if there is none."""
-    made = of_one_code([row["made"] for row in rows if row["made"] is not None])
-    return made[0] if made else None
-
-
 def explained(reason: str) -> str:
     """Return a reason of :func:`why_empty` with its explanation."""
     return f"{reason}: {_TOLD[reason]}"
@@ -45,7 +39,7 @@ class Peaks:
 
     def __init__(self, workspace: Workspace | None) -> None:
         groups = evaluations(workspace, Wanted()) if workspace else []
-        found = ((summary(rows)["condensation"], why_empty(_costed(rows))) for rows in groups)
+        found = ((condensation_key(rows[0]), why_empty(next(iter(costed(rows)), None))) for rows in groups)
         self._reasons = {condensation: reason for condensation, reason in found if reason}
 
     def by_line(self, rows: pd.DataFrame) -> dict[str, str]:

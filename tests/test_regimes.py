@@ -224,6 +224,16 @@ def test_classes_are_their_own_hard_labels_and_nothing_is_trained_again(
     assert row["command"].endswith("--set evaluation.labels=hard")
 
 
+def test_the_row_of_the_same_labels_is_taken_where_the_cell_kept_no_snapshot(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "iterations": 4, "evaluation.every": 2, "evaluation.networks_on_the_way": 1}
+    own = ran(tmp_path, "dm", settings)
+    shutil.rmtree(own.cell.place.folder / "snapshots")
+    hard = ran(tmp_path, "dm", {**settings, "evaluation.labels": "hard"})
+    assert hard.accuracy("convnet") == own.accuracy("convnet")
+    with pytest.raises(UsageError, match="condensed without a snapshot of iteration 2"):
+        ran(tmp_path, "dm", {**settings, "evaluation.networks": 3})
+
+
 def test_soft_labels_made_hard_give_another_row(made: Path, tmp_path: Path) -> None:
     out = shutil.copytree(made, tmp_path / "out")
     (cell,) = (out / "cells").glob("rded-*")

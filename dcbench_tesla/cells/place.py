@@ -6,6 +6,7 @@ there lists what takes the place of what is in the cell's folder. From then on t
 process is killed in the middle, the next one that opens the cell completes it.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcbench_tesla.cells.evaluation import records_name
+from dcbench_tesla.cells.evaluation import OTHER_LABELS, is_hard, records_name
 from dcbench_tesla.cells.identity import CellIdentity
 from dcbench_tesla.cells.loop import CHECKPOINT
+from dcbench_tesla.config import TEACHER_LABELS
+from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import CorruptFileError, UsageError
 from dcbench_tesla.records.store import locked, read_json, write_json, writing
 from dcbench_tesla.records.workspace import Workspace
@@ -80,12 +83,19 @@ class Place:
     def check_snapshots(self, done: int) -> None:
         """Check that the first ``done`` iterations left all snapshots that an evaluator will test.
 
+        An evaluation on record tests nothing more, nor does one whose row is that of the same labels.
+
         Raises:
             UsageError: the condensation was started with another ``evaluation.every``.
         """
         identity = self._identity
-        wanted = {i for name in identity.config.evaluators for i, _ in identity.schedule(name)}
-        lacking = {i for i in wanted if i <= done and not self.snapshot(i).exists()}
+        lacking = {
+            i
+            for name in identity.config.evaluators
+            if not self.evaluated(name) and self.twin(name) is None
+            for i, _ in identity.schedule(name)
+            if i <= done and not self.snapshot(i).exists()
+        }
         if lacking:
             raise UsageError(
                 f"{identity.name} was condensed without a snapshot of iteration {min(lacking)}: choose an "
@@ -113,6 +123,28 @@ class Place:
     def evaluated(self, evaluator: str) -> bool:
         """Return whether an evaluation is finished."""
         return self._workspace.row("evaluate", self._identity.evaluation_key(evaluator)) is not None
+
+    def twin(self, evaluator: str) -> dict[str, Any] | None:
+        """Return the row of an evaluation with the same labels under another regime, if there is one.
+
+        Where the labels of a cell's sets are classes, the regimes ``set`` and ``hard`` are the same.
+
+        Raises:
+            CorruptFileError: the row, or the file of a set, is damaged.
+        """
+        identity = self._identity
+        regime = identity.config.evaluation.labels
+        if regime == TEACHER_LABELS or not self.distilled.exists():
+            return None
+        evaluation = dataclasses.replace(identity.config.evaluation, labels=OTHER_LABELS[regime])
+        other = CellIdentity(
+            dataclasses.replace(identity.config, evaluation=evaluation), identity.data, identity.experts
+        )
+        row = self._workspace.row("evaluate", other.evaluation_key(evaluator))
+        if row is None:
+            return None
+        kept = [path for i, _ in identity.schedule(evaluator) if (path := self.snapshot(i)).exists()]
+        return row if all(is_hard(DistilledSet.load(path)) for path in kept) else None
 
     def half_evaluated(self) -> bool:
         """Return whether an evaluation was started and is not finished."""

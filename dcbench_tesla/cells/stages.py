@@ -17,15 +17,14 @@ import torch
 from dcbench_tesla import registry
 from dcbench_tesla.cells.cell import EVALUATE, TEACHER, Cell
 from dcbench_tesla.cells.estimate import compilation_decided
-from dcbench_tesla.cells.evaluation import OTHER_LABELS, SAME_LABELS, Evaluation, Labels, as_regime, is_hard
+from dcbench_tesla.cells.evaluation import SAME_LABELS, Evaluation, Labels, as_regime
 from dcbench_tesla.cells.execution import record_begun
 from dcbench_tesla.cells.expert_processes import processes, threads_of_each, train_at_once
-from dcbench_tesla.cells.identity import CellIdentity, execution_settings
+from dcbench_tesla.cells.identity import execution_settings
 from dcbench_tesla.cells.loop import CondenseLoop
 from dcbench_tesla.cells.place import KEPT_RESULT, LOCK, alone, discard, exchange_began, settle, take_over
 from dcbench_tesla.cells.result import CellResult
 from dcbench_tesla.compute.compiling import training_is_compiled
-from dcbench_tesla.config import TEACHER_LABELS
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.experts.imported import ImportedStore
 from dcbench_tesla.experts.recipe import ExpertRecipe
@@ -320,26 +319,10 @@ def labels_of(cell: Cell, device: torch.device | None = None) -> Labels:
     return Labels(content=cell.identity.labels, teacher=cell.materials.teacher(device or cell.device))
 
 
-def _twin(cell: Cell, name: str) -> dict[str, Any] | None:
-    """Return the row of an evaluation with the same labels under another regime, if there is one.
-
-    Where the labels of a cell's sets are classes, the regimes ``set`` and ``hard`` are the same. Networks are not
-    trained twice then, but for an evaluation that is repeated.
-    """
-    regime = cell.config.evaluation.labels
-    if regime == TEACHER_LABELS or cell.place.evaluated(name):
-        return None
-    evaluation = dataclasses.replace(cell.config.evaluation, labels=OTHER_LABELS[regime])
-    other = CellIdentity(dataclasses.replace(cell.config, evaluation=evaluation), cell.dataset, cell.identity.experts)
-    row = cell.workspace.row("evaluate", other.evaluation_key(name))
-    if row is None or not all(is_hard(cell.distilled_set(i)) for i, _ in cell.identity.schedule(name)):
-        return None
-    cell.say(f"{cell.config.method}: {SAME_LABELS}")
-    return row
-
-
 def _evaluate(cell: Cell, name: str) -> None:
-    if (twin := _twin(cell, name)) is not None:
+    twin = None if cell.place.evaluated(name) else cell.place.twin(name)  # one that is repeated trains its networks
+    if twin is not None:
+        cell.say(f"{cell.config.method}: {SAME_LABELS}")
         row = as_regime(twin, cell.identity.labels) | cell_facts(cell)
     else:
         row = _trained_and_tested(cell, name)

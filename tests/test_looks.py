@@ -91,7 +91,7 @@ def test_accuracy_is_drawn_against_ipc_and_cost() -> None:
 
 
 def test_no_place_is_empty_and_a_line_alone_is_drawn_only_where_there_is_no_other() -> None:
-    wanted = Wanted(datasets=["fashion-mnist"], presets=["quick"], labels=["set"])
+    wanted = Wanted(datasets=["fashion-mnist"], presets=["quick"])
     drawn = against_ipc(accuracies(RESULTS, wanted))
     alone = against_ipc(accuracies(RESULTS, replace(wanted, methods=["kip"], evaluators=["kernel-ridge"])))
     assert drawn is not None
@@ -100,6 +100,14 @@ def test_no_place_is_empty_and_a_line_alone_is_drawn_only_where_there_is_no_othe
         shown = [axes for axes in figure.axes if axes.axison]
         assert {axes.get_title().rpartition(" ")[2] for axes in shown} == titles
         assert all(axes.has_data() for axes in shown)
+
+
+def test_labels_of_the_sets_are_drawn_and_others_where_they_are_asked_for() -> None:
+    wanted = Wanted(datasets=["fashion-mnist"], presets=["quick"], evaluators=["convnet"])
+    for labels, named in (((), ""), (("teacher",), ", teacher labels"), (("hard", "teacher"), ", hard labels")):
+        drawn = against_ipc(accuracies(RESULTS, replace(wanted, labels=labels)))
+        assert drawn is not None
+        assert drawn.axes[0].get_title() == f"fashion-mnist, preset quick, convnet{named}"
 
 
 def test_without_enough_results_the_command_says_what_a_plot_needs(tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ _STATISTICS = {"last": "last", "best_on_validation": "best on validation", "best
 def against_ipc(table: pd.DataFrame, statistic: str = "last") -> "Figure | None":
     """Draw accuracy against IPC, with a line per method; ``None`` if no method was run with several IPCs.
 
-    Panels are data sets, presets and evaluators; those with one line only are drawn where no other has more. Ticks
-    stand at the IPCs that were run, and bars are intervals of the mean at 95 %: over seeds, or over the networks of one
-    set. A line has its name at its end; those that end before the largest IPC are in a legend.
+    Panels are data sets, presets and evaluators; those with one line only are drawn where no other has more. Of several
+    regimes of labels the sets' own are drawn, where the table has them. Ticks stand at the IPCs that were run, and bars
+    are intervals of the mean at 95 %: over seeds, or over the networks of one set. A line has its name at its end;
+    those that end before the largest IPC are in a legend.
 
     Args:
         table: rows of :func:`~dcbench_tesla.compare.accuracy.accuracies`.
@@ -40,9 +41,10 @@ def against_ipc(table: pd.DataFrame, statistic: str = "last") -> "Figure | None"
 def against_cost(table: pd.DataFrame, statistic: str = "last") -> "Figure | None":
     """Draw accuracy against seconds and GiB of the condensation; ``None`` if fewer than two methods have a cost.
 
-    Panels are data sets, IPCs, presets and evaluators; below the axis stand the machines, whose times are comparable
-    only if it is one. Rings mark the Pareto front, which seconds of several machines do not have: no other method with
-    a cost is as cheap and more accurate. Methods without a cost, which choose images or average them, are dashed lines.
+    Panels are data sets, IPCs, presets and evaluators, with the sets' own labels where the table has them; below the
+    axis stand the machines, whose times are comparable only if it is one. Rings mark the Pareto front, which seconds of
+    several machines do not have: no other method with a cost is as cheap and more accurate. Methods without a cost,
+    which choose images or average them, are dashed lines.
 
     Args:
         table: rows of :func:`~dcbench_tesla.compare.accuracy.accuracies`.
@@ -61,8 +63,9 @@ def against_cost(table: pd.DataFrame, statistic: str = "last") -> "Figure | None
 
 def _known(table: pd.DataFrame, statistic: str) -> pd.DataFrame:
     rows = labelled(table.dropna(subset=[statistic]))
-    labels = rows["labels"].fillna("") if "labels" in rows else ""
+    labels = rows["labels"].fillna("") if "labels" in rows else pd.Series("", rows.index)
     rows = rows.assign(labels=labels)
+    rows = rows[labels == ""] if (labels == "").any() else rows
     common = rows.groupby([*_APART, "ipc"], dropna=False)["column"].transform(lambda names: names.mode()[0])
     own = [
         "" if column == usual else f", {column.removeprefix(evaluator).strip()}"

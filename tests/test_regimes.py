@@ -495,6 +495,26 @@ def test_the_command_shows_every_regime_and_names_the_commands_for_what_is_missi
         assert (compared / name).stat().st_size > 0
 
 
+def test_of_two_teachers_the_shorter_one_is_the_first_and_the_longer_one_is_asked_for(compared: Path) -> None:
+    labels = {"regime": "teacher", "epochs": 12, "temperature": 2.0, "experts": "e"}
+    word = " --set evaluation.labels=teacher --set evaluation.teacher_epochs=12"
+    for method, values in (("random", [0.50, 0.51]), ("dm", [0.80, 0.811])):
+        stage(compared, method, 0, values, extra={"labels": labels}, also=word, key=f"{method}longer")
+    result = command("compare", "regimes", "--out", compared)
+    text = " ".join(result.stdout.split())
+    (head,) = (line for line in result.stdout.splitlines() if line.startswith("| method"))
+    assert [cell.strip() for cell in head.split("|")[4:6]] == ["teacher 1", "teacher 2"]
+    assert text.index("teacher 1: labels of a teacher (3 epochs") < text.index(
+        "teacher 2: labels of a teacher (12 epochs"
+    )
+    assert "teacher 1: 0 of 1 decidedly over `random`, 0 decidedly below (pairs of seeds)" in text
+    assert "teacher 2: 1 of 1 decidedly over `random`, 0 decidedly below (pairs of networks)" in text
+    assert (
+        f"missing: dcbench run --method dm --method random --seed 1 --dataset digits --ipc 1 --preset smoke{word}"
+        in (result.stderr)
+    )
+
+
 def test_the_report_has_a_table_of_the_regimes_where_there_are_several(compared: Path, tmp_path: Path) -> None:
     from dcbench_tesla.reports.html.regimes import regimes_part
 

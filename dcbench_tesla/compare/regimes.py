@@ -56,19 +56,19 @@ def regimes(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     """Return one tidy row for every method, settings, evaluator and label regime, over all seeds that were run.
 
     The columns are those of :func:`~dcbench_tesla.compare.accuracy.accuracies`, and ``regime``, ``teacher`` (its epochs
-    and temperature; empty for other regimes), ``teacher_key``, ``teacher_test`` (its own accuracy on the test images,
-    as a fraction; empty in older rows), ``seed_numbers``, ``over_random`` (the mean difference to ``random`` in pairs
-    of seeds, or of networks where one seed is shared, as a fraction), ``over_random_low`` and ``over_random_high`` (the
-    ends of its interval at 95 %), ``over_random_p`` (corrected for all methods compared with the same ``random``),
-    ``over_random_pairs``, and ``over_random_unit``, of what the pairs are; all of these are empty where ``random`` has
-    no such row.
+    and temperature; empty for other regimes), ``teacher_epochs``, ``teacher_key``, ``teacher_test`` (its own accuracy
+    on the test images, as a fraction; empty in older rows), ``seed_numbers``, ``over_random`` (the mean difference to
+    ``random`` in pairs of seeds, or of networks where one seed is shared, as a fraction), ``over_random_low`` and
+    ``over_random_high`` (the ends of its interval at 95 %), ``over_random_p`` (corrected for all methods compared with
+    the same ``random``), ``over_random_pairs``, and ``over_random_unit``, of what the pairs are; all of these are empty
+    where ``random`` has no such row.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
     """
     groups = found(workspace, wanted)
     table = labelled(pd.DataFrame([_columns(rows) for rows in groups])).sort_index()
-    table["ipc"] = table["ipc"].astype("Int64")
+    table = table.astype({"ipc": "Int64", "teacher_epochs": "Int64"})
     places = [_place(row) for row in table.to_dict("records")]
     random = {}
     for i, place in enumerate(places):
@@ -91,6 +91,7 @@ def _columns(rows: Sequence[_Row]) -> dict[str, Any]:
         "evaluator_settings": network_settings(plain, without_effect(first, first["made"])),
         "regime": labels.get("regime", OWN_LABELS),
         "teacher": told_labels(first).removeprefix(", ") if "epochs" in labels else "",
+        "teacher_epochs": labels.get("epochs"),
         "teacher_key": labels.get("experts", ""),
         "teacher_test": max((row["teacher_test"] for row in rows if "teacher_test" in row), default=None),
         "seed_numbers": " ".join(map(str, sorted(row["seed"] for row in rows))),
@@ -182,11 +183,13 @@ def _shown(rows: pd.DataFrame) -> Iterator[dict[Any, Any]]:
 
 
 def _name(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
-    """Return the name of a row's column; teachers are told apart where there are several."""
-    teachers = list(dict.fromkeys(t for t in rows["teacher"] + rows["teacher_key"] if t))
+    """Return the name of a row's column; where there are several teachers, the one with the fewest epochs is 1."""
+    names = ["teacher_epochs", "teacher", "teacher_key"]
+    teachers = rows.loc[rows["regime"] == TEACHER_LABELS, names].drop_duplicates().sort_values(names)
     name = REGIMES[row["regime"]]
-    several = row["regime"] == TEACHER_LABELS and len(teachers) > 1
-    return f"{name} {teachers.index(row['teacher'] + row['teacher_key']) + 1}" if several else name
+    if row["regime"] != TEACHER_LABELS or len(teachers) < 2:
+        return name
+    return f"{name} {teachers.apply(tuple, axis=1).tolist().index(tuple(row[n] for n in names)) + 1}"
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
@@ -216,7 +219,7 @@ def _notes(rows: pd.DataFrame, column: str) -> list[str]:
     recipes = dict.fromkeys(f"{column}: {row['recipe']}; {row['networks']} networks" for row in rows.to_dict("records"))
     taught = [row for row in rows.to_dict("records") if row["teacher"]]
     teachers: dict[str, dict[str, None]] = defaultdict(dict)
-    for row in taught:
+    for row in sorted(taught, key=lambda row: _name(row, rows)):
         own = teachers[f"{_name(row, rows)}: {row['teacher']}, expert 0 of {row['teacher_key']}"]
         own |= {} if pd.isna(row["teacher_test"]) else {f"{100 * row['teacher_test']:.1f}": None}
     whose = [f"{told}, {' or '.join(own)} % of the test images" if own else told for told, own in teachers.items()]
@@ -224,20 +227,20 @@ def _notes(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 def _told_differences(rows: pd.DataFrame) -> list[str]:
-    """Return how many differences to ``random`` are decided, by regime, and what their pairs are of."""
+    """Return how many differences to ``random`` are decided, by column, and what their pairs are of."""
     notes = []
     compared = rows.dropna(subset=["over_random"])
-    for regime in (regime for regime in REGIMES if (compared["regime"] == regime).any()):
-        own = compared[compared["regime"] == regime]
+    columns = pd.Series([_name(row, rows) for row in compared.to_dict("records")], compared.index, dtype=str)
+    for name in (name for name in _names(rows) if (columns == name).any()):
+        own = compared[columns == name]
         higher = int((own["over_random_p"].map(_is_decided) & (own["over_random"] > 0)).sum())
         lower = int((own["over_random_p"].map(_is_decided) & (own["over_random"] < 0)).sum())
         units = " and ".join(sorted(set(own["over_random_unit"])))
         notes.append(
-            f"{REGIMES[regime]}: {higher} of {len(own)} decidedly over `random`, {lower} decidedly below (pairs of "
-            f"{units})"
+            f"{name}: {higher} of {len(own)} decidedly over `random`, {lower} decidedly below (pairs of {units})"
         )
     if notes:
-        notes.append("`*`: decided at 5 % (paired t test, corrected by Benjamini and Hochberg by regime)")
+        notes.append("`*`: decided at 5 % (paired t test, corrected by Benjamini and Hochberg for the column)")
     return notes
 
 
@@ -251,28 +254,32 @@ def _is_decided(p: float | None) -> bool:
 def missing(table: pd.DataFrame) -> list[str]:
     """Return the commands that make the regimes and seeds that ``table`` lacks beside those it has, each once.
 
-    A regime that an evaluator cannot have is not missing.
+    A regime that an evaluator cannot have is not missing. Of several teachers, the one with most epochs is wanted.
     """
     wanted: dict[tuple[str, tuple[int, ...]], dict[str, None]] = defaultdict(dict)
     for _, rows in table.groupby([*SECTION, "column"], dropna=False, sort=True):
-        taught = next((row["command"] for row in rows.to_dict("records") if row["teacher"]), "")
-        teacher = "".join(_OF_THE_TEACHER.findall(taught))
+        taught = rows[rows["teacher"] != ""].sort_values("teacher_epochs", kind="stable")
+        teacher = "".join(_OF_THE_TEACHER.findall(taught["command"].iloc[-1])) if len(taught) else ""
+        wanted_teacher = taught["teacher_epochs"].max()
         options = {regime: f" --set evaluation.labels={regime}" for regime in REGIMES} | {OWN_LABELS: ""}
         options[TEACHER_LABELS] += teacher
         for _, own in rows.groupby("line", sort=False):
             rest, method = _without_method(_OF_LABELS.sub("", str(own["command"].iloc[0])))
-            for regime, seeds in _lacking(own):
+            for regime, seeds in _lacking(own, wanted_teacher):
                 wanted[f"{rest}{options[regime]}", seeds if method else ()][method] = None
     return [_command(rest, list(methods), seeds) for (rest, seeds), methods in wanted.items()]
 
 
-def _lacking(own: pd.DataFrame) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the regimes that lack seeds of a line, and these seeds."""
-    have = {regime: set[int]() for regime in REGIMES}
+def _lacking(own: pd.DataFrame, epochs: int | None) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the regimes that lack seeds of a line, and these seeds; ``epochs`` are those of the teacher."""
+    have, run = {regime: set[int]() for regime in REGIMES}, set[int]()
     for row in own.to_dict("records"):
-        have[row["regime"]] |= set(map(int, str(row["seed_numbers"]).split()))
+        seeds = set(map(int, str(row["seed_numbers"]).split()))
+        run |= seeds
+        if row["regime"] != TEACHER_LABELS or row["teacher_epochs"] == epochs:
+            have[row["regime"]] |= seeds
     for regime, seeds in have.items():
-        lacking = set[int]().union(*have.values()) - seeds
+        lacking = run - seeds
         if lacking and _can_have(own.to_dict("records")[0], regime):
             yield regime, tuple(sorted(lacking))
 
@@ -339,7 +346,11 @@ def _draw(axes: "Axes", rows: pd.DataFrame) -> None:
             continue
         x, y, spread = zip(*points, strict=True)
         style: dict[str, Any] = {"fmt": "os^DvP"[number % 6], "color": colour, "capsize": 2, "markersize": 4}
-        axes.errorbar([100 * v for v in x], y, xerr=[100 * s for s in spread], label=name, **style)
+        row = next(iter(own.values()))
+        label = (
+            f"{name}: {row['teacher_epochs']} epochs" if row["teacher"] and name != REGIMES[TEACHER_LABELS] else name
+        )
+        axes.errorbar([100 * v for v in x], y, xerr=[100 * s for s in spread], label=label, **style)
         for row in own.values():
             if row["method"] == BASELINE:
                 axes.axvline(100 * float(row["last"]), color=colour, linestyle="--", linewidth=0.8)

@@ -1,7 +1,5 @@
 """`docs/results/exact.md` and the files of `results/exact`: what they say is what the rows there give."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,26 +9,16 @@ import torch
 
 from dcbench_tesla.compare.files import csv_text
 from dcbench_tesla.compare.statistics import compare
+from tests.fixtures_scripts import script
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "exact"
 PAGE = ROOT / "docs" / "results" / "exact.md"
 
 
-def script(name: str) -> ModuleType:
-    """Return a script of the folder as a module, under its own name, by which the others import it."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def summary() -> ModuleType:
-    return script("summary")
+    return script("exact", "summary")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +81,7 @@ def test_what_the_page_concludes_holds(table: pd.DataFrame) -> None:
 
 def test_noise_and_signal_are_estimated_without_bias(summary: ModuleType) -> None:
     """Draws around a known mean: |E g|^2 = 9 and E|g - E g|^2 = 400 in 100 dimensions, on average over many."""
-    why = script("why")
+    why = script("exact", "why")
     draw = torch.Generator().manual_seed(0)
     mean = torch.zeros(100, dtype=torch.float64)
     mean[0] = 3.0

@@ -165,12 +165,14 @@ def test_of_two_equal_methods_one_is_the_best_and_the_other_equal(tmp_path: Path
 
 
 def test_a_method_that_is_ahead_in_what_both_ran_is_told_so(tmp_path: Path) -> None:
-    """The best by the mean of its seeds, of which the other one has the first only."""
+    """The best by the mean of its seeds, of which the other one has the first two only."""
     stage(tmp_path, "tesla", 0, [0.60, 0.61, 0.62])
-    stage(tmp_path, "tesla", 1, [0.72, 0.73, 0.74])
+    stage(tmp_path, "tesla", 1, [0.62, 0.63, 0.61])
+    stage(tmp_path, "tesla", 2, [0.72, 0.73, 0.74])
     stage(tmp_path, "dm", 0, [0.60, 0.63, 0.615])
+    stage(tmp_path, "dm", 1, [0.63, 0.62, 0.635])
     text = " ".join(markdown(accuracies(Workspace(tmp_path), Wanted())).split())
-    assert re.search(r"not decisive \(convnet\): `tesla` over `dm` that is ahead by 0.5 points in what both ran", text)
+    assert re.search(r"not decisive \(convnet\): `tesla` over `dm` that is ahead by 0.7 points in what both ran", text)
 
 
 def test_with_several_seeds_intervals_and_tests_are_over_seeds(tmp_path: Path) -> None:

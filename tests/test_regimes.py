@@ -478,6 +478,23 @@ def test_methods_stand_beside_random_with_the_same_labels(compared: Path) -> Non
     assert pd.isna(table["dm", "hard"]["over_random"])  # random has no such row
 
 
+def test_networks_of_one_set_do_not_count_among_the_seeds(compared: Path) -> None:
+    """p of pairs of seeds is that without the method of one seed, whose own is corrected apart and told apart."""
+    from dcbench_tesla.compare.regimes import regimes
+
+    def p() -> dict[Any, Any]:
+        table = regimes(Workspace(compared), Wanted())
+        return table[table["regime"] == "set"].set_index("method")["over_random_p"].to_dict()
+
+    before = p()
+    stage(compared, "herding", 0, [0.65, 0.67], extra={}, also="", key="herding alone")
+    assert p()["dm"] == before["dm"]
+    assert p()["herding"] > 0
+    text = " ".join(command("compare", "regimes", "--out", compared).stdout.split())
+    told = "decidedly over `random`, 0 decidedly below (pairs of"
+    assert f"stored: 1 of 1 {told} seeds); 0 of 1 {told} networks)" in text
+
+
 def test_the_command_shows_every_regime_and_names_the_commands_for_what_is_missing(compared: Path) -> None:
     result = command("compare", "regimes", "--out", compared)
     assert result.exit_code == 0, result.output

@@ -164,6 +164,20 @@ def test_of_many_equal_methods_none_is_decidedly_worse_than_the_best() -> None:
     assert wrong <= 0.05 * 300 + 2 * (0.05 * 0.95 * 300) ** 0.5
 
 
+def test_one_seed_is_neither_the_best_nor_level_with_it_where_others_have_several() -> None:
+    """Its networks speak of one set: they neither set the marks of the others nor count among the comparisons."""
+    best = {0: [0.80, 0.81], 1: [0.82, 0.83], 2: [0.81, 0.80]}
+    near = {0: [0.81, 0.80], 1: [0.81, 0.82], 2: [0.81, 0.81]}
+    far = {0: [0.60, 0.61], 1: [0.63, 0.60], 2: [0.61, 0.62]}
+    alone, apart = {0: [0.90, 0.91]}, {2: [0.10, 0.11], 3: [0.95, 0.95]}  # apart shares one seed with the others
+    found = standings([alone, near, best, apart, far])
+    three = standings([near, best, far])
+    assert [found[i] for i in (1, 2, 4)] == three
+    assert [one.level for one in three] == [True, True, False]
+    assert [found[i].level for i in (0, 3)] == [None, None]
+    assert [found[i].p for i in (0, 3)] == [None, None]
+
+
 def test_where_methods_stand_beside_the_best() -> None:
     best = {0: [0.80, 0.82, 0.81, 0.83]}
     near = {0: [0.80, 0.80, 0.82, 0.82]}

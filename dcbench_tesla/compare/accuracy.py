@@ -479,7 +479,7 @@ def _section(key: tuple[Any, ...], group: pd.DataFrame, statistic: str) -> Secti
         about=_about(rows, statistic),
         head=["method", *(_TITLES.get(name, name) for name in names)],
         body=[[Cell(line), *(cells.get((line, name), Cell("")) for name in names)] for line in lines],
-        notes=[*beside, *_recipes(rows), *_statistics(rows, statistic), *_notes(rows, preset)],
+        notes=[*beside, *_recipes(rows, statistic), *_statistics(rows, statistic), *_notes(rows, preset)],
         rows=group,
     )
 
@@ -515,10 +515,12 @@ def _statistics(rows: Sequence[_Row], statistic: str) -> list[str]:
         whose = f"{', '.join(lines)}: " if "seeds" in over else ""
         told.append(f"{whose}over the networks of one set, and they speak of this set only")
     notes = [f"intervals: {known[0]['interval']}, {'; '.join(told)}"]
+    if statistic == "best_on_test":
+        notes.append("the sets were chosen by the test images: intervals and marks leave that out, and are too narrow")
     if any(row[f"{statistic}_level"] is True for row in shown):
         notes.append(
             f"{_LEVEL}: no difference from the best is decided at 5 % (t tests in pairs of seeds, or of networks where "
-            "there is one seed; corrected by Benjamini and Hochberg for all pairs of the column)"
+            "every method of the column has one seed; corrected by Benjamini and Hochberg for all pairs of the column)"
         )
     return [*notes, *_undecided(shown, statistic)]
 
@@ -571,12 +573,14 @@ def title_of(dataset: str, ipc: Any, preset: str, data: str) -> tuple[str, list[
     return f"{title}, other data", [f"data: {data}"]
 
 
-def _recipes(rows: Sequence[_Row]) -> list[str]:
-    """Return the recipe of every column."""
-    found = dict.fromkeys(
-        f"{row['column']}: {_letter_told(row, 'column')}{row['recipe']}; {row['networks']} networks" for row in rows
-    )
-    return list(found)
+def _recipes(rows: Sequence[_Row], statistic: str) -> list[str]:
+    """Return the recipe of every column, and how many networks the accuracies of a statistic are of."""
+    counts: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        if _has(row, statistic):
+            told = f"{row['column']}: {_letter_told(row, 'column')}{row['recipe']}"
+            counts[told].add(int(row[f"{statistic}_networks"]))
+    return [f"{told}; {' or '.join(map(str, sorted(own)))} networks" for told, own in counts.items()]
 
 
 def _notes(rows: Sequence[_Row], preset: str) -> list[str]:
@@ -627,7 +631,8 @@ def _records(rows: pd.DataFrame, *columns: str) -> list[dict[Any, Any]]:
 
 def _numbers(statistic: str) -> list[str]:
     """Return the columns that the text of an accuracy is made of."""
-    ends = ("", "_std_networks", "_std_seeds", "_low", "_high", "_unit", "_level", "_to_best", "_seeds_needed")
+    spread = ("_networks", "_std_networks", "_std_seeds", "_low", "_high", "_unit")
+    ends = ("", *spread, "_level", "_to_best", "_seeds_needed")
     return [f"{statistic}{end}" for end in ends]
 
 

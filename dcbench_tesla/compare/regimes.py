@@ -60,8 +60,8 @@ def regimes(workspace: Workspace, wanted: Wanted) -> pd.DataFrame:
     on the test images, as a fraction; empty in older rows), ``seed_numbers``, ``over_random`` (the mean difference to
     ``random`` in pairs of seeds, or of networks where one seed is shared, as a fraction), ``over_random_low`` and
     ``over_random_high`` (the ends of its interval at 95 %), ``over_random_p`` (corrected for all methods compared with
-    the same ``random``), ``over_random_pairs``, and ``over_random_unit``, of what the pairs are; all of these are empty
-    where ``random`` has no such row.
+    the same ``random`` in pairs of the same unit), ``over_random_pairs``, and ``over_random_unit``, of what the pairs
+    are; all of these are empty where ``random`` has no such row.
 
     Raises:
         DcbenchError: no finished evaluation is among the wanted ones.
@@ -113,14 +113,17 @@ def _data(row: _Row) -> str:
 def _over(
     groups: Sequence[Sequence[_Row]], randoms: Sequence[Sequence[_Row] | None], places: Sequence[tuple[Any, ...]]
 ) -> list[dict[str, Any]]:
-    """Return the columns of the paired difference of every group to ``random``, p corrected by place."""
+    """Return the columns of the paired difference of every group to ``random``.
+
+    p is corrected by place and by what pairs are of: networks of one set do not speak of the same as seeds.
+    """
     pairs = [
         None if random is None or random is rows else compare(networks_of(rows, "last"), networks_of(random, "last"))
         for rows, random in zip(groups, randoms, strict=True)
     ]
     together: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for i, place in enumerate(places):
-        together[place].append(i)
+        together[place, (pair := pairs[i]) and pair.unit].append(i)
     p: dict[int, float | None] = {}
     for own in together.values():
         p |= zip(own, corrected([pair.p if (pair := pairs[i]) else None for i in own]), strict=True)
@@ -231,17 +234,22 @@ def _told_differences(rows: pd.DataFrame) -> list[str]:
     notes = []
     compared = rows.dropna(subset=["over_random"])
     columns = pd.Series([_name(row, rows) for row in compared.to_dict("records")], compared.index, dtype=str)
-    for name in (name for name in _names(rows) if (columns == name).any()):
-        own = compared[columns == name]
-        higher = int((own["over_random_p"].map(_is_decided) & (own["over_random"] > 0)).sum())
-        lower = int((own["over_random_p"].map(_is_decided) & (own["over_random"] < 0)).sum())
-        units = " and ".join(sorted(set(own["over_random_unit"])))
-        notes.append(
-            f"{name}: {higher} of {len(own)} decidedly over `random`, {lower} decidedly below (pairs of {units})"
-        )
+    for name in _names(rows):
+        told = [_decided_of(unit, own) for unit, own in compared[columns == name].groupby("over_random_unit")]
+        notes += [f"{name}: {'; '.join(reversed(told))}"] if told else []
     if notes:
-        notes.append("`*`: decided at 5 % (paired t test, corrected by Benjamini and Hochberg for the column)")
+        notes.append(
+            "`*`: decided at 5 % (paired t test, corrected by Benjamini and Hochberg for all pairs of seeds of the "
+            "column, and for all pairs of networks, which speak of these sets only)"
+        )
     return notes
+
+
+def _decided_of(unit: Any, own: pd.DataFrame) -> str:
+    """Return how many differences to ``random`` are decided of those whose pairs are of ``unit``."""
+    is_decided = own["over_random_p"].map(_is_decided)
+    higher, lower = (int((is_decided & side).sum()) for side in (own["over_random"] > 0, own["over_random"] < 0))
+    return f"{higher} of {len(own)} decidedly over `random`, {lower} decidedly below (pairs of {unit})"
 
 
 def _is_decided(p: float | None) -> bool:

@@ -271,7 +271,8 @@ class Standing:
     Attributes:
         behind: the paired comparison of the method with the best one; ``None`` for the best itself.
         p: its p, corrected for all pairs of the methods; ``None`` where it cannot be tested.
-        level: whether the method is the best or no difference from it is decided; ``None`` where nothing was tested.
+        level: whether the method is the best or no difference from it is decided; ``None`` where nothing was tested, or
+            where it has one seed and others have several.
     """
 
     behind: Comparison | None
@@ -289,19 +290,25 @@ def standings(methods: Sequence[Networks]) -> list[Standing]:
 
     Which one is the best is seen only after the fact, and the highest of many equal methods is high by luck. All pairs
     are therefore tested and corrected for (:func:`corrected`), and those with the best are read from them.
+
+    Where methods have several seeds, the best is one of these and pairs are of seeds: a method of one seed is neither
+    the best nor level with it, because networks of one set say nothing of a method. Where none has, all pairs are of
+    networks, and speak of these sets.
     """
-    best = max(range(len(methods)), key=lambda i: fmean(map(fmean, methods[i].values())))
+    unit: Unit = "seeds" if any(len(method) > 1 for method in methods) else "networks"
+    judged = [i for i, method in enumerate(methods) if len(method) > 1 or unit == "networks"]
+    best = max(judged, key=lambda i: fmean(map(fmean, methods[i].values())))
     pairs = all_pairs(methods)
-    after = dict(zip(pairs, corrected([pair.p for pair in pairs.values()]), strict=True))
+    tested = {key: pair for key, pair in pairs.items() if pair.unit == unit and {*key} <= {*judged}}
+    after = dict(zip(tested, corrected([pair.p for pair in tested.values()]), strict=True))
     found = []
     for i in range(len(methods)):
         if i == best:
-            own = [key for key in pairs if best in key]
-            tested = any(after[key] is not None or pairs[key].equal for key in own)
-            found.append(Standing(behind=None, p=None, level=True if tested else None))
+            known = any(after[key] is not None or pair.equal for key, pair in tested.items() if best in key)
+            found.append(Standing(behind=None, p=None, level=True if known else None))
             continue
         key = (min(i, best), max(i, best))
-        behind, p = pairs[key] if i < best else pairs[key].turned(), after[key]
-        level = not decided(p) if p is not None else True if behind.equal else None
+        behind, p = pairs[key] if i < best else pairs[key].turned(), after.get(key)
+        level = not decided(p) if p is not None else True if behind.equal and key in tested else None
         found.append(Standing(behind=behind, p=p, level=level))
     return found

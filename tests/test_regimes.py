@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,7 @@ def test_an_evaluation_by_a_teacher_goes_on_where_it_was_killed(
         if len(tested) == 1:
             raise Killed
         tested.append(1)
+        time.sleep(0.3)
         return test(*given)
 
     with monkeypatch.context() as patched:
@@ -276,6 +278,7 @@ def test_an_evaluation_by_a_teacher_goes_on_where_it_was_killed(
     (row,) = ran(tmp_path, "random", {**SETTINGS, **TAUGHT}).rows.values()
     assert row["key"] == whole["key"]
     assert row["accuracy"] == whole["accuracy"]
+    assert row["evaluate_seconds"] >= 0.3  # with what was there before
 
 
 def test_the_baseline_of_a_cell_has_its_regime_and_its_teacher() -> None:

@@ -280,8 +280,8 @@ class Evaluation:
             shown: the progress bar.
         """
         evaluator = self.labels.taught(registry.load_evaluator(self.name)(self.settings))
-        start = time.perf_counter()
-        found = [self._test(evaluator, iteration, networks, load, shown) for iteration, networks, load in sets]
+        tested = [self._test(evaluator, iteration, networks, load, shown) for iteration, networks, load in sets]
+        found = [done for done, _ in tested]
         summary = summarise(found)
         taught = self._of_the_teacher()
         notes = [
@@ -300,7 +300,7 @@ class Evaluation:
             "networks": sets[-1][1],
             "validation_images": len(self.validation) if self.validation else 0,
             "test_images": len(self.test),
-            "evaluate_seconds": round(time.perf_counter() - start, 3),
+            "evaluate_seconds": round(sum(seconds for _, seconds in tested), 3),
             "accuracy": {n: dataclasses.asdict(a) if a else None for n, a in summary.items()},
             "diverged_networks": sum(e.diverged for e in found),
             "evaluated": [dataclasses.asdict(e) for e in found],
@@ -316,8 +316,8 @@ class Evaluation:
         """Return a record with a digest of its content and of the evaluation that it belongs to."""
         return {**record, "digest": content_key([self.records.name, record])}
 
-    def _recorded(self, path: Path, iteration: int, networks: int) -> Evaluated:
-        """Read the record of one distilled set, which tests at most ``networks`` networks.
+    def _recorded(self, path: Path, iteration: int, networks: int) -> tuple[Evaluated, float]:
+        """Read the record of one distilled set, which tests at most ``networks`` networks, and how long they took.
 
         Raises:
             CorruptFileError: it is damaged, or belongs to another set or evaluation.
@@ -325,7 +325,9 @@ class Evaluation:
         remedy = "Delete it: the same command tests these networks again."
         content = read_json(path, "evaluation record", remedy=remedy)
         record = {name: value for name, value in content.items() if name != "digest"}
-        done = Evaluated(**record) if record.keys() == {f.name for f in dataclasses.fields(Evaluated)} else None
+        values = {name: value for name, value in record.items() if name != "seconds"}
+        seconds = record.get("seconds", 0.0)  # records of earlier versions have none
+        done = Evaluated(**values) if values.keys() == {f.name for f in dataclasses.fields(Evaluated)} else None
         sound = (
             done is not None
             and content in (self._signed(record), record)  # records of earlier versions have no digest
@@ -337,24 +339,31 @@ class Evaluation:
         if done is None or not sound:
             whose = f"the record of {self.name} for iteration {iteration}"
             raise CorruptFileError(f"{path} is not {whose}, or its values were changed. {remedy}")
-        return done
+        return done, seconds
 
     def _test(
         self, evaluator: Evaluator, iteration: int, networks: int, load: Callable[[], DistilledSet], shown: Bar
-    ) -> Evaluated:
-        """Train and test the networks of one distilled set, after those that are recorded already."""
+    ) -> tuple[Evaluated, float]:
+        """Train and test the networks of one distilled set, after those that are recorded already.
+
+        Returns:
+            their accuracies, and the seconds that all of them took.
+        """
         path = self.records / f"{iteration:06d}.json"
-        done = self._recorded(path, iteration, networks) if path.exists() else Evaluated(iteration=iteration)
+        done, seconds = (
+            self._recorded(path, iteration, networks) if path.exists() else (Evaluated(iteration=iteration), 0)
+        )
         shown.advance(len(done.test))
         if len(done.test) >= networks:
-            return done
+            return done, seconds
         distilled = self.labels.of(load())
         for i in range(len(done.test), networks):
-            seed = seed_for(self.seed, "evaluation network", i)
+            start, seed = time.perf_counter(), seed_for(self.seed, "evaluation network", i)
             test, held_out, reason = train_and_test(evaluator, distilled, seed, self.test, self.validation)
             if reason:
                 self.tell(f"iteration {iteration}: {reason}")
             done = done.with_network(test, held_out, diverged=bool(reason))
-            write_json(path, self._signed(dataclasses.asdict(done)))
+            seconds += time.perf_counter() - start
+            write_json(path, self._signed({**dataclasses.asdict(done), "seconds": round(seconds, 3)}))
             shown.advance(note=f"iteration {iteration}: {Accuracy.of(done.test, iteration)}")
-        return done
+        return done, seconds

@@ -149,9 +149,10 @@ class Evaluated(Part):
 
 
 class EvaluationRecord(Evaluated):
-    """The record of an evaluation that goes on: networks trained so far, which may be none."""
+    """The record of an evaluation that goes on: networks trained so far, which may be none, and how long they took."""
 
     test: list[Fraction]
+    seconds: Seconds = 0.0
 
 
 class Accuracy(Part):

@@ -199,6 +199,17 @@ def test_random_images_of_another_recipe_are_not_compared_with(tmp_path: Path) -
     assert found(tmp_path, "dm")["random"] == pytest.approx(0.3)
 
 
+HARD = {"labels": {"regime": "hard"}}
+
+
+def test_rows_that_lack_a_setting_of_rounding_are_compared_with_those_that_have_it(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", [0.7, 0.7])
+    stage(tmp_path, "random", [0.5, 0.5], settings={"micro_batch": 0})
+    stage(tmp_path, "random", [0.4, 0.4], extra=HARD)
+    assert found(tmp_path, "dm")["ior"] == pytest.approx(0.2)
+    assert not [command for command in scores(Workspace(tmp_path), Wanted()).missing if command.startswith("IOR")]
+
+
 def test_the_table_and_the_files_of_the_command(full: Path) -> None:
     result = CliRunner().invoke(main, ["compare", "scores", "--out", str(full), "--method", "dm"])
     assert result.exit_code == 0, result.output

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from dcbench_tesla.compare.accuracy import Wanted, evaluations, labelled, letters, summary
+from dcbench_tesla.compare.changes import ROUNDING
 from dcbench_tesla.compare.statistics import LEVEL, Networks, compare
 from dcbench_tesla.compare.table import bullet, in_widths, paragraph
 from dcbench_tesla.config import BASELINE, settings_given
@@ -178,8 +179,9 @@ class _Tested:
 
     @property
     def rest(self) -> str:
-        """A key of the settings of the network that are not varied."""
-        return content_key({k: v for k, v in self.settings.items() if k not in (*_NETWORKS, "augmentation")})
+        """A key of the settings of the network that are not varied, without those that change results by rounding."""
+        left_out = (*_NETWORKS, "augmentation", *ROUNDING)
+        return content_key({name: value for name, value in self.settings.items() if name not in left_out})
 
     @property
     def line(self) -> tuple[Any, ...]:

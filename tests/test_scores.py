@@ -210,6 +210,22 @@ def test_rows_that_lack_a_setting_of_rounding_are_compared_with_those_that_have_
     assert not [command for command in scores(Workspace(tmp_path), Wanted()).missing if command.startswith("IOR")]
 
 
+def test_of_an_authors_recipe_nothing_is_told_that_would_be_refused(tmp_path: Path) -> None:
+    stage(tmp_path, "random", [0.5, 0.5])
+    stage(tmp_path, "frepo", [0.7, 0.7], settings={"recipe": "authors", "most_steps": 9})
+    assert pd.isna([found(tmp_path, "frepo")[name] for name in ("ior", "ars", "random_images")]).all()
+    told = scores(Workspace(tmp_path), Wanted(methods=["frepo"])).missing
+    own = "--set convnet.recipe=authors --set convnet.most_steps=9"
+    where = "--preset quick --evaluator convnet"
+    assert told == [  # random images and all real ones have no such recipe, which brings its own augmentation
+        f"HLR, LRS: dcbench run --method whole --dataset digits {where}",
+        f"HLR, LRS (hard labels): dcbench run --method frepo --dataset digits --ipc 1 {where} {own} "
+        "--set evaluation.labels=hard",
+        f"ranks (four or more of W and D): dcbench run --method frepo --method whole --dataset digits --ipc 1 {where} "
+        f"{own} --set convnet.width=W --set convnet.depth=D",
+    ]
+
+
 def test_the_table_and_the_files_of_the_command(full: Path) -> None:
     result = CliRunner().invoke(main, ["compare", "scores", "--out", str(full), "--method", "dm"])
     assert result.exit_code == 0, result.output

@@ -24,6 +24,7 @@ from dcbench_tesla.compare.table import bullet, in_widths, paragraph
 from dcbench_tesla.config import BASELINE, settings_given
 from dcbench_tesla.data.augmentation import NO_STRATEGY
 from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.presets.recipes import AUTHORS
 from dcbench_tesla.records.store import content_key
 from dcbench_tesla.records.text import on_one_line
 from dcbench_tesla.records.workspace import Workspace
@@ -197,6 +198,11 @@ class _Tested:
         return bool(made["settings"].get("labels", _HARD if self.first["method"] in _CLASSES else "") == _HARD)
 
     @property
+    def is_by_authors(self) -> bool:
+        """Whether the recipe is of the method's authors: random images have none, and it brings its augmentation."""
+        return bool(self.settings.get("recipe") == AUTHORS)
+
+    @property
     def own_augmentation(self) -> str:
         """The strategy that networks on the set are trained with unless another is given."""
         made = self.first["made"]
@@ -238,8 +244,11 @@ class _All:
     def random(self, own: _Tested, ipc: int, **asked: Any) -> _Tested | None:
         """Return the evaluation of random images that a set is compared with.
 
-        It has the recipe of the set, or where nothing was changed of the preset that of random images.
+        It has the recipe of the set, or where nothing was changed of the preset that of random images; of a recipe of
+        the method's authors there is none.
         """
+        if own.is_by_authors:
+            return None
         found = [one for one in self.tested if one.first["method"] == BASELINE and one.data == own.data]
         found = [one for one in found if one.first["ipc"] == ipc]
         alike = [one for one in found if one.rest == own.rest]
@@ -477,25 +486,32 @@ def _lacking(found: _All, own: _Tested) -> dict[str, str]:
     lacking: dict[str, str] = {}
     if own.first["method"] == BASELINE:
         return lacking
-    if found.random(own, ipc) is None:
+    if found.random(own, ipc) is None and not own.is_by_authors:
         lacking["IOR, LRS, ARS"] = _command(own, method=BASELINE)
     if found.whole(own) is None:
         lacking["HLR, LRS"] = _command(own, method=WHOLE)
     if found.varied(own, labels=_HARD) is None and not own.own_labels_are_hard:
         lacking["HLR, LRS (hard labels)"] = _command(own, "evaluation.labels=hard")
-    if len(found.counts(own)) < 2:
+    if len(found.counts(own)) < 2 and not own.is_by_authors:
         lacking["random images"] = _command(own, method=BASELINE, ipcs=(1, 10, 50))
     if evaluator != "convnet":  # only its augmentation, width and depth can be set
         return lacking
-    augmentation = NO_STRATEGY if own.own_augmentation != NO_STRATEGY else "color_crop_cutout_flip_scale_rotate"
-    change = f"convnet.augmentation={augmentation}"
-    if found.varied(own, augmentation=augmentation) is None:
-        lacking["ARS, augmentations"] = _command(own, change)
-    elif found.random(own, ipc, augmentation=augmentation) is None:
-        lacking["ARS"] = _command(own, change, method=BASELINE)
+    if not own.is_by_authors:
+        lacking |= _lacking_augmentation(found, own)
     if len(found.pairs(own)) < _FEWEST_NETWORKS:
         lacking["ranks (four or more of W and D)"] = _command(own, "convnet.width=W", "convnet.depth=D", also=WHOLE)
     return lacking
+
+
+def _lacking_augmentation(found: _All, own: _Tested) -> dict[str, str]:
+    """Return the command that makes what a set's ARS lacks, by the names of the scores."""
+    augmentation = NO_STRATEGY if own.own_augmentation != NO_STRATEGY else "color_crop_cutout_flip_scale_rotate"
+    change = f"convnet.augmentation={augmentation}"
+    if found.varied(own, augmentation=augmentation) is None:
+        return {"ARS, augmentations": _command(own, change)}
+    if found.random(own, own.first["ipc"], augmentation=augmentation) is None:
+        return {"ARS": _command(own, change, method=BASELINE)}
+    return {}
 
 
 def _command(own: _Tested, *changes: str, method: str = "", ipcs: Sequence[int] = (), also: str = "") -> str:
@@ -514,6 +530,9 @@ def _command(own: _Tested, *changes: str, method: str = "", ipcs: Sequence[int] 
     if method:
         sections = ("data", "evaluation", first["evaluator"])
         given = {name: value for name, value in given.items() if name.rpartition(".")[0] in sections}
+    if method and own.is_by_authors:  # which no other method has
+        evaluator = first["evaluator"]
+        given = {n: value for n, value in given.items() if n not in (f"{evaluator}.recipe", f"{evaluator}.most_steps")}
     words = [f"--method {name}" for name in (method or first["method"], also) if name]
     words += [f"--dataset {_given(command, 'dataset', first['dataset'])}"]
     words += [] if method == WHOLE else [f"--ipc {ipc}" for ipc in ipcs or (first["ipc"],)]

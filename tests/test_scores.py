@@ -13,6 +13,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from dcbench_tesla.cli import main
 from dcbench_tesla.compare.accuracy import Wanted
+from dcbench_tesla.compare.regimes import regimes
 from dcbench_tesla.compare.scores import (
     Images,
     augmentation_robust_score,
@@ -197,6 +198,89 @@ def test_random_images_of_another_recipe_are_not_compared_with(tmp_path: Path) -
     assert found(tmp_path, "dm")["random"] == pytest.approx(0.4)
     stage(tmp_path, "random", [0.3, 0.3])
     assert found(tmp_path, "dm")["random"] == pytest.approx(0.3)
+
+
+HARD = {"labels": {"regime": "hard"}}
+
+
+def test_rows_that_lack_a_setting_of_rounding_are_compared_with_those_that_have_it(tmp_path: Path) -> None:
+    stage(tmp_path, "dm", [0.7, 0.7])
+    stage(tmp_path, "random", [0.5, 0.5], settings={"micro_batch": 0})
+    stage(tmp_path, "random", [0.4, 0.4], extra=HARD)
+    assert found(tmp_path, "dm")["ior"] == pytest.approx(0.2)
+    assert not [command for command in scores(Workspace(tmp_path), Wanted()).missing if command.startswith("IOR")]
+
+
+def test_the_improvement_over_random_images_is_that_of_the_seeds_that_both_have(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.40, 0.50, 0.60)):
+        stage(tmp_path, "random", [accuracy, accuracy + 0.02], seed=seed)
+    stage(tmp_path, "idc", [0.70, 0.74])
+    for seed, accuracy in ((1, 0.71), (2, 0.75), (3, 0.99)):
+        stage(tmp_path, "dm", [accuracy, accuracy], seed=seed)
+    stage(tmp_path, "dsa", [0.7, 0.7], seed=5)
+    one, several, none = (found(tmp_path, method) for method in ("idc", "dm", "dsa"))
+    assert (one["random"], one["ior"], one["ior_unit"]) == (pytest.approx(0.41), pytest.approx(0.31), "networks")
+    ends = stats.ttest_rel([0.70, 0.74], [0.40, 0.42]).confidence_interval(0.95)
+    assert (one["ior_low"], one["ior_high"]) == pytest.approx(tuple(ends))
+    assert (several["random"], several["ior"]) == pytest.approx((0.56, 0.17))
+    assert several["ior_unit"] == "seeds"
+    ends = stats.ttest_rel([0.71, 0.75], [0.51, 0.61]).confidence_interval(0.95)
+    assert (several["ior_low"], several["ior_high"]) == pytest.approx(tuple(ends))
+    beside = regimes(Workspace(tmp_path), Wanted()).set_index("method")["over_random"]
+    assert (one["ior"], several["ior"]) == (beside["idc"], beside["dm"])
+    assert pd.isna([none["random"], none["ior"], beside["dsa"]]).all()
+    told = scores(Workspace(tmp_path), Wanted(methods=["dsa"])).missing
+    assert any(c.startswith("IOR, LRS, ARS: dcbench run --method random") and "--seed 5 " in c for c in told)
+
+
+def test_both_differences_of_the_augmentation_robust_score_are_of_the_same_seeds(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.4, 0.6)):
+        stage(tmp_path, "random", [accuracy], seed=seed)
+        stage(tmp_path, "dm", [0.9], seed=seed)
+        stage(tmp_path, "dm", [0.8 - 0.3 * seed], seed=seed, settings={"augmentation": "none"})
+    stage(tmp_path, "random", [0.45], settings={"augmentation": "none"})
+    row = found(tmp_path, "dm")
+    assert (row["plain"], row["random_plain"]) == pytest.approx((0.8, 0.45))
+    assert row["ars"] == pytest.approx(augmentation_robust_score(0.9 - 0.4, 0.8 - 0.45))
+
+
+def test_the_recovery_of_hard_labels_is_that_of_all_seeds_of_the_accuracy(tmp_path: Path) -> None:
+    stage(tmp_path, "whole", [0.9, 0.92], ipc=None)
+    stage(tmp_path, "dm", [0.1, 0.1], extra=HARD)  # its labels are hard: this has nothing new, and fewer seeds
+    stage(tmp_path, "tesla", [0.4, 0.4], own_labels="target", extra=HARD)
+    for seed, accuracy in enumerate((0.5, 0.6)):
+        stage(tmp_path, "dm", [accuracy, accuracy], seed=seed)
+        stage(tmp_path, "tesla", [accuracy, accuracy], seed=seed, own_labels="target")
+    row = found(tmp_path, "dm")
+    assert (row["accuracy"], row["hard"], row["hlr"]) == pytest.approx((0.55, 0.55, 0.91 - 0.55))
+    assert pd.isna(row["hlr_low"]), "all real images lack a seed of the set"
+    assert pd.isna([found(tmp_path, "tesla")[name] for name in ("hard", "hlr")]).all()
+    told = scores(Workspace(tmp_path), Wanted(methods=["tesla"])).missing
+    assert any(c.startswith("HLR, LRS (hard labels)") and "--seed 0 --seed 1" in c for c in told)
+    for seed, accuracy in ((1, 0.93), (2, 0.2)):
+        stage(tmp_path, "whole", [accuracy, accuracy], ipc=None, seed=seed)
+        stage(tmp_path, "tesla", [accuracy - 0.5] * 2, own_labels="target", seed=seed, extra=HARD)
+    row, soft = found(tmp_path, "dm"), found(tmp_path, "tesla")
+    assert (row["whole"], row["hlr"], row["hlr_unit"]) == (pytest.approx(0.92), pytest.approx(0.37), "seeds")
+    ends = stats.ttest_rel([0.91, 0.93], [0.5, 0.6]).confidence_interval(0.95)
+    assert (row["hlr_low"], row["hlr_high"]) == pytest.approx(tuple(ends))
+    assert (soft["hard"], soft["hlr"]) == pytest.approx((0.415, 0.505))
+
+
+def test_of_an_authors_recipe_nothing_is_told_that_would_be_refused(tmp_path: Path) -> None:
+    stage(tmp_path, "random", [0.5, 0.5])
+    stage(tmp_path, "frepo", [0.7, 0.7], settings={"recipe": "authors", "most_steps": 9})
+    assert pd.isna([found(tmp_path, "frepo")[name] for name in ("ior", "ars", "random_images")]).all()
+    told = scores(Workspace(tmp_path), Wanted(methods=["frepo"])).missing
+    own = "--set convnet.recipe=authors --set convnet.most_steps=9"
+    where = "--preset quick --evaluator convnet"
+    assert told == [  # random images and all real ones have no such recipe, which brings its own augmentation
+        f"HLR, LRS: dcbench run --method whole --dataset digits {where}",
+        f"HLR, LRS (hard labels): dcbench run --method frepo --dataset digits --ipc 1 {where} {own} "
+        "--set evaluation.labels=hard",
+        f"ranks (four or more of W and D): dcbench run --method frepo --method whole --dataset digits --ipc 1 {where} "
+        f"{own} --set convnet.width=W --set convnet.depth=D",
+    ]
 
 
 def test_the_table_and_the_files_of_the_command(full: Path) -> None:

@@ -9,7 +9,7 @@ import math
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from dcbench_tesla.compare.accuracy import Wanted, evaluations, labelled, letters, summary
+from dcbench_tesla.compare.accuracy import Wanted, evaluations, labelled, letters, networks_of, summary
+from dcbench_tesla.compare.changes import ROUNDING
 from dcbench_tesla.compare.statistics import LEVEL, Networks, compare
 from dcbench_tesla.compare.table import bullet, in_widths, paragraph
 from dcbench_tesla.config import BASELINE, settings_given
 from dcbench_tesla.data.augmentation import NO_STRATEGY
 from dcbench_tesla.errors import DcbenchError
+from dcbench_tesla.presets.recipes import AUTHORS
 from dcbench_tesla.records.store import content_key
 from dcbench_tesla.records.text import on_one_line
 from dcbench_tesla.records.workspace import Workspace
@@ -154,7 +156,12 @@ class _Tested:
 
     @cached_property
     def networks(self) -> Networks:
-        return {r.get("evaluation_seed", r["seed"]): r["accuracy"]["last"]["values"] for r in self.rows}
+        return networks_of(self.rows, "last")
+
+    def of_seeds(self, seeds: Collection[int]) -> "_Tested | None":
+        """Return it with its rows of some seeds only; ``None`` without any of them."""
+        rows = [row for row in self.rows if networks_of([row], "last").keys() & set(seeds)]
+        return _Tested(rows) if rows else None
 
     @property
     def labels(self) -> str:
@@ -178,8 +185,9 @@ class _Tested:
 
     @property
     def rest(self) -> str:
-        """A key of the settings of the network that are not varied."""
-        return content_key({k: v for k, v in self.settings.items() if k not in (*_NETWORKS, "augmentation")})
+        """A key of the settings of the network that are not varied, without those that change results by rounding."""
+        left_out = (*_NETWORKS, "augmentation", *ROUNDING)
+        return content_key({name: value for name, value in self.settings.items() if name not in left_out})
 
     @property
     def line(self) -> tuple[Any, ...]:
@@ -193,6 +201,11 @@ class _Tested:
         if made is None:
             return False
         return bool(made["settings"].get("labels", _HARD if self.first["method"] in _CLASSES else "") == _HARD)
+
+    @property
+    def is_by_authors(self) -> bool:
+        """Whether the recipe is of the method's authors: random images have none, and it brings its augmentation."""
+        return bool(self.settings.get("recipe") == AUTHORS)
 
     @property
     def own_augmentation(self) -> str:
@@ -233,25 +246,42 @@ class _All:
         """Return the evaluation of the same set with other labels, augmentation or network."""
         return self._best(self._lines[own.line], own, **asked)
 
-    def random(self, own: _Tested, ipc: int, **asked: Any) -> _Tested | None:
-        """Return the evaluation of random images that a set is compared with.
+    def hard(self, own: _Tested) -> _Tested | None:
+        """Return the evaluation of the same set with hard labels on all seeds of its own; its own, if they are hard."""
+        if own.own_labels_are_hard:
+            return own
+        found = self.varied(own, labels=_HARD)
+        found = found and found.of_seeds(own.networks)
+        return found if found is not None and len(found.networks) == len(own.networks) else None
 
-        It has the recipe of the set, or where nothing was changed of the preset that of random images.
+    def random(self, own: _Tested, ipc: int, **asked: Any) -> _Tested | None:
+        """Return the evaluation of random images that a set is compared with, on the seeds that both have."""
+        found = self._random(own, ipc, **asked)
+        return found and found.of_seeds(own.networks)
+
+    def _random(self, own: _Tested, ipc: int, **asked: Any) -> _Tested | None:
+        """Return the evaluation of random images like that of a set, on all seeds.
+
+        It has the recipe of the set, or where nothing was changed of the preset that of random images; of a recipe of
+        the method's authors there is none.
         """
+        if own.is_by_authors:
+            return None
         found = [one for one in self.tested if one.first["method"] == BASELINE and one.data == own.data]
         found = [one for one in found if one.first["ipc"] == ipc]
         alike = [one for one in found if one.rest == own.rest]
         return self._best(alike or [one for one in found if _as_preset(one) and _as_preset(own)], own, **asked)
 
     def whole(self, own: _Tested, **asked: Any) -> _Tested | None:
-        """Return the evaluation of all real images by the same evaluator."""
+        """Return the evaluation of all real images by that evaluator, on the set's seeds if it has them all."""
         found = [one for one in self.tested if one.first["method"] == WHOLE and one.data == own.data]
-        return self._best(found, own, **asked)
+        best = self._best(found, own, **asked)
+        return best.of_seeds(own.networks) if best and own.networks.keys() <= best.networks.keys() else best
 
     def counts(self, own: _Tested) -> dict[int, float]:
-        """Return the accuracy of random images by their number per class."""
+        """Return the accuracy of random images by their number per class, over all of their seeds."""
         found = {one.first["ipc"] for one in self.tested if one.first["method"] == BASELINE}
-        tested = {ipc: self.random(own, ipc) for ipc in found}
+        tested = {ipc: self._random(own, ipc) for ipc in found}
         return {ipc: one.accuracy for ipc, one in tested.items() if one is not None}
 
     def _best(
@@ -263,11 +293,18 @@ class _All:
         augmentation: str = _OWN,
         network: tuple[Any, ...] | None = None,
     ) -> _Tested | None:
-        """Return the fullest of some evaluations with the labels, augmentation and network asked for."""
+        """Return the evaluation with the labels, augmentation and network asked for that has most of a set's seeds.
+
+        Of several it is the fullest.
+        """
         asked = (labels, augmentation, own.network if network is None else network)
         fit = [one for one in found if (one.labels, one.augmentation, one.network) == asked]
-        same = own.first.get("origin")
-        return min(fit, key=lambda one: (one.first.get("origin") != same, *self._rank(one)), default=None)
+
+        def order(one: _Tested) -> tuple[Any, ...]:
+            shared = len(one.networks.keys() & own.networks.keys())
+            return (one.first.get("origin") != own.first.get("origin"), -shared, *self._rank(one))
+
+        return min(fit, key=order, default=None)
 
     def augmentations(self, own: _Tested) -> dict[str, float]:
         """Return the accuracy of a set by augmentation, its own first."""
@@ -303,11 +340,14 @@ def scores(workspace: Workspace, wanted: Wanted) -> Scores:
 
     All accuracies and differences are fractions. What cannot be computed is empty. The columns:
 
-    - ``accuracy``, ``random``, ``ior``, ``ior_low``, ``ior_high``: that of the set, of random images by the same
-      recipe, and the difference with its interval in pairs (:func:`~dcbench_tesla.compare.statistics.compare`).
-    - ``whole``, ``hard``, ``hlr``, ``hlr_low``, ``hlr_high``: that of all real images, of the set with hard labels, and
-      the difference. ``lrs``: :func:`label_robust_score`.
-    - ``plain``, ``random_plain``, ``ars``: those without augmentation, and :func:`augmentation_robust_score`.
+    - ``accuracy``, ``random``, ``ior``, ``ior_low``, ``ior_high``, ``ior_unit``: that of the set over all of its seeds,
+      of random images by the same recipe over those of them that they have, and the difference in pairs of what both
+      have (:func:`~dcbench_tesla.compare.statistics.compare`) with its interval, and of what the pairs are.
+    - ``whole``, ``hard``, ``hlr``, ``hlr_low``, ``hlr_high``, ``hlr_unit``: that of all real images, of the set with
+      hard labels over all of its seeds, and the difference: in pairs, if all real images have these seeds, else of the
+      two means, without an interval. ``lrs``: :func:`label_robust_score`.
+    - ``plain``, ``random_plain``, ``ars``: those without augmentation, and :func:`augmentation_robust_score` of the
+      differences in pairs of the seeds that all four evaluations have.
     - ``random_images``, ``bound``, ``compression``: how many random images per class reach the accuracy
       (:func:`random_images`), whether that is a bound, and their number for each image of the set.
     - ``augmentations``, ``lowest``, ``highest``: the augmentations tried, and the range of accuracies.
@@ -343,9 +383,8 @@ _OF_SUMMARY = (*_SECTION, *_MADE, "networks", "seeds", "command", "origin")
 def _columns(found: _All, own: _Tested) -> dict[str, Any]:
     """Return the columns of a set."""
     random = own if own.first["method"] == BASELINE else found.random(own, own.first["ipc"])
-    hard, whole = found.varied(own, labels=_HARD), found.whole(own)
-    hard = hard or (own if own.own_labels_are_hard else None)
-    ior, hlr = _difference("ior", own, random), _difference("hlr", whole, hard)
+    hard, whole = found.hard(own), found.whole(own)
+    ior, hlr = _difference("ior", own, random), _recovery(whole, hard)
     images = random_images(own.accuracy, found.counts(own))
     correlation = rank_correlation(*zip(*pairs, strict=True)) if (pairs := found.pairs(own)) else None
     tried = found.augmentations(own)
@@ -373,13 +412,20 @@ def _columns(found: _All, own: _Tested) -> dict[str, Any]:
 
 
 def _difference(name: str, first: _Tested | None, second: _Tested | None) -> dict[str, Any]:
-    """Return the columns of a difference of accuracies; its interval, where both have the same seeds."""
+    """Return the columns of a difference of accuracies in pairs."""
     if first is None or second is None:
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    paired = compare(first.networks, second.networks) if set(first.networks) == set(second.networks) else None
-    known = paired is not None and paired.p is not None
-    low, high = (paired.low, paired.high) if paired is not None and known else (None, None)
-    return {name: first.accuracy - second.accuracy, f"{name}_low": low, f"{name}_high": high}
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high", f"{name}_unit"))
+    pair = compare(first.networks, second.networks)
+    low, high = (None, None) if pair.p is None else (pair.low, pair.high)
+    return {name: pair.difference, f"{name}_low": low, f"{name}_high": high, f"{name}_unit": pair.unit}
+
+
+def _recovery(whole: _Tested | None, hard: _Tested | None) -> dict[str, Any]:
+    """Return the columns of HLR: in pairs, or where all real images lack seeds of the set, the difference of means."""
+    columns = _difference("hlr", whole, hard)
+    if whole is None or hard is None or whole.networks.keys() == hard.networks.keys():
+        return columns
+    return {**dict.fromkeys(columns), "hlr": whole.accuracy - hard.accuracy}
 
 
 def _with_and_without(found: _All, own: _Tested) -> tuple[str, str]:
@@ -391,30 +437,35 @@ def _with_and_without(found: _All, own: _Tested) -> tuple[str, str]:
 
 
 def _augmented(found: _All, own: _Tested) -> dict[str, Any]:
-    """Return the columns of ARS."""
-    accuracies: list[float | None] = []
-    for augmentation in _with_and_without(found, own):
-        tested = found.varied(own, augmentation=augmentation)
-        random = tested
-        if own.first["method"] != BASELINE:
-            random = found.random(own, own.first["ipc"], augmentation=augmentation)
-        accuracies += [one.accuracy if one else None for one in (tested, random)]
-    augmented, theirs, plain, random_plain = accuracies
+    """Return the columns of ARS, whose two differences are in pairs of the same seeds."""
+    names = _with_and_without(found, own)
+    tested = [found.varied(own, augmentation=name) for name in names]
+    random = tested
+    if own.first["method"] != BASELINE:
+        random = [found.random(own, own.first["ipc"], augmentation=name) for name in names]
+    there = [one for one in (*tested, *random) if one is not None]
+    seeds = set(own.networks).intersection(*(one.networks for one in there))
+    augmented, plain, theirs, random_plain = (one and one.of_seeds(seeds) for one in (*tested, *random))
     score = None
     if augmented is not None and theirs is not None and plain is not None and random_plain is not None:
-        score = augmentation_robust_score(augmented - theirs, plain - random_plain)
-    return {"plain": plain, "random_plain": random_plain, "ars": score}
+        pairs = (compare(augmented.networks, theirs.networks), compare(plain.networks, random_plain.networks))
+        score = augmentation_robust_score(*(pair.difference for pair in pairs))
+    return {
+        "plain": plain.accuracy if plain else None,
+        "random_plain": random_plain.accuracy if random_plain else None,
+        "ars": score,
+    }
 
 
 # ---- as text ---------------------------------------------------------------------------------------------------------
 
 _HEAD = ("method", "accuracy", "IOR", "HLR", "LRS", "ARS", "random images", "augmentations", "ranks")
 _ABOUT = (
-    "Test accuracy `last` in %, and what it is worth. IOR: points over random images; HLR: points that the set with "
-    "hard labels lacks to all real images; [interval, 95 %] in pairs. LRS and ARS: DD-Ranking's scores, of which 0.269 "
-    "is no difference, and more is better. Random images: how many per class reach the same accuracy. Augmentations: "
-    "the range of accuracies, and how many were tried. Ranks: Spearman's correlation, over networks, with the "
-    "accuracies on all real images."
+    "Test accuracy `last` in %, and what it is worth. IOR: points over random images of the same seeds; HLR: points "
+    "that the set with hard labels lacks to all real images; [interval, 95 %] in pairs of seeds, or of networks where "
+    "one seed is shared. LRS and ARS: DD-Ranking's scores, of which 0.269 is no difference, and more is better. Random "
+    "images: how many per class reach the same accuracy. Augmentations: the range of accuracies, and how many were "
+    "tried. Ranks: Spearman's correlation, over networks, with the accuracies on all real images."
 )
 
 
@@ -475,25 +526,32 @@ def _lacking(found: _All, own: _Tested) -> dict[str, str]:
     lacking: dict[str, str] = {}
     if own.first["method"] == BASELINE:
         return lacking
-    if found.random(own, ipc) is None:
+    if found.random(own, ipc) is None and not own.is_by_authors:
         lacking["IOR, LRS, ARS"] = _command(own, method=BASELINE)
     if found.whole(own) is None:
         lacking["HLR, LRS"] = _command(own, method=WHOLE)
-    if found.varied(own, labels=_HARD) is None and not own.own_labels_are_hard:
+    if found.hard(own) is None:
         lacking["HLR, LRS (hard labels)"] = _command(own, "evaluation.labels=hard")
-    if len(found.counts(own)) < 2:
+    if len(found.counts(own)) < 2 and not own.is_by_authors:
         lacking["random images"] = _command(own, method=BASELINE, ipcs=(1, 10, 50))
     if evaluator != "convnet":  # only its augmentation, width and depth can be set
         return lacking
-    augmentation = NO_STRATEGY if own.own_augmentation != NO_STRATEGY else "color_crop_cutout_flip_scale_rotate"
-    change = f"convnet.augmentation={augmentation}"
-    if found.varied(own, augmentation=augmentation) is None:
-        lacking["ARS, augmentations"] = _command(own, change)
-    elif found.random(own, ipc, augmentation=augmentation) is None:
-        lacking["ARS"] = _command(own, change, method=BASELINE)
+    if not own.is_by_authors:
+        lacking |= _lacking_augmentation(found, own)
     if len(found.pairs(own)) < _FEWEST_NETWORKS:
         lacking["ranks (four or more of W and D)"] = _command(own, "convnet.width=W", "convnet.depth=D", also=WHOLE)
     return lacking
+
+
+def _lacking_augmentation(found: _All, own: _Tested) -> dict[str, str]:
+    """Return the command that makes what a set's ARS lacks, by the names of the scores."""
+    augmentation = NO_STRATEGY if own.own_augmentation != NO_STRATEGY else "color_crop_cutout_flip_scale_rotate"
+    change = f"convnet.augmentation={augmentation}"
+    if found.varied(own, augmentation=augmentation) is None:
+        return {"ARS, augmentations": _command(own, change)}
+    if found.random(own, own.first["ipc"], augmentation=augmentation) is None:
+        return {"ARS": _command(own, change, method=BASELINE)}
+    return {}
 
 
 def _command(own: _Tested, *changes: str, method: str = "", ipcs: Sequence[int] = (), also: str = "") -> str:
@@ -512,6 +570,9 @@ def _command(own: _Tested, *changes: str, method: str = "", ipcs: Sequence[int] 
     if method:
         sections = ("data", "evaluation", first["evaluator"])
         given = {name: value for name, value in given.items() if name.rpartition(".")[0] in sections}
+    if method and own.is_by_authors:  # which no other method has
+        evaluator = first["evaluator"]
+        given = {n: value for n, value in given.items() if n not in (f"{evaluator}.recipe", f"{evaluator}.most_steps")}
     words = [f"--method {name}" for name in (method or first["method"], also) if name]
     words += [f"--dataset {_given(command, 'dataset', first['dataset'])}"]
     words += [] if method == WHOLE else [f"--ipc {ipc}" for ipc in ipcs or (first["ipc"],)]

@@ -11,7 +11,7 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 
 from dcbench_tesla.cells.saved import evaluate_saved
-from dcbench_tesla.config import overrides_from
+from dcbench_tesla.config import Override, overrides_from
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.distilled import DistilledSet
@@ -155,10 +155,45 @@ def test_a_claim_that_is_none_is_refused(given: dict[str, Any], told: str) -> No
         Claim(**given)
 
 
-def test_one_network_is_refused(published: Path, claim: Claim, tmp_path: Path) -> None:
-    result = command("verify", published, "--claim", "80", "--networks", 1, "--out", tmp_path, "--preset", "smoke")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--networks", 1], "give --networks 2 or more"),
+        (
+            ["--evaluator", "kernel-ridge", "--networks", 5],
+            "kernel-ridge cannot be verified: its networks do not depend",
+        ),
+        (["--evaluator", "kernel-ridge"], r"These can: alexnet, convnet, resnet18, timm:<name>, vgg11, vit\."),
+    ],
+)
+def test_one_network_is_refused_before_it_is_trained(
+    given: list[Any], told: str, published: Path, tmp_path: Path
+) -> None:
+    result = command("verify", published, "--claim", "80", "--out", tmp_path, "--preset", "smoke", *given)
     assert result.exit_code == 2
-    assert "give --networks 2 or more" in result.stderr
+    assert re.search(told, result.stderr)
+    assert rows(tmp_path, "evaluate") == []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The settings of every evaluation that is asked for; each is answered by the same two networks."""
+    calls: list[dict[str, Any]] = []
+
+    def answered(file: Path, evaluators: list[str], *, overrides: list[Override], **about: Any) -> dict[str, Any]:
+        calls.append({o.label: o.value for o in overrides})
+        return {name: {"accuracy": {"last": {"values": [0.6, 0.7]}}, "recipe": "published"} for name in evaluators}
+
+    monkeypatch.setattr("dcbench_tesla.exchange.verify.evaluate_saved", answered)
+    return calls
+
+
+def test_the_number_of_networks_counts_where_a_preset_gives_an_evaluator_its_own(
+    published: Path, asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for evaluator, expected in (("resnet18", {"resnet18.networks": 7}), ("convnet", {})):
+        verify(published, Claim(printed="90"), evaluator=evaluator, networks=7, preset="quick", out=tmp_path)
+        assert asked.pop() == {"evaluation.networks": 7, **expected}
 
 
 # ---- the registry ------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def verify(
       dcbench verify set.safetensors --claim 46.3 --networks 10 --evaluator resnet18
     """
     from dcbench_tesla import registry
-    from dcbench_tesla.config import Override, parse_set
+    from dcbench_tesla.config import parse_set
     from dcbench_tesla.errors import unknown_name
     from dcbench_tesla.presets import PRESETS
 
@@ -155,7 +155,6 @@ def verify(
         raise unknown_name("preset", preset, PRESETS)
     registry.check_names("evaluators", (evaluator,))
     overrides = [parse_set(text) for text in assignments]
-    overrides += [Override("evaluation", "networks", networks)] if networks is not None else []
     from dcbench_tesla.exchange.verify import Claim
     from dcbench_tesla.exchange.verify import verify as verified
     from dcbench_tesla.records.progress import say
@@ -165,6 +164,7 @@ def verify(
         Claim(printed=claim, std=std, networks=claim_networks),
         evaluator=evaluator,
         overrides=overrides,
+        networks=networks,
         dataset=dataset,
         preset=preset or "paper",
         seed=seed,

@@ -18,10 +18,11 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.saved import evaluate_saved
+from dcbench_tesla.cells.evaluation import network_count
+from dcbench_tesla.cells.saved import config_of, evaluate_saved
 from dcbench_tesla.compare.statistics import LEVEL, Interval, interval
 from dcbench_tesla.compare.table import aligned
-from dcbench_tesla.config import Override
+from dcbench_tesla.config import CellConfig, Override
 from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import WHITENINGS, ZCA_SIDE_LIMIT, Preprocessing, fit_standardise
@@ -237,6 +238,7 @@ def verify(
     *,
     evaluator: str = "convnet",
     overrides: Sequence[Override] = (),
+    networks: int | None = None,
     dataset: str | None = None,
     preset: str = "paper",
     seed: int = 0,
@@ -252,6 +254,7 @@ def verify(
         claim: the claim.
         evaluator: the network.
         overrides: settings of the evaluation and of the evaluator.
+        networks: networks to train; by default those of the settings.
         dataset: data set to test on; by default the one the set was made from.
         preset: preset of the evaluator's settings.
         seed: seed of the evaluation.
@@ -261,7 +264,8 @@ def verify(
         tell: called with a line before every change that is tried.
 
     Raises:
-        UsageError: the data set is not known or does not match the set, or a setting does not belong to the evaluation.
+        UsageError: the data set is not known or does not match the set, a setting does not belong to the evaluation,
+            or one network only would be trained.
         CorruptFileError: the file is damaged or not a distilled set.
     """
     if not path.is_file():
@@ -271,6 +275,7 @@ def verify(
     if not named or (dataset is None and named.startswith(PREFIXES)):
         raise UsageError(f"{path} was made from {named or 'an unknown data set'}: give the files by --dataset.")
     how = [*_of_authors(made, evaluator, overrides), *overrides]
+    how += _of_networks(config_of(made, named, [evaluator], how, preset=preset, seed=seed), networks)
     about: dict[str, Any] = {"dataset": dataset, "preset": preset, "seed": seed, "data_dir": data_dir, "device": device}
 
     def measured(file: Path) -> Measured:
@@ -278,8 +283,6 @@ def verify(
         return Measured(values=row["accuracy"]["last"]["values"], recipe=row["recipe"])
 
     found = Verdict(claim=claim, measured=measured(path))
-    if len(found.measured.values) < 2:
-        raise UsageError("one network says nothing of a claim: give --networks 2 or more.")
     if found.outcome == "consistent":
         return found
     tried, folder = [], Workspace(out).root / _FOLDER / path.stem
@@ -289,6 +292,39 @@ def verify(
         suspect.made().save(file)
         tried.append((suspect, measured(file)))
     return replace(found, tried=tried)
+
+
+def _of_networks(config: CellConfig, networks: int | None) -> list[Override]:
+    """Return the settings by which ``networks`` are trained; none where ``None`` leaves their number to ``config``.
+
+    Raises:
+        UsageError: it is one.
+    """
+    ((evaluator, settings),) = config.evaluators.items()
+    if not registry.load_evaluator(evaluator).uses_seed(settings):
+        raise UsageError(
+            f"{evaluator} cannot be verified: its networks do not depend on a seed, and one says nothing of a claim. "
+            f"These can: {', '.join(_with_seed())}."
+        )
+    if (networks or network_count(evaluator, settings, config.evaluation)) < 2:
+        raise UsageError("one network says nothing of a claim: give --networks 2 or more.")
+    if networks is None:
+        return []
+    sections = ["evaluation"]
+    if getattr(settings, "networks", 0):  # such as a preset's, which would hold in place of the evaluation's
+        sections.append(evaluator)
+    return [Override(section, "networks", networks) for section in sections]
+
+
+def _with_seed() -> list[str]:
+    """Return the installed evaluators, and families of them, whose networks depend on a seed by default."""
+    installed = [plugin.name for plugin in registry.describe("evaluators") if not plugin.problem]
+    return [name for name in installed if registry.family("evaluators", name) or _depends_on_seed(name)]
+
+
+def _depends_on_seed(evaluator: str) -> bool:
+    kind = registry.load_evaluator(evaluator)
+    return kind.uses_seed(kind.Settings())
 
 
 def _of_authors(made: DistilledSet, evaluator: str, overrides: Sequence[Override]) -> list[Override]:

@@ -137,9 +137,10 @@ def verify(
     """Check the claimed accuracy of a distilled set.
 
     Networks are trained on FILE by the recipe that its authors publish, where the set names one, else by the common
-    one. The verdict is consistent, below or above, with the interval of the mean. If the claim does not hold, one thing
-    at a time is changed that files often lack or say wrongly, the augmentation, the learned rate, the preprocessing and
-    the labels, and the change that closes the gap is named. Evaluations leave rows under --out and are not repeated.
+    one. The verdict is consistent, below or above, with the interval of the mean, or undecided where the measurement is
+    too coarse to judge the claim; more --networks make it finer. If the claim does not hold, one thing at a time is
+    changed that files often lack or say wrongly, the augmentation, the learned rate, the preprocessing and the labels,
+    and the change that closes the gap is named. Evaluations leave rows under --out and are not repeated.
 
     \b
     Examples:

@@ -154,6 +154,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "order": (lambda r: r["evaluated"][0].update(iteration=100), "do not ascend"),
     "iteration": (lambda r: r["evaluated"][1].update(iteration=999), "iteration is 100, which was not tested"),
     "key": (lambda r: r.update(key="another"), "holds the row of another"),
+    "no labels": (lambda r: r.update(labels=None), "labels: "),
+    "no teacher's accuracy": (lambda r: r.update(teacher_test=None), "teacher_test: "),
+    "no epochs": (lambda r: r.update(labels={"regime": "hard", "epochs": None}), "labels.epochs: "),
+    "a teacher of no epochs": (lambda r: r.update(labels={"regime": "teacher", "temperature": 4.0}), "need epochs"),
 }
 
 
@@ -168,6 +172,14 @@ def test_a_row_that_cannot_be_is_told(name: str, out: Path) -> None:
     assert stage_rows(Workspace(out), "evaluate") == []
     with pytest.raises(CorruptFileError):
         Workspace(out).row("evaluate", NAME)
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "regimes", "scores"])
+def test_comparisons_name_a_row_whose_labels_are_null(kind: str, out: Path) -> None:
+    edit(row_of(out), lambda r: r.update(labels=None))
+    result = CliRunner().invoke(main, ["compare", kind, "--out", str(out)])
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.stderr.count(row_of(out).name) == 1
 
 
 def test_an_evaluation_of_more_iterations_than_were_made_is_told(out: Path) -> None:

@@ -20,6 +20,7 @@ from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.errors import DcbenchError, DivergedError, UsageError
 from dcbench_tesla.exchange.merge import merge
+from dcbench_tesla.records import schema
 from dcbench_tesla.records.rows import damaged_rows
 from dcbench_tesla.records.workspace import Workspace
 from dcbench_tesla.reports.finished import by_protocol, finished
@@ -245,6 +246,7 @@ def test_values_that_were_tried_are_not_tried_again(tmp_path: Path) -> None:
     for row in again:
         assert row["seconds"] == 0
         assert told([row]) == told([found[row["same_as"]]])
+    assert (schema.fault("trial row", json.dumps({**found[0], "same_as": None})) or "").startswith("same_as: ")
 
 
 # ---- trials that fail ------------------------------------------------------------------------------------------------

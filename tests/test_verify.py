@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, pstdev, stdev
 from typing import Any
 
 import pytest
@@ -11,12 +11,12 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 
 from dcbench_tesla.cells.saved import evaluate_saved
-from dcbench_tesla.config import overrides_from
+from dcbench_tesla.config import Override, overrides_from
 from dcbench_tesla.data.preprocessing import Preprocessing
 from dcbench_tesla.datasets import load_dataset
 from dcbench_tesla.distilled import DistilledSet
 from dcbench_tesla.errors import UsageError
-from dcbench_tesla.exchange.verify import Claim, Measured, Verdict, suspects, verify
+from dcbench_tesla.exchange.verify import TOLERANCE, Claim, Measured, Suspect, Verdict, suspects, verify
 from dcbench_tesla.reports.html.verified import verified_part
 from dcbench_tesla.reports.verified import verified
 from tests.fixtures_cells import command, ran, rows, set_words
@@ -155,10 +155,104 @@ def test_a_claim_that_is_none_is_refused(given: dict[str, Any], told: str) -> No
         Claim(**given)
 
 
-def test_one_network_is_refused(published: Path, claim: Claim, tmp_path: Path) -> None:
-    result = command("verify", published, "--claim", "80", "--networks", 1, "--out", tmp_path, "--preset", "smoke")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--networks", 1], "give --networks 2 or more"),
+        (
+            ["--evaluator", "kernel-ridge", "--networks", 5],
+            "kernel-ridge cannot be verified: its networks do not depend",
+        ),
+        (["--evaluator", "kernel-ridge"], r"These can: alexnet, convnet, resnet18, timm:<name>, vgg11, vit\."),
+    ],
+)
+def test_one_network_is_refused_before_it_is_trained(
+    given: list[Any], told: str, published: Path, tmp_path: Path
+) -> None:
+    result = command("verify", published, "--claim", "80", "--out", tmp_path, "--preset", "smoke", *given)
     assert result.exit_code == 2
-    assert "give --networks 2 or more" in result.stderr
+    assert re.search(told, result.stderr)
+    assert rows(tmp_path, "evaluate") == []
+
+
+# ---- too few networks, or too widely spread ones -----------------------------------------------------------------
+
+
+def test_a_measurement_too_coarse_for_the_claim_leaves_it_undecided() -> None:
+    found, claim = measured(60.0, 70.0), Claim(printed="90")
+    low, high = stats.t.interval(0.95, 1, 65.0, 5.0)  # s / sqrt(2) = 5
+    assert found.half_width(claim) == pytest.approx((high - low) / 2)
+    assert found.outcome(claim) == "undecided"
+    needed = found.needed(claim)
+    assert needed == 11
+    assert found.half_width(claim, needed) <= TOLERANCE < found.half_width(claim, needed - 1)
+    told = Verdict(claim=claim, measured=found).lines()
+    assert told[0].startswith("undecided, the measurement is too coarse to judge the claim: 65.0 [1.5, 100.0] %")
+    assert told[-1].endswith("± 63.5 points only, more than ± 5: train more networks, about --networks 11")
+
+
+def test_the_half_width_is_that_of_welch() -> None:
+    found, claim = measured(70.0, 71.0, 72.0), Claim(printed="72.0", std=1.5, networks=4)
+    authors = [70.5, 71.5, 72.5, 73.5]  # the same mean; their deviation is scaled to the claimed one
+    authors = [72 + (value - 72) * 1.5 / stdev(authors) for value in authors]
+    expected = stats.ttest_ind([70, 71, 72], authors, equal_var=False).confidence_interval(0.95)
+    assert found.half_width(claim) == pytest.approx((expected.high - expected.low) / 2)
+
+
+def test_a_mean_within_the_claims_own_deviation_is_consistent_however_coarse() -> None:
+    assert measured(84.0, 90.0).outcome(Claim(printed="89.0", std=2.0)) == "consistent"
+    assert measured(84.0, 90.0).outcome(Claim(printed="90.0", std=2.0)) == "undecided"
+    assert measured(84.0, 90.0).outcome(Claim(printed="87.0")) == "consistent"
+
+
+def test_a_claim_whose_own_spread_leaves_everything_open_asks_for_no_networks() -> None:
+    found = Verdict(claim=Claim(printed="80", std=15.0), measured=measured(64.0, 64.1, 63.9))
+    assert (found.outcome, found.measured.needed(found.claim)) == ("undecided", None)
+    assert found.lines()[-1].endswith("the claim's own spread is too wide for any number of networks")
+
+
+def test_an_undecided_change_closes_no_gap() -> None:
+    coarse, fine = (
+        Suspect(name=name, told=name, remedy="", made=lambda: pytest.fail("it is made")) for name in ("coarse", "fine")
+    )
+    found = Verdict(
+        claim=Claim(printed="90"), measured=measured(50, 50.1, 50.2), tried=[(coarse, measured(80.0, 90.0))]
+    )
+    assert (found.outcome, found.closing) == ("below", None)
+    *_, too_coarse, last = found.lines()
+    assert too_coarse == "too coarse to judge: 1 of 1 changes; train more networks, about --networks 11"
+    assert last == "none of these 1 changes closes the gap"
+    found = dataclasses.replace(found, tried=[*found.tried, (fine, measured(89.0, 90.0, 90.0))])
+    assert found.closing is fine
+    assert found.lines()[-1].startswith("closes the gap: fine")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The settings of every evaluation that is asked for; each is answered by the same two networks."""
+    calls: list[dict[str, Any]] = []
+
+    def answered(file: Path, evaluators: list[str], *, overrides: list[Override], **about: Any) -> dict[str, Any]:
+        calls.append({o.label: o.value for o in overrides})
+        return {name: {"accuracy": {"last": {"values": [0.6, 0.7]}}, "recipe": "published"} for name in evaluators}
+
+    monkeypatch.setattr("dcbench_tesla.exchange.verify.evaluate_saved", answered)
+    return calls
+
+
+def test_nothing_is_tried_of_a_claim_that_is_undecided(
+    published: Path, asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    found = verify(published, Claim(printed="90"), networks=2, preset="smoke", out=tmp_path)
+    assert (found.outcome, found.tried, len(asked)) == ("undecided", (), 1)
+
+
+def test_the_number_of_networks_counts_where_a_preset_gives_an_evaluator_its_own(
+    published: Path, asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for evaluator, expected in (("resnet18", {"resnet18.networks": 7}), ("convnet", {})):
+        verify(published, Claim(printed="90"), evaluator=evaluator, networks=7, preset="quick", out=tmp_path)
+        assert asked.pop() == {"evaluation.networks": 7, **expected}
 
 
 # ---- the registry ------------------------------------------------------------------------------------------------
@@ -176,6 +270,7 @@ def test_the_registry_has_sets_of_every_outcome_and_says_whose_they_are() -> Non
         assert entry.source.startswith("own set, not published: ")
         assert f"--claim {entry.claim.printed} " in entry.command
         assert f"--networks {len(entry.measured.values)} " in entry.command
+    assert dataclasses.replace(entries[1], measured=measured(60.0, 90.0), closing="").verdict == "undecided"
     (figure,) = verified_part().figures
     assert figure.table is not None
     assert [row[4].text for row in figure.table.body] == [entry.verdict for entry in entries]

@@ -137,9 +137,10 @@ def verify(
     """Check the claimed accuracy of a distilled set.
 
     Networks are trained on FILE by the recipe that its authors publish, where the set names one, else by the common
-    one. The verdict is consistent, below or above, with the interval of the mean. If the claim does not hold, one thing
-    at a time is changed that files often lack or say wrongly, the augmentation, the learned rate, the preprocessing and
-    the labels, and the change that closes the gap is named. Evaluations leave rows under --out and are not repeated.
+    one. The verdict is consistent, below or above, with the interval of the mean, or undecided where the measurement is
+    too coarse to judge the claim; more --networks make it finer. If the claim does not hold, one thing at a time is
+    changed that files often lack or say wrongly, the augmentation, the learned rate, the preprocessing and the labels,
+    and the change that closes the gap is named. Evaluations leave rows under --out and are not repeated.
 
     \b
     Examples:
@@ -147,7 +148,7 @@ def verify(
       dcbench verify set.safetensors --claim 46.3 --networks 10 --evaluator resnet18
     """
     from dcbench_tesla import registry
-    from dcbench_tesla.config import Override, parse_set
+    from dcbench_tesla.config import parse_set
     from dcbench_tesla.errors import unknown_name
     from dcbench_tesla.presets import PRESETS
 
@@ -155,7 +156,6 @@ def verify(
         raise unknown_name("preset", preset, PRESETS)
     registry.check_names("evaluators", (evaluator,))
     overrides = [parse_set(text) for text in assignments]
-    overrides += [Override("evaluation", "networks", networks)] if networks is not None else []
     from dcbench_tesla.exchange.verify import Claim
     from dcbench_tesla.exchange.verify import verify as verified
     from dcbench_tesla.records.progress import say
@@ -165,6 +165,7 @@ def verify(
         Claim(printed=claim, std=std, networks=claim_networks),
         evaluator=evaluator,
         overrides=overrides,
+        networks=networks,
         dataset=dataset,
         preset=preset or "paper",
         seed=seed,

@@ -5,7 +5,8 @@ not hold, it changes one thing at a time that files of sets often lack or say wr
 rate, the preprocessing, the labels. Every evaluation leaves an ordinary row, and is not repeated.
 
 The claim holds where a Welch t test does not decide the difference at 5 %. A printed number stands for all that round
-to it, so that the nearest of them is tested.
+to it, so that the nearest of them is tested. A few networks, or widely spread ones, hardly decide any difference: where
+its interval reaches further than :data:`TOLERANCE` to either side, the claim is not judged.
 """
 
 import math
@@ -18,10 +19,11 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from dcbench_tesla import registry
-from dcbench_tesla.cells.saved import evaluate_saved
-from dcbench_tesla.compare.statistics import LEVEL, Interval, interval
+from dcbench_tesla.cells.evaluation import network_count
+from dcbench_tesla.cells.saved import config_of, evaluate_saved
+from dcbench_tesla.compare.statistics import LEVEL, MOST_SEEDS, Interval, interval
 from dcbench_tesla.compare.table import aligned
-from dcbench_tesla.config import Override
+from dcbench_tesla.config import CellConfig, Override
 from dcbench_tesla.data.augmentation import NO_STRATEGY, Augmentation
 from dcbench_tesla.data.dataset import Dataset
 from dcbench_tesla.data.preprocessing import WHITENINGS, ZCA_SIDE_LIMIT, Preprocessing, fit_standardise
@@ -34,8 +36,17 @@ from dcbench_tesla.records.workspace import Workspace
 RATES = (0.001, 0.003, 0.03, 0.1)
 """The learned rates that are tried; without one, the recipe's own rate is used."""
 
+TOLERANCE = 5.0
+"""The half-width, in points, of the interval of a difference up to which what is not decided counts as consistent."""
+
 _FOLDER = "verify"
-Outcome = Literal["consistent", "below", "above"]
+Outcome = Literal["consistent", "undecided", "below", "above"]
+_SIDES: dict[Outcome, str] = {
+    "consistent": "consistent with the claim",
+    "undecided": "undecided, the measurement is too coarse to judge the claim",
+    "below": "below the claim",
+    "above": "above the claim",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +106,40 @@ class Measured:
         return interval([self.values])
 
     def outcome(self, claim: Claim) -> Outcome:
-        """Return whether the claim holds, or on which side of it the accuracy is."""
+        """Return whether the claim holds, cannot be judged, or on which side of it the accuracy is.
+
+        What Welch's test does not decide is ``consistent`` where :meth:`half_width` is at most :data:`TOLERANCE`, or
+        the mean lies within the claim's own standard deviation; else ``undecided``.
+        """
         nearest = claim.nearest(self.mean)
-        if self._same(nearest, claim):
-            return "consistent"
-        return "below" if self.mean < nearest else "above"
+        if not self._same(nearest, claim):
+            return "below" if self.mean < nearest else "above"
+        within = abs(self.mean - nearest) <= (claim.std or 0.0)
+        return "consistent" if within or self.half_width(claim) <= TOLERANCE else "undecided"
+
+    def half_width(self, claim: Claim, networks: int | None = None) -> float:
+        """Return half of the interval of the difference to the claim, in points.
+
+        By Welch it is t sqrt(s^2 / n + S^2 / N), for the standard deviation s of the n networks here and S of the N
+        claimed ones (0 if none is printed), and Welch's degrees of freedom. ``networks`` stands for n where it is
+        given: what as many networks of the same spread would give.
+        """
+        from scipy import special  # type: ignore[import-untyped]
+
+        n = networks or len(self.values)
+        own, theirs = (100 * stdev(self.values)) ** 2 / n, (claim.std or 0.0) ** 2 / claim.networks
+        if own + theirs == 0:
+            return 0.0
+        freedom = (own + theirs) ** 2 / (own**2 / (n - 1) + theirs**2 / (claim.networks - 1))
+        return float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(own + theirs)
+
+    def needed(self, claim: Claim) -> int | None:
+        """Return how many networks of this spread judge the claim; ``None`` if its own spread lets no number do so."""
+        counts = range(len(self.values) + 1, MOST_SEEDS + 1)
+        return next((n for n in counts if self.half_width(claim, n) <= TOLERANCE), None)
 
     def _same(self, claimed: float, claim: Claim) -> bool:
-        from scipy import stats  # type: ignore[import-untyped]
+        from scipy import stats
 
         own = [100 * value for value in self.values]
         if stdev(own) == 0 and not claim.std:
@@ -138,7 +175,7 @@ class Verdict:
     Attributes:
         claim: the claim.
         measured: the accuracy of the set as it is.
-        tried: every change with its accuracy; empty where the claim holds.
+        tried: every change with its accuracy; empty where the claim holds or cannot be judged.
     """
 
     claim: Claim
@@ -147,22 +184,30 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """Whether the claim holds for the set as it is."""
+        """Whether the claim holds for the set as it is, if that can be judged."""
         return self.measured.outcome(self.claim)
 
     @property
     def closing(self) -> Suspect | None:
         """The change with which the claim holds; of several the one that comes nearest, ``None`` if none does."""
-        holding = [(s, m) for s, m in self.tried if m.outcome(self.claim) == "consistent"]
+        holding = self._with("consistent")
         return min(holding, key=lambda pair: abs(pair[1].mean - self.claim.mean))[0] if holding else None
+
+    def _with(self, outcome: Outcome) -> list[tuple[Suspect, Measured]]:
+        """Return the changes of one outcome."""
+        return [(suspect, found) for suspect, found in self.tried if found.outcome(self.claim) == outcome]
 
     def lines(self) -> list[str]:
         """Return the verdict in lines of Markdown."""
         n = len(self.measured.values)
         about = f"{self.measured} % over {n} networks; claimed: {self.claim}"
-        side = {"consistent": "consistent with the claim", "below": "below the claim", "above": "above the claim"}
-        gap = "" if self.outcome == "consistent" else f" by {abs(self.measured.mean - self.claim.mean):.1f} points"
-        lines = [f"{side[self.outcome]}{gap}: {about}", f"recipe: {self.measured.recipe}"]
+        decided = self.outcome in ("below", "above")
+        gap = f" by {abs(self.measured.mean - self.claim.mean):.1f} points" if decided else ""
+        lines = [f"{_SIDES[self.outcome]}{gap}: {about}", f"recipe: {self.measured.recipe}"]
+        if self.outcome == "undecided":
+            width = self.measured.half_width(self.claim)
+            told = f"the difference is known to ± {width:.1f} points only, more than ± {TOLERANCE:g}"
+            lines.append(f"{told}: {self._more([self.measured])}")
         if not self.tried:
             return lines
         body = [
@@ -170,13 +215,22 @@ class Verdict:
             for suspect, found in self.tried
         ]
         lines += ["", *aligned(["changed", "test accuracy, %", "to the claim", "verdict"], body), ""]
+        if coarse := [found for _, found in self._with("undecided")]:
+            lines.append(f"too coarse to judge: {len(coarse)} of {len(body)} changes; {self._more(coarse)}")
         if self.closing is None:
             return [*lines, f"none of these {len(body)} changes closes the gap"]
-        several = [suspect for suspect, found in self.tried if found.outcome(self.claim) == "consistent"]
+        several = len(self._with("consistent"))
         nearest = f"closes the gap: {self.closing.told}"
-        if len(several) > 1:
-            nearest = f"{len(several)} of {len(body)} changes close the gap, and nearest comes: {self.closing.told}"
+        if several > 1:
+            nearest = f"{several} of {len(body)} changes close the gap, and nearest comes: {self.closing.told}"
         return [*lines, f"{nearest}. {self.closing.remedy}"]
+
+    def _more(self, coarse: Sequence[Measured]) -> str:
+        """Return how measurements that are too coarse get finer."""
+        counts = [count for found in coarse if (count := found.needed(self.claim)) is not None]
+        if counts:
+            return f"train more networks, about --networks {max(counts)}"
+        return "the claim's own spread is too wide for any number of networks"
 
 
 def suspects(distilled: DistilledSet, dataset: Dataset) -> Iterator[Suspect]:
@@ -237,6 +291,7 @@ def verify(
     *,
     evaluator: str = "convnet",
     overrides: Sequence[Override] = (),
+    networks: int | None = None,
     dataset: str | None = None,
     preset: str = "paper",
     seed: int = 0,
@@ -252,6 +307,7 @@ def verify(
         claim: the claim.
         evaluator: the network.
         overrides: settings of the evaluation and of the evaluator.
+        networks: networks to train; by default those of the settings.
         dataset: data set to test on; by default the one the set was made from.
         preset: preset of the evaluator's settings.
         seed: seed of the evaluation.
@@ -261,7 +317,8 @@ def verify(
         tell: called with a line before every change that is tried.
 
     Raises:
-        UsageError: the data set is not known or does not match the set, or a setting does not belong to the evaluation.
+        UsageError: the data set is not known or does not match the set, a setting does not belong to the evaluation,
+            or one network only would be trained.
         CorruptFileError: the file is damaged or not a distilled set.
     """
     if not path.is_file():
@@ -271,6 +328,7 @@ def verify(
     if not named or (dataset is None and named.startswith(PREFIXES)):
         raise UsageError(f"{path} was made from {named or 'an unknown data set'}: give the files by --dataset.")
     how = [*_of_authors(made, evaluator, overrides), *overrides]
+    how += _of_networks(config_of(made, named, [evaluator], how, preset=preset, seed=seed), networks)
     about: dict[str, Any] = {"dataset": dataset, "preset": preset, "seed": seed, "data_dir": data_dir, "device": device}
 
     def measured(file: Path) -> Measured:
@@ -278,9 +336,7 @@ def verify(
         return Measured(values=row["accuracy"]["last"]["values"], recipe=row["recipe"])
 
     found = Verdict(claim=claim, measured=measured(path))
-    if len(found.measured.values) < 2:
-        raise UsageError("one network says nothing of a claim: give --networks 2 or more.")
-    if found.outcome == "consistent":
+    if found.outcome in ("consistent", "undecided"):
         return found
     tried, folder = [], Workspace(out).root / _FOLDER / path.stem
     for suspect in suspects(made, load_dataset(named, data_dir)):
@@ -289,6 +345,39 @@ def verify(
         suspect.made().save(file)
         tried.append((suspect, measured(file)))
     return replace(found, tried=tried)
+
+
+def _of_networks(config: CellConfig, networks: int | None) -> list[Override]:
+    """Return the settings by which ``networks`` are trained; none where ``None`` leaves their number to ``config``.
+
+    Raises:
+        UsageError: it is one.
+    """
+    ((evaluator, settings),) = config.evaluators.items()
+    if not registry.load_evaluator(evaluator).uses_seed(settings):
+        raise UsageError(
+            f"{evaluator} cannot be verified: its networks do not depend on a seed, and one says nothing of a claim. "
+            f"These can: {', '.join(_with_seed())}."
+        )
+    if (networks or network_count(evaluator, settings, config.evaluation)) < 2:
+        raise UsageError("one network says nothing of a claim: give --networks 2 or more.")
+    if networks is None:
+        return []
+    sections = ["evaluation"]
+    if getattr(settings, "networks", 0):  # such as a preset's, which would hold in place of the evaluation's
+        sections.append(evaluator)
+    return [Override(section, "networks", networks) for section in sections]
+
+
+def _with_seed() -> list[str]:
+    """Return the installed evaluators, and families of them, whose networks depend on a seed by default."""
+    installed = [plugin.name for plugin in registry.describe("evaluators") if not plugin.problem]
+    return [name for name in installed if registry.family("evaluators", name) or _depends_on_seed(name)]
+
+
+def _depends_on_seed(evaluator: str) -> bool:
+    kind = registry.load_evaluator(evaluator)
+    return kind.uses_seed(kind.Settings())
 
 
 def _of_authors(made: DistilledSet, evaluator: str, overrides: Sequence[Override]) -> list[Override]:

@@ -1,8 +1,8 @@
 """What the JSON files of a run hold: one strict schema for each kind of file.
 
 Types are strict (``"1"`` and ``true`` are no numbers), further fields are allowed, and what later versions added may
-be absent. :func:`fault` says what is wrong with a file's text; :func:`dcbench_tesla.records.store.read_json` calls it
-for every file that it reads with a kind.
+be absent. Absent is not null: only fields that are written as null take it. :func:`fault` says what is wrong with a
+file's text; :func:`dcbench_tesla.records.store.read_json` calls it for every file that it reads with a kind.
 """
 
 import math
@@ -25,6 +25,9 @@ Name = Annotated[str, Field(min_length=1, max_length=240, pattern=r"^[^/\\\x00]+
 """A part of a file's name: it cannot lead out of its folder."""
 
 Values = Mapping[str, Any]
+
+_ABSENT: Any = None
+"""The default of a field that may be absent, but is never written as null: null is not of its type, and is refused."""
 
 
 class Part(BaseModel):
@@ -186,18 +189,16 @@ class Labels(Part):
     """The labels of an evaluation that are not the set's own."""
 
     regime: Literal["hard", "teacher"]
-    expert: Count | None = None
-    epochs: Positive | None = None
+    expert: Count = _ABSENT
+    epochs: Positive = _ABSENT
     experts: Text = ""
-    temperature: Annotated[float, Field(gt=0)] | None = None
+    temperature: Annotated[float, Field(gt=0)] = _ABSENT
     loss: Text = ""
 
     @model_validator(mode="after")
     def _of_a_teacher(self) -> Self:
-        taught = self.regime == "teacher"
-        _agree(
-            not taught or None not in (self.epochs, self.temperature), "labels of a teacher need epochs, temperature"
-        )
+        whole = self.regime != "teacher" or {"epochs", "temperature"} <= self.model_fields_set
+        _agree(whole, "labels of a teacher need epochs, temperature")
         return self
 
 
@@ -214,8 +215,8 @@ class EvaluateRow(OfCell):
     dataset_fingerprint: Text
     evaluated: Annotated[list[Evaluated], Field(min_length=1)]
     accuracy: Accuracies
-    labels: Labels | None = None
-    teacher_test: Fraction | None = None
+    labels: Labels = _ABSENT
+    teacher_test: Fraction = _ABSENT
     evaluator_version: Count = 1
     evaluation_seed: int = 0
     test_images: Count = 0
@@ -281,7 +282,7 @@ class TrialRow(Part):
     hardware: Text
     environment: Environment
     reason: Text = ""
-    same_as: Count | None = None
+    same_as: Count = _ABSENT
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -18,7 +18,7 @@ class Entry:
         source: who claims the accuracy, and where.
         claim: the claim.
         measured: what was measured here.
-        closing: the one change with which the claim holds; empty where there is none, or none is needed.
+        closing: the one change with which the claim holds; empty where there is none, or none was tried.
         command: the command that makes the entry.
     """
 
@@ -33,7 +33,7 @@ class Entry:
     def verdict(self) -> str:
         """The outcome in words, with the change that closes the gap."""
         outcome = self.measured.outcome(self.claim)
-        if outcome == "consistent":
+        if outcome in ("consistent", "undecided"):
             return outcome
         return f"{outcome}; {self.closing or 'no change tried closes the gap'}"
 

@@ -13,8 +13,9 @@ def verified_part() -> Part:
         title="Verified sets",
         short="Verified",
         about="Claimed accuracies of distilled sets, and what networks trained here reach: the mean with its 95 % "
-        "interval, whether the claim holds, and if not, which single change closes the gap. The registry comes with "
-        "dcbench; so far its sets are its own, and none is a published one.",
+        "interval, whether the claim holds, and if not, which single change closes the gap; undecided where the "
+        "measurement is too coarse to judge it. The registry comes with dcbench; so far its sets are its own, and none "
+        "is a published one.",
         make="dcbench verify FILE --claim PERCENT",
         figures=[
             Figure(

@@ -284,6 +284,29 @@ def test_settings_with_a_decimal_point_are_shown(tmp_path: Path) -> None:
     assert list(accuracies(Workspace(tmp_path), Wanted())["settings"]) == ["lr_images=0.5", "lr_images=2.5"]
 
 
+def test_what_test_images_chose_says_so_and_of_how_many_networks_it_is(tmp_path: Path) -> None:
+    """The set of iteration 3, tested by two networks, is better than the last one, which three test."""
+    values, best = [0.5, 0.6, 0.7], {"mean": 0.75, "std": 0.05, "values": [0.7, 0.8], "iteration": 3}
+    on_record = {
+        "accuracy": {**of(values), "best_on_test": best},
+        "evaluated": [{"iteration": 3, "test": [0.7, 0.8]}, {"iteration": 9, "test": values}],
+    }
+    stage(tmp_path, "dm", 0, values, extra=on_record)
+    table = accuracies(Workspace(tmp_path), Wanted())
+    last, chosen = (" ".join(markdown(table, statistic).split()) for statistic in ("last", "best_on_test"))
+    assert "convnet: published; 3 networks" in last
+    assert "convnet: published; 2 networks" in chosen
+    told = "the sets were chosen by the test images: intervals and marks leave that out, and are too narrow"
+    assert told in chosen
+    assert told not in last
+
+
+def of(values: list[float]) -> dict[str, Any]:
+    mean = sum(values) / len(values)
+    std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
+    return {"last": {"mean": mean, "std": std, "values": values, "iteration": 9}, "best_on_validation": None}
+
+
 def test_a_statistic_that_nobody_has_is_empty(tmp_path: Path) -> None:
     stage(tmp_path, "dm", 0, [0.5, 0.6])
     stage(tmp_path, "random", 0, [0.5, 0.6])

@@ -16,14 +16,19 @@ from dcbench_tesla.records.workspace import Workspace
 ENVIRONMENT = {"commit": "0123456789ab", "versions": {}}
 
 
+def summarised(values: list[float]) -> dict[str, Any]:
+    """Return the accuracies of networks as the summary that a row has."""
+    mean = sum(values) / len(values)
+    std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
+    return {"mean": mean, "std": std, "values": values, "iteration": 9}
+
+
 def stage(root: Path, method: str, seed: int, values: list[float], **changes: Any) -> None:
     """Write the rows of one finished cell and evaluator."""
     options = {"evaluator": "convnet", "recipe": "published", "ipc": 1, "set": "", "version": 1, **changes}
     extra = options.get("extra", {})
     key = f"{method}{seed}{options['ipc']}{options['version']}{options['set']}".replace(" ", "")
-    mean = sum(values) / len(values)
-    std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
-    accuracy = {"mean": mean, "std": std, "values": values, "iteration": 9}
+    accuracy = summarised(values)
     shared = {
         "cell": f"{method}-digits",
         "dataset": "digits",
@@ -286,9 +291,9 @@ def test_settings_with_a_decimal_point_are_shown(tmp_path: Path) -> None:
 
 def test_what_test_images_chose_says_so_and_of_how_many_networks_it_is(tmp_path: Path) -> None:
     """The set of iteration 3, tested by two networks, is better than the last one, which three test."""
-    values, best = [0.5, 0.6, 0.7], {"mean": 0.75, "std": 0.05, "values": [0.7, 0.8], "iteration": 3}
+    values, best = [0.5, 0.6, 0.7], {**summarised([0.7, 0.8]), "iteration": 3}
     on_record = {
-        "accuracy": {**of(values), "best_on_test": best},
+        "accuracy": {"last": summarised(values), "best_on_validation": None, "best_on_test": best},
         "evaluated": [{"iteration": 3, "test": [0.7, 0.8]}, {"iteration": 9, "test": values}],
     }
     stage(tmp_path, "dm", 0, values, extra=on_record)
@@ -299,12 +304,6 @@ def test_what_test_images_chose_says_so_and_of_how_many_networks_it_is(tmp_path:
     told = "the sets were chosen by the test images: intervals and marks leave that out, and are too narrow"
     assert told in chosen
     assert told not in last
-
-
-def of(values: list[float]) -> dict[str, Any]:
-    mean = sum(values) / len(values)
-    std = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
-    return {"last": {"mean": mean, "std": std, "values": values, "iteration": 9}, "best_on_validation": None}
 
 
 def test_a_statistic_that_nobody_has_is_empty(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dcbench_tesla.reports import figure1, figure2, growth
 from dcbench_tesla.reports.declarations import declarations
 from dcbench_tesla.reports.files import report
 from dcbench_tesla.reports.tables import runs
+from tests.fixtures_results import gain
 
 ROOT = Path(__file__).parents[1]
 ROWS = sorted((ROOT / "results" / "rows").glob("*.json"))
@@ -140,12 +141,6 @@ def test_the_page_shows_the_points_over_random_of_three_seeds(
         assert f"| `{method}` | {' | '.join(cells)} |" in text
         methods.add(method)
     assert methods == {"herding", "k-center", "class-means", "rded", "dm", "dc", "dsa", "tesla"}
-
-
-def gain(row: dict[Any, Any]) -> str:
-    """Return points over `random` with their interval, and a star where they are decided."""
-    points, low, high = (100 * row[f"over_random{end}"] for end in ("", "_low", "_high"))
-    return f"{points:+.1f} [{low:+.1f}, {high:+.1f}]" + (" *" if row["over_random_p"] <= 0.05 else "")
 
 
 def test_what_stands_out_does(over_random: dict[tuple[str, int, str], dict[Any, Any]]) -> None:

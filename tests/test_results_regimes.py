@@ -18,6 +18,7 @@ from dcbench_tesla.compare.statistics import compare
 from dcbench_tesla.conformance import tiny_sets
 from dcbench_tesla.interface import Teacher
 from dcbench_tesla.records.workspace import Workspace
+from tests.fixtures_results import gain
 from tests.fixtures_scripts import script
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -55,21 +56,14 @@ def test_every_method_has_three_seeds_under_every_regime_and_network(found: Foun
     assert [place for place in places if found[place]["seed_numbers"] != "0 1 2"] == []
 
 
-def gain(row: dict[Any, Any]) -> str:
-    """Return points over `random` with their interval, and a star where they are decided; of `random` its accuracy."""
-    if row["method"] == "random":
-        return f"{100 * row['last']:.1f}"
-    points, low, high = (100 * row[f"over_random{end}"] for end in ("", "_low", "_high"))
-    return f"{points:+.1f} [{low:+.1f}, {high:+.1f}]" + (" *" if row["over_random_p"] <= 0.05 else "")
-
-
 @pytest.mark.parametrize("ipc", IPCS)
 def test_the_page_shows_the_points_over_random_by_labels(ipc: int, found: Found) -> None:
     start = LINES.index(f"### IPC {ipc}")
     shown = [line for line in LINES[start + 1 : start + 4 + len(METHODS)] if line.startswith("| `")]
     places = [(network, regime) for network in NETWORKS for regime in ("set", "teacher")]
     for method in METHODS:
-        cells = [gain(found[ipc, network, regime, method]) for network, regime in places]
+        rows = [found[ipc, network, regime, method] for network, regime in places]
+        cells = [f"{100 * row['last']:.1f}" if method == "random" else gain(row) for row in rows]
         assert f"| `{method}` | {' | '.join(cells)} |" in shown
     assert len(shown) == len(METHODS)
 

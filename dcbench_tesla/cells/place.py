@@ -89,13 +89,11 @@ class Place:
             UsageError: the condensation was started with another ``evaluation.every``.
         """
         identity = self._identity
-        lacking = {
-            i
-            for name in identity.config.evaluators
-            if not self.evaluated(name) and self.twin(name) is None
-            for i, _ in identity.schedule(name)
-            if i <= done and not self.snapshot(i).exists()
-        }
+        lacking: set[int] = set()
+        for name in identity.config.evaluators:
+            own = {i for i, _ in identity.schedule(name) if i <= done and not self.snapshot(i).exists()}
+            if own and not self.evaluated(name) and self.twin(name) is None:
+                lacking |= own
         if lacking:
             raise UsageError(
                 f"{identity.name} was condensed without a snapshot of iteration {min(lacking)}: choose an "

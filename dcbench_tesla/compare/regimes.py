@@ -159,11 +159,12 @@ def sections(table: pd.DataFrame) -> list[Section]:
 def _section(key: tuple[Any, ...], rows: pd.DataFrame) -> Section:
     dataset, ipc, preset, data, column = key
     title, beside = title_of(dataset, ipc, preset, data)
+    rows = _named(rows)
     cells: dict[tuple[str, str], Cell] = {}
     for row in _shown(rows):
         number = float(row["last"])
-        cells[row["line"], _name(row, rows)] = Cell(shown(row, "last"), number)
-        cells[row["line"], f"{_name(row, rows)} - random"] = _difference(row)
+        cells[row["line"], row["name"]] = Cell(shown(row, "last"), number)
+        cells[row["line"], f"{row['name']} - random"] = _difference(row)
     names = _names(rows)
     names += [f"{name} - random" for name in names if any((line, name) in cells for line, _ in cells)]
     lines = sorted(dict.fromkeys(line for line, _ in cells), key=lambda line: _best(cells, line))
@@ -185,19 +186,19 @@ def _shown(rows: pd.DataFrame) -> Iterator[dict[Any, Any]]:
     yield from rows.sort_values("evaluated_sets", kind="stable").to_dict("records")
 
 
-def _name(row: Mapping[Any, Any], rows: pd.DataFrame) -> str:
-    """Return the name of a row's column; where there are several teachers, the one with the fewest epochs is 1."""
-    names = ["teacher_epochs", "teacher", "teacher_key"]
-    teachers = rows.loc[rows["regime"] == TEACHER_LABELS, names].drop_duplicates().sort_values(names)
-    name = REGIMES[row["regime"]]
-    if row["regime"] != TEACHER_LABELS or len(teachers) < 2:
-        return name
-    return f"{name} {teachers.apply(tuple, axis=1).tolist().index(tuple(row[n] for n in names)) + 1}"
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a table with the ``name`` of their columns; of several teachers that of fewest epochs is 1."""
+    names = rows["regime"].map(REGIMES)
+    taught = rows[rows["regime"] == TEACHER_LABELS]
+    number = taught.groupby(["teacher_epochs", "teacher", "teacher_key"]).ngroup() + 1
+    if number.nunique() > 1:
+        names = names.where(rows["regime"] != TEACHER_LABELS, names + " " + number.astype(str))
+    return rows.assign(name=names)
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
     """Return the columns of accuracies in order; those of regimes without a row are there, and stay empty."""
-    there = [(list(REGIMES).index(row["regime"]), _name(row, rows)) for row in rows.to_dict("records")]
+    there = [(list(REGIMES).index(row["regime"]), row["name"]) for row in rows.to_dict("records")]
     known = set(rows["regime"])
     lacking = [(number, name) for number, (regime, name) in enumerate(REGIMES.items()) if regime not in known]
     return [name for _, name in sorted({*there, *lacking})]
@@ -222,8 +223,8 @@ def _notes(rows: pd.DataFrame, column: str) -> list[str]:
     recipes = dict.fromkeys(f"{column}: {row['recipe']}; {row['networks']} networks" for row in rows.to_dict("records"))
     taught = [row for row in rows.to_dict("records") if row["teacher"]]
     teachers: dict[str, dict[str, None]] = defaultdict(dict)
-    for row in sorted(taught, key=lambda row: _name(row, rows)):
-        own = teachers[f"{_name(row, rows)}: {row['teacher']}, expert 0 of {row['teacher_key']}"]
+    for row in sorted(taught, key=lambda row: row["name"]):
+        own = teachers[f"{row['name']}: {row['teacher']}, expert 0 of {row['teacher_key']}"]
         own |= {} if pd.isna(row["teacher_test"]) else {f"{100 * row['teacher_test']:.1f}": None}
     whose = [f"{told}, {' or '.join(own)} % of the test images" if own else told for told, own in teachers.items()]
     return [*recipes, *whose, *_told_differences(rows), *letters(rows)]
@@ -233,9 +234,8 @@ def _told_differences(rows: pd.DataFrame) -> list[str]:
     """Return how many differences to ``random`` are decided, by column, and what their pairs are of."""
     notes = []
     compared = rows.dropna(subset=["over_random"])
-    columns = pd.Series([_name(row, rows) for row in compared.to_dict("records")], compared.index, dtype=str)
     for name in _names(rows):
-        told = [_decided_of(unit, own) for unit, own in compared[columns == name].groupby("over_random_unit")]
+        told = [_decided_of(unit, own) for unit, own in compared[compared["name"] == name].groupby("over_random_unit")]
         notes += [f"{name}: {'; '.join(reversed(told))}"] if told else []
     if notes:
         notes.append(
@@ -344,10 +344,10 @@ def figure(table: pd.DataFrame) -> "Figure | None":
 def _draw(axes: "Axes", rows: pd.DataFrame) -> None:
     from dcbench_tesla.compare.looks import PALETTE
 
-    section = sections(rows)[0]
+    section, rows = sections(rows)[0], _named(rows)
     lines = [line[0].text for line in section.body]
     for number, name in enumerate(_names(rows)):
-        own = {row["line"]: row for row in _shown(rows) if _name(row, rows) == name}
+        own = {row["line"]: row for row in _shown(rows) if row["name"] == name}
         colour, offset = PALETTE[number % len(PALETTE)], (number - 1) * _APART
         points = [(float(row["last"]), lines.index(line) - offset, _spread(row)) for line, row in own.items()]
         if not points:

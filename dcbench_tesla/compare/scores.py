@@ -139,23 +139,28 @@ class _Tested:
 
     @cached_property
     def columns(self) -> Mapping[str, Any]:
+        """Its tidy row, as in ``compare accuracy``."""
         return summary(self.rows)
 
     @property
     def first(self) -> Mapping[str, Any]:
+        """One of its rows, for what they share."""
         return self.rows[0]
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        """The settings of the evaluator."""
         found: Mapping[str, Any] = self.first["settings"]
         return found
 
     @property
     def accuracy(self) -> float:
+        """The mean over seeds of the means over networks."""
         return fmean(fmean(own) for own in self.networks.values())
 
     @cached_property
     def networks(self) -> Networks:
+        """The accuracies of its networks by seed."""
         return networks_of(self.rows, "last")
 
     def of_seeds(self, seeds: Collection[int]) -> "_Tested | None":
@@ -170,6 +175,7 @@ class _Tested:
 
     @property
     def augmentation(self) -> str:
+        """The augmentation that was set, or that of the set."""
         return str(self.settings.get("augmentation", _OWN))
 
     @property
@@ -197,6 +203,7 @@ class _Tested:
 
     @property
     def own_labels_are_hard(self) -> bool:
+        """Whether the labels of the sets themselves are classes; not known of files."""
         made = self.first["made"]
         if made is None:
             return False

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from scipy import stats  # type: ignore[import-untyped]
 
 from dcbench_tesla import registry
 from dcbench_tesla.cli import main
@@ -248,6 +249,11 @@ def test_a_cell_beside_what_was_published(write: Written) -> None:
     assert row["best_on_test_std_networks"] == pytest.approx(0.01)
     assert (row["published"], row["published_std"]) == (0.664, 0.008)
     assert row["difference_points"] == pytest.approx(1.6)  # the best on test, which was published: not the last
+    low, high = stats.t.interval(0.95, 1, 0.68, stats.sem([0.67, 0.69]))
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((100 * low - 66.4, 100 * high - 66.4))
+    assert (row["last_low"], row["last_high"]) == pytest.approx(
+        stats.t.interval(0.95, 1, 0.65, stats.sem([0.64, 0.66]))
+    )
     assert row["share_of_whole"] == pytest.approx(0.68 / 0.82)
     assert row["published_share_of_whole"] == pytest.approx(66.4 / 86.0)
     assert row["share_of_images"] == row["published_share_of_images"] == pytest.approx(100 / 50_000)
@@ -259,7 +265,8 @@ def test_what_was_not_run_is_empty(write: Written) -> None:
     found = write.table()
     others = found[(found["method"] != "tesla") | (found["ipc"] != 10) | (found["dataset"] != "cifar10")]
     assert set(others["status"]) == {"not run", "not implemented"}
-    measured = ["last", "best_on_test", "difference_points", "share_of_whole", "share_of_images", "hardware"]
+    measured = ["last", "last_low", "best_on_test", "difference_points", "difference_low", "share_of_whole"]
+    measured += ["share_of_images", "hardware"]
     assert others[measured].isna().all(axis=None)
     assert set(found.loc[found["status"] == "not implemented", "method"]) == {"kip", "frepo"}
 
@@ -671,12 +678,14 @@ def test_markdown_has_ours_and_published_beside_each_other(write: Written) -> No
     write("whole", [0.80, 0.84], ipc=None)
     head, *lines = lines_of(report(declarations()["table1"], Workspace(write.root)).text, "`cifar10`", "10")
     tesla, random, kip, whole = (head.index(f"`{name}`") for name in ("tesla", "random", "kip", "whole"))
+    differences = ["paper", "", "best on test - published"]
     assert [[*line[2:5], line[random], line[kip], line[tesla], line[whole]] for line in lines] == [
         ["published", "0.2 %", "as printed", "31.0 ± 0.5", "47.2 ± 0.7", "66.4 ± 0.8", "86.0 ± 0.1"],
         ["published", "", "share of whole", "36.0", "54.9", "77.2", ""],
         ["paper", "0.2 %", "last", "31.0 ± 0.0", "not implemented", "65.0 ± 1.0", "82.0 ± 2.0"],
+        ["paper", "", "interval of last", "[31.0, 31.0]", "", "[52.3, 77.7]", "[56.6, 100.0]"],
         ["paper", "", "best on test", "31.0 ± 0.0", "", "68.0 ± 1.0", "82.0 ± 2.0"],
-        ["paper", "", "best on test - published", "+0.0", "", "+1.6", "-4.0"],
+        [*differences, "+0.0 [+0.0, +0.0]", "", "+1.6 [-11.1, +14.3]", "-4.0 [-29.4, +14.0]"],
         ["paper", "", "share of whole", "37.8", "", "82.9", ""],
     ]
 

@@ -1,7 +1,9 @@
 """The paper's tables as tidy rows: own results beside published numbers, and the cells that are missing.
 
 Published numbers are maxima on the test set. Therefore ``difference_points`` is ``best_on_test`` minus the published
-number, and shares of the whole set's accuracy are those of ``best_on_test``. Accuracies and shares are fractions.
+number, and shares of the whole set's accuracy are those of ``best_on_test``. ``difference_low`` and ``difference_high``
+are the ends of the interval of ``best_on_test`` at 95 %, minus the published number, which counts as exact: few papers
+say what theirs varies over. Accuracies and shares are fractions.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,13 +28,14 @@ RUN, NOT_RUN, NOT_IMPLEMENTED = "run", "not run", "not implemented"
 BROKEN = "cannot be imported"  # followed by the reason
 WHOLE = "whole"
 
-_SPREADS = ("", "_std_networks", "_std_seeds", "_networks")
+_SPREADS = ("", "_std_networks", "_std_seeds", "_networks", "_low", "_high", "_unit")
 _KEY = ["dataset", "ipc", "protocol", "method", "evaluator", "labels"]
 _MEASURED = [f"{name}{spread}" for name in STATISTICS for spread in _SPREADS]
 _PUBLISHED = ["published", "published_std", "published_source", "published_note", "other_published"]
 _SHARES = ["share_of_whole", "published_share_of_whole", "share_of_images", "published_share_of_images"]
 _ABOUT = ["cell_protocol", "recipe", "condense_seconds", "peak_bytes", "hardware", "commit", "command"]
-COLUMNS = [*_KEY, "status", *_MEASURED, "seeds", *_PUBLISHED, "difference_points", *_SHARES, *_ABOUT]
+_DIFFERENCE = ["difference_points", "difference_low", "difference_high"]
+COLUMNS = [*_KEY, "status", *_MEASURED, "seeds", *_PUBLISHED, *_DIFFERENCE, *_SHARES, *_ABOUT]
 
 
 def runs(declaration: Declaration, workspace: Workspace) -> list[Finished]:
@@ -151,7 +154,9 @@ def _line(
     if cell is not None:
         line |= _measured(cell)
     if cell is not None and printed is not None and not (declaration.families and printed.note):
-        line["difference_points"] = round(100 * (cell.summary[COMPARED] - printed.mean), 6)
+        own = [cell.summary[f"{COMPARED}{end}"] for end in ("", "_low", "_high")]
+        points = (None if value is None else round(100 * (value - printed.mean), 6) for value in own)
+        line |= dict(zip(_DIFFERENCE, points, strict=True))
     return line
 
 

@@ -196,8 +196,15 @@ def _last(row: Row) -> str:
     return status if status in (NOT_IMPLEMENTED, BROKEN) or status.startswith(FAILED) else shown(row, "last")
 
 
+def _interval(row: Row) -> str:
+    return "" if row["last_low"] is None else f"[{100 * row['last_low']:.1f}, {100 * row['last_high']:.1f}]"
+
+
 def _difference(row: Row) -> str:
-    return "" if row["difference_points"] is None else f"{row['difference_points']:+.1f}"
+    if row["difference_points"] is None:
+        return ""
+    low, high = row["difference_low"], row["difference_high"]
+    return f"{row['difference_points']:+.1f}" + ("" if low is None else f" [{low:+.1f}, {high:+.1f}]")
 
 
 def _share(column: str) -> Callable[[Row], str]:
@@ -208,6 +215,7 @@ _LAST = "last"
 _PUBLISHED_LINES = {"as printed": _printed, "share of whole": _share("published_share_of_whole")}
 _OUR_LINES = {
     _LAST: _last,
+    "interval of last": _interval,
     "best on test": lambda row: shown(row, COMPARED),
     "best on test - published": _difference,
     "share of whole": _share("share_of_whole"),
@@ -226,6 +234,12 @@ def _legend(
         "networks. `best on test`: of the set that the test images choose among those tested on the way. Published "
         "numbers are such maxima: differences (in points) and shares of the whole set's accuracy are of `best on test`."
     )
+    if any(row["last_low"] is not None for row in ours):
+        yield (
+            "intervals: of the mean, 95 % by Student t; over the means of seeds where there are several (their number "
+            "in parentheses), else over the networks of one set, and then they speak of this set only. Those of "
+            "differences take the published number as exact, and leave out that the test images chose."
+        )
     if declaration.note:
         yield declaration.note
     if declaration.shares:

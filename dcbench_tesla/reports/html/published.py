@@ -46,6 +46,8 @@ _COLUMNS = (
     *_accuracy("best_on_test", "best on test"),
     Column("published", "published", percent, ["published_std"]),
     Column("difference_points", "difference", "{:+.1f}".format),
+    Column("difference_low", "difference: from", "{:+.1f}".format),
+    Column("difference_high", "difference: to", "{:+.1f}".format),
     *_accuracy("last", "last"),
     *_accuracy("best_on_validation", "best on validation"),
     Column("last_networks", "networks (last)"),
@@ -70,8 +72,9 @@ def published_part(workspace: Workspace) -> Part:
         short="Published",
         about="Test accuracy in %: own results beside published numbers. Published numbers are maxima over "
         "checkpoints, measured on the test set, so differences (in points) and shares of the whole set's accuracy are "
-        "those of `best_on_test`. A reduced protocol is not comparable with published numbers. What was not run is "
-        "folded away.",
+        "those of `best_on_test`. `from` and `to` are the ends of the interval of the mean at 95 %, minus the "
+        "published number, which counts as exact. A reduced protocol is not comparable with published numbers. What "
+        "was not run is folded away.",
         make="dcbench reproduce table1",
         figures=[figure for name in _TABLES for figure in _figures(declarations()[name], workspace)],
     )

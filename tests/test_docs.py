@@ -99,7 +99,7 @@ def console_commands(page: Path) -> Iterator[list[str]]:
 def check_options(words: list[str], where: Path) -> None:
     """Let click parse a command and run nothing; files that it asks for are made beforehand."""
     group: click.Command = main
-    context = click.Context(main, info_name="dcbench")
+    context = click.Context(main, info_name="dcbench", **main.context_settings)
     while isinstance(group, click.Group):
         _, command, words = group.resolve_command(context, words)
         assert command is not None

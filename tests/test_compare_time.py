@@ -445,3 +445,20 @@ def test_what_was_timed_before_an_interruption_is_kept(monkeypatch: pytest.Monke
         measure(wanted, CPU, repetitions=1, done=done, keep=kept.append)
     (rows,) = kept
     assert list(rows["matching_steps"]) == [1, 1]
+
+
+def test_the_turns_before_an_interruption_are_kept_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = [1, 3, 5, 7]
+    Played(monkeypatch, lambda method, turn: (taken[turn - 1], 0))
+    kept, runs = list[pd.DataFrame](), iter(range(8))  # two methods: warm-up, two repetitions, and half of the third
+
+    def done() -> None:
+        if next(runs) == 7:
+            raise KeyboardInterrupt
+
+    wanted = points(["mtt", "tesla"], ["digits"], steps=(2,), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        measure(wanted, CPU, repetitions=3, done=done, keep_turn=kept.append)
+    assert [list(rows["repetitions"]) for rows in kept] == [[1, 1], [2, 2]]
+    assert [list(rows["iteration_seconds"]) for rows in kept] == [[3.5, 3.5], [4.5, 4.5]]  # of 3.5 and 5.5
+    assert set(kept[-1]["status"]) == {"ok"}

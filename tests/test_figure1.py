@@ -40,7 +40,7 @@ def memory(**peaks: float) -> pd.DataFrame:
 def times(hardware: str = "a CPU", threads: int = 2, **seconds: float) -> pd.DataFrame:
     """Return rows of the time of Figure 1b's points on CIFAR-100."""
     where: dict[str, Any] = {"meter": "perf_counter", "hardware": hardware, "threads": threads, "status": "ok"}
-    where["compiled"] = False
+    where |= {"compiled": False, "repetitions": 3}
     return pd.DataFrame(
         {**vars(point), **where, "iteration_seconds": seconds[point.method]}
         for point in figure1.panel_b().points
@@ -266,7 +266,7 @@ def of_tiny(*, compiled: bool, turns: str = "a", **seconds: float) -> pd.DataFra
         for how in [False, True] if compiled and point.method != "mtt" else [False]:
             where = {"meter": "perf_counter", "hardware": hardware(), "threads": 1, "compiled": how, "turns": turns}
             taken = seconds[point.method.replace("-", "_")] * (point.matching_steps or 0)
-            rows.append({**vars(point), **where, "iteration_seconds": taken, "status": "ok"})
+            rows.append({**vars(point), **where, "iteration_seconds": taken, "repetitions": 3, "status": "ok"})
     return pd.DataFrame(rows)
 
 
@@ -286,6 +286,17 @@ def test_a_data_set_is_timed_whole_or_not_at_all(tiny: None, monkeypatch: pytest
     mixed = whole.assign(turns=["b", *["a"] * (len(whole) - 1)])  # mtt did not take turns with the others
     assert to_time(mixed, CPU, compiled=[False]).points == everything
     assert figure_b(memory(mtt=100, tesla=4, tesla_exact=5), mixed)["time_ratio"].dropna().tolist() == [1.0]
+
+
+def test_turns_that_were_interrupted_are_made_again(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 3)
+    whole = extrapolated_rows()
+    assert to_time(whole, CPU, compiled=[False], repetitions=3) == Plan([], [])
+    for method, steps in (("tesla", 6), ("mtt", 2)):  # a measured time, and one that a line goes through
+        short = whole.copy()
+        short.loc[(short["method"] == method) & (short["matching_steps"] == steps), "repetitions"] = 2
+        assert to_time(short, CPU, compiled=[False], repetitions=2) == Plan([], [])
+        assert len(to_time(short, CPU, compiled=[False], repetitions=3).points) == 7
 
 
 def test_what_does_not_fit_is_timed_at_smaller_steps(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +328,12 @@ def small_steps(seconds: Mapping[int, float], turns: str = "a") -> pd.DataFrame:
     """Return rows of mtt in the tiny Figure 1b at smaller T, and one that says that T = 6 does not fit."""
     mtt = of_tiny(compiled=False, mtt=0, tesla=0, tesla_exact=0).query("method == 'mtt'").to_dict("records")[0]
     ran = [mtt | {"matching_steps": t, "iteration_seconds": s, "turns": turns} for t, s in seconds.items()]
-    lacks = {"iteration_seconds": None, "status": "not run: needs 57 GiB, 9 GiB are free", "turns": turns}
+    lacks = {
+        "iteration_seconds": None,
+        "repetitions": 0,
+        "status": "not run: needs 57 GiB, 9 GiB are free",
+        "turns": turns,
+    }
     return pd.DataFrame([*ran, mtt | lacks])
 
 

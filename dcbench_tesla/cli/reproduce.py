@@ -477,7 +477,7 @@ def _pending(configs: "list[CellConfig]", session: "Session", workspace: Workspa
 def _time_figure1(
     device: str, path: Path, *, compiled: "Sequence[bool]", extrapolate: "Extrapolate", datasets: tuple[str, ...]
 ) -> None:
-    """Time the points of Figure 1b that were not timed on this machine; save those of a data set when it is done."""
+    """Time the points of Figure 1b that were not timed on this machine; save those of a data set after every turn."""
     from dcbench_tesla.cells.execution import Execution
     from dcbench_tesla.compare import timing
     from dcbench_tesla.compare.files import merge_csv, read_csv
@@ -486,10 +486,12 @@ def _time_figure1(
 
     execution = Execution.resolve(device)
     known = read_csv(path, timing.KEY)
-    plan = to_time(known, execution, compiled=compiled, extrapolate=extrapolate, datasets=datasets)
+    repetitions = timing.repetitions(execution)
+    plan = to_time(
+        known, execution, compiled=compiled, extrapolate=extrapolate, datasets=datasets, repetitions=repetitions
+    )
     for text in plan.told:
         say(text)
-    repetitions = timing.repetitions(execution)
 
     def keep(rows: "DataFrame") -> None:
         merge_csv(path, rows, timing.KEY)
@@ -504,4 +506,5 @@ def _time_figure1(
             unchecked=extrapolate == "never",
             done=shown.advance,
             keep=keep,
+            keep_turn=keep,
         )

@@ -74,6 +74,7 @@ def measure(
     unchecked: bool = False,
     done: Callable[[], None] = lambda: None,
     keep: Keep = keep_nothing,
+    keep_turn: Keep = keep_nothing,
 ) -> pd.DataFrame:
     """Time every point and return tidy rows, in seconds.
 
@@ -90,6 +91,7 @@ def measure(
         unchecked: run what is predicted not to fit in memory too; where main memory ends, the system kills the process.
         done: called ``repetitions + 1`` times per row, once of them for the warm-up.
         keep: called with the rows of methods that took turns, when all of them are finished.
+        keep_turn: called with what these rows are so far, after every turn but the last: hours may lie between them.
 
     Raises:
         UsageError: a method or data set is unknown, a point is invalid, or ``repetitions`` is less than 1.
@@ -102,7 +104,7 @@ def measure(
     here = environment(execution.device, execution.threads)
     where = {"meter": clock(device).name, "hardware": here["hardware"], "threads": here["threads"]}
     origin = {"inputs": "synthetic", "commit": here["commit"], "torch": here["versions"]["torch"]}
-    rows = []
+    rows: list[dict[str, Any]] = []
     with older_objects_kept():
         # all are made before the first one runs, so that an invalid point raises at once and not after hours
         groups = [
@@ -110,20 +112,23 @@ def measure(
             for group in _groups(wanted, all_steps=all_steps)
         ]
         for timed in groups:
-            turns = {"turns": datetime.now(UTC).isoformat(timespec="seconds")}
-            for turn in (_Timed.warm_up, *[_Timed.repeat] * repetitions):
+            origin["turns"] = datetime.now(UTC).isoformat(timespec="seconds")
+            for turn in range(repetitions + 1):
                 for one in timed:
-                    turn(one)
+                    one.repeat() if turn else one.warm_up()
                     done()
+                if 0 < turn < repetitions:
+                    keep_turn(_table(_rows(timed, where, origin)))
             for one in timed:
                 one.release()
-            found = [
-                {**asdict(one.point), "compiled": one.compile, **where, **one.found(), **origin, **turns}
-                for one in timed
-            ]
+            rows += (found := _rows(timed, where, origin))
             keep(_table(found))
-            rows += found
     return _table(rows)
+
+
+def _rows(timed: Iterable["_Timed"], where: Mapping[str, Any], origin: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of what took turns, as far as it ran."""
+    return [{**asdict(one.point), "compiled": one.compile, **where, **one.found(), **origin} for one in timed]
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:

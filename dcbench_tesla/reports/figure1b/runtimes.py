@@ -36,6 +36,7 @@ class Runtime:
         kind: ``measured``, or ``extrapolated``: the value of a line through what smaller T took.
         seconds: the seconds.
         turns: what was timed in turns with it has the same text.
+        repetitions: how many iterations were timed, at each T.
         spread: the interquartile range, if measured.
         low: the lower end of the interval of an extrapolation.
         high: its upper end.
@@ -45,6 +46,7 @@ class Runtime:
     kind: Kind
     seconds: float
     turns: str
+    repetitions: int
     spread: float | None = None
     low: float | None = None
     high: float | None = None
@@ -88,17 +90,22 @@ def runtime(time: pd.DataFrame, point: Point, *, compiled: bool, machine: Machin
             kind="measured",
             seconds=float(row["iteration_seconds"]),
             turns=row["turns"],
+            repetitions=int(row["repetitions"]),
             spread=None if spread is None or pd.isna(spread) else float(spread),
         )
     small = of_points(own, ladder(point))
     if small.empty or point.matching_steps is None:
         return None
     turns = str(small["turns"].max())
-    line = timing.extrapolated(small[small["turns"] == turns], point.matching_steps)
+    small = small[small["turns"] == turns]
+    line = timing.extrapolated(small, point.matching_steps)
     if line is None:
         return None
     value, low, high, steps = line
-    return Runtime(kind="extrapolated", seconds=value, turns=turns, low=low, high=high, steps=steps)
+    repetitions = int(small.loc[small["status"] == "ok", "repetitions"].min())
+    return Runtime(
+        kind="extrapolated", seconds=value, turns=turns, repetitions=repetitions, low=low, high=high, steps=steps
+    )
 
 
 def why_not_run(time: pd.DataFrame, point: Point, *, compiled: bool, machine: Machine | None) -> str:
@@ -130,12 +137,14 @@ def to_time(
     compiled: Sequence[bool] = (False, True),
     extrapolate: Extrapolate = "auto",
     datasets: Collection[str] = (),
+    repetitions: int = 1,
 ) -> Plan:
     """Return the points of Figure 1b to time on this machine, those of a data set together.
 
     Only what was timed in turns is compared. So a data set is timed whole, unless all its points have a runtime of the
-    same turns on record. A point that does not fit in memory is timed at those smaller T that fit, if at least three
-    do, beside its own, which then leaves a row that says why it was not run.
+    same turns on record, and were timed as often as wanted: turns that were interrupted are made again. A point that
+    does not fit in memory is timed at those smaller T that fit, if at least three do, beside its own, which then leaves
+    a row that says why it was not run.
 
     Args:
         time: the rows on record.
@@ -144,6 +153,7 @@ def to_time(
         extrapolate: ``auto``; ``always``: the time of mtt is extrapolated even if it fits; ``never``: points are run
             even if they are predicted not to fit.
         datasets: only these data sets; empty: all.
+        repetitions: the number of timed iterations that is wanted of each point.
     """
     here = Machine(hardware(execution.device), execution.threads)
     wanted = [p for p in panel_b().points if not datasets or p.dataset in datasets]
@@ -152,7 +162,7 @@ def to_time(
     for dataset in dict.fromkeys(p.dataset for p in wanted):
         own = [p for p in wanted if p.dataset == dataset]
         runtimes = [runtime(known, p, compiled=how, machine=here) for p, how in timing.variants(own, compiled)]
-        if _is_whole(runtimes, extrapolate):
+        if _is_whole(runtimes, extrapolate, repetitions):
             continue
         for point in own:
             points, text = smaller(point, extrapolate) if extrapolate != "never" else ([point], "")
@@ -161,11 +171,12 @@ def to_time(
     return Plan(found, told)
 
 
-def _is_whole(runtimes: Sequence[Runtime | None], extrapolate: Extrapolate) -> bool:
-    """Return whether all are known by the same turns, and measured where nothing is to be extrapolated."""
+def _is_whole(runtimes: Sequence[Runtime | None], extrapolate: Extrapolate, repetitions: int) -> bool:
+    """Return whether all are known by the same turns, often enough, and measured if nothing is to be extrapolated."""
     turns = {r and r.turns for r in runtimes}
     measured = all(r is not None and r.kind == "measured" for r in runtimes)
-    return len(turns) == 1 and None not in turns and (measured or extrapolate != "never")
+    often = all(r is not None and r.repetitions >= repetitions for r in runtimes)
+    return len(turns) == 1 and None not in turns and often and (measured or extrapolate != "never")
 
 
 def _smaller(device: torch.device) -> Callable[[Point, Extrapolate], tuple[list[Point], str]]:

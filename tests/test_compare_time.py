@@ -92,8 +92,8 @@ def test_methods_on_the_same_shapes_take_turns(monkeypatch: pytest.MonkeyPatch) 
     calls: list[None] = []
     measure(wanted, CPU, repetitions=2, done=lambda: calls.append(None))
     short = [Ran("mtt", 1), Ran("tesla", 1)]
-    long = [Ran("mtt", 5), Ran("tesla", 5)]
-    assert played.ran == [*short * 3, *long * 3, *[Ran("dm", None)] * 3]
+    warm, long = ([Ran("mtt", steps), Ran("tesla", steps)] for steps in (2, 5))  # a CPU is warm after two steps
+    assert played.ran == [*short * 3, *warm, *long * 2, *[Ran("dm", None)] * 3]
     assert len(calls) == len(wanted) * 3
 
 
@@ -101,7 +101,8 @@ def test_points_of_all_steps_take_turns_if_asked(monkeypatch: pytest.MonkeyPatch
     played = Played(monkeypatch, lambda method, turn: (1, 1))
     wanted = points(["mtt", "tesla"], ["digits"], steps=(1, 5), **SMALL)
     table = measure(wanted, CPU, repetitions=1, all_steps=True)
-    assert played.ran == [Ran("mtt", 1), Ran("mtt", 5), Ran("tesla", 1), Ran("tesla", 5)] * 2
+    warm, turn = ([Ran(method, steps) for method in ("mtt", "tesla") for steps in (1, most)] for most in (2, 5))
+    assert played.ran == [*warm, *turn]
     assert table["turns"].nunique() == 1
 
 

@@ -164,6 +164,7 @@ def does_not_fit(needed: int, device: torch.device) -> str:
     return f"needs {size(needed)}, {size(free)} are free" if needed > (free := free_bytes(device)) else ""
 
 
+_WARM_UP_STEPS = 2  # matching steps on a CPU: the second one meets all that later ones do
 _NOT_COMPILED = ".*could not be compiled"  # of the warning of CompiledFunctions
 
 
@@ -227,9 +228,10 @@ class _Timed:
         self._status = "ok"
 
     def warm_up(self) -> None:
-        """Run a whole iteration, so that kernels are loaded and memory is allocated; do not run if it does not fit.
+        """Run once, so that kernels are loaded and memory is allocated; do not run if an iteration does not fit.
 
-        A process that takes more main memory than there is would be killed.
+        A GPU, whose memory stays allocated, and compiled code need a whole iteration. A CPU gives memory back, and a
+        few steps are enough. A process that takes more main memory than there is would be killed.
         """
         if not self._unchecked and (reason := does_not_fit(self._needed_bytes, self._device)):
             self._status = f"not run: {reason}"
@@ -261,6 +263,10 @@ class _Timed:
     def _make_ready(self) -> None:
         """Make the condenser once, since it holds its compiled code. Its images change, which does not affect time."""
         self._run = self.point.workload(self._device, compile=self.compile)()
+        steps = self.point.matching_steps
+        if self._device.type == "cpu" and not self.compile and steps:
+            replace(self.point, matching_steps=min(steps, _WARM_UP_STEPS)).workload(self._device)()()
+            return
         for _ in range(CUDA_WARM_UP if self.compile and self._device.type == "cuda" else 1):
             self._lap()
 

@@ -459,7 +459,7 @@ def test_the_turns_before_an_interruption_are_kept_where_that_is_asked_for(monke
 
     wanted = points(["mtt", "tesla"], ["digits"], steps=(2,), **SMALL)
     with pytest.raises(KeyboardInterrupt):
-        measure(wanted, CPU, repetitions=3, done=done, keep_turn=kept.append)
+        measure(wanted, CPU, repetitions=3, done=done, keep=kept.append, every_turn=True)
     assert [list(rows["repetitions"]) for rows in kept] == [[1, 1], [2, 2]]
     assert [list(rows["iteration_seconds"]) for rows in kept] == [[3.5, 3.5], [4.5, 4.5]]  # of 3.5 and 5.5
     assert set(kept[-1]["status"]) == {"ok"}

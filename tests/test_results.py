@@ -1,6 +1,5 @@
 """The committed results: rows are readable and complete, and README and docs/results/ show what they hold."""
 
-import json
 import math
 import re
 import shutil
@@ -24,21 +23,10 @@ from dcbench_tesla.reports import figure1, figure2, growth
 from dcbench_tesla.reports.declarations import declarations
 from dcbench_tesla.reports.files import report
 from dcbench_tesla.reports.tables import runs
-from tests.fixtures_results import gain
+from tests.fixtures_results import ROOT, ROWS, gain, read, rows
 
-ROOT = Path(__file__).parents[1]
-ROWS = sorted((ROOT / "results" / "rows").glob("*.json"))
 PAGES = ROOT / "docs" / "results"
 METHODS = ("random", "herding", "k-center", "dc", "dsa", "dm", "mtt", "tesla", "tesla-exact")
-
-
-def rows(stage: str) -> list[dict[str, Any]]:
-    return [row for row in map(read, ROWS) if row["stage"] == stage]
-
-
-def read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def first_seed() -> list[dict[str, Any]]:

@@ -18,15 +18,11 @@ from dcbench_tesla.compare.statistics import compare
 from dcbench_tesla.conformance import tiny_sets
 from dcbench_tesla.interface import Teacher
 from dcbench_tesla.records.workspace import Workspace
-from tests.fixtures_results import gain
+from tests.fixtures_results import gain, rows
 from tests.fixtures_scripts import script
 
 RESULTS = Path(__file__).parents[1] / "results"
-EVALUATED = [
-    row
-    for row in (json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("rows/evaluate-*.json")))
-    if (row["dataset"], row["preset"]) == ("fashion-mnist", "quick")
-]
+EVALUATED = [row for row in rows("evaluate") if (row["dataset"], row["preset"]) == ("fashion-mnist", "quick")]
 METHODS = ("random", "herding", "k-center", "class-means", "rded", "dm", "dc", "dsa", "tesla")
 IPCS, NETWORKS, GOOD, WEAK = (1, 10), ("convnet", "resnet18"), 100, 20
 LINES = (RESULTS.parent / "docs" / "results" / "regimes.md").read_text(encoding="utf-8").splitlines()

@@ -387,10 +387,7 @@ def memory(
     )
     Workspace(out).check_writable()
     figures = Workspace(out).figures
-
-    def keep(rows: "DataFrame") -> None:
-        merge_csv(figures / "memory.csv", rows, compared.KEY)
-
+    keep = partial(merge_csv, figures / "memory.csv", key=compared.KEY)
     with bar("memory", len(wanted), unit="point") as shown:
         on = "cpu" if device == "auto" else Execution.resolve(device).device
         table = compared.measure(wanted, meter, on, done=shown.advance, keep=keep)
@@ -491,10 +488,7 @@ def time_(
     compiled = {"off": [False], "on": [True], "both": [False, True]}[compile]
     Workspace(out).check_writable()
     figures = Workspace(out).figures
-
-    def keep(rows: "DataFrame") -> None:
-        merge_csv(figures / "time.csv", rows, timing.KEY)
-
+    keep = partial(merge_csv, figures / "time.csv", key=timing.KEY)
     with bar("time", len(timing.variants(wanted, compiled)) * (repetitions + 1), unit="run") as shown:
         table = timing.measure(
             wanted, execution, repetitions=repetitions, compiled=compiled, done=shown.advance, keep=keep
@@ -590,10 +584,7 @@ def gradient(
     if "experts" in reference.stages_from_scratch():
         train_experts(reference, reference.materials.expert_count, reference.materials.expert_request.epochs)
     figures = session.workspace.figures
-
-    def keep(rows: "DataFrame") -> None:
-        merge_csv(figures / "gradient.csv", rows, compared.KEY)
-
+    keep = partial(merge_csv, figures / "gradient.csv", key=compared.KEY)
     with bar("gradients", len(wanted), unit="point") as shown:
         table = compared.measure(cells, wanted, done=shown.advance, keep=keep)
     show = _nothing if as_json else click.echo

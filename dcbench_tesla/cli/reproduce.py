@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +30,13 @@ from dcbench_tesla.errors import UsageError
 from dcbench_tesla.records.workspace import Workspace, shipped_folder, with_shipped
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from dcbench_tesla.backends.base import Backend
     from dcbench_tesla.cells.cell import Cell
     from dcbench_tesla.cells.session import Session
     from dcbench_tesla.config import CellConfig
     from dcbench_tesla.reports.declarations import Declaration, Part
     from dcbench_tesla.reports.figure1b.runtimes import Extrapolate
+    from dcbench_tesla.reports.files import Report
 
 
 @click.group(cls=Group)
@@ -201,17 +201,9 @@ def figure1(
       dcbench reproduce figure1 --run --dataset cifar100 --compile off
       dcbench reproduce figure1 --run --device cuda
     """
-    from dcbench_tesla.cells.execution import Execution
-    from dcbench_tesla.compare import memory as memories
-    from dcbench_tesla.compare import timing
-    from dcbench_tesla.compare.files import add_shipped, csv_text, merge_csv, read_csv
-    from dcbench_tesla.records.progress import bar, say
+    from dcbench_tesla.records.progress import say
     from dcbench_tesla.reports import figure1 as declared
-    from dcbench_tesla.reports import growth
     from dcbench_tesla.reports.declarations import NotInTableError, Part
-    from dcbench_tesla.reports.figure1b.rows import figure_b, lost
-    from dcbench_tesla.reports.figure1b.shown import draw_b, markdown_b
-    from dcbench_tesla.reports.files import Report
 
     check_part(Part(datasets=datasets, methods=methods))
     wanted = declared.all_points()
@@ -223,32 +215,12 @@ def figure1(
     _check_effect(click.get_current_context(), run_missing=run_missing, has_effect=("device",))
     workspace = _workspace(out, shipped=shipped, run_missing=run_missing)
     workspace.check_writable()
-    figures, tables = workspace.figures, workspace.tables
+    figures = workspace.figures
     if run_missing:
         how = [False, True] if compiled == "both" else [False]
         _time_figure1(device, figures / "time.csv", compiled=how, extrapolate=extrapolate, datasets=datasets)
-    on = "cpu" if device == "auto" else Execution.resolve(device).device
-    with bar("memory", len(wanted) + growth.count(), unit="point") as shown:
-        memory = memories.measure(wanted, "auto", on, done=shown.advance)
-        grown = growth.predict(done=shown.advance)
-    memory = merge_csv(figures / "memory.csv", memory, memories.KEY)
-    memory = declared.best(add_shipped(memory, workspace, "memory.csv", memories.KEY))
-    time = add_shipped(read_csv(figures / "time.csv", timing.KEY), workspace, "time.csv", timing.KEY)
-    table = figure_b(memory, time)
-    panels = [declared.markdown_a(memory), declared.markdown_batch(memory), markdown_b(table)]
-    text = "\n".join([*panels, growth.markdown(grown)])
-    made = Report(
-        text=text,
-        rows={figures / "figure1b.csv": table},
-        texts={tables / "figure1.md": text, tables / "growth.csv": csv_text(grown)},
-        figures={
-            figures / "figure1a": declared.draw_a(memory),
-            figures / "figure1b": draw_b(table),
-        },
-        column="paper_time_ratio",
-        lost=lost,
-    )
-    click.echo(text)
+    made = _figure1(device, workspace)
+    click.echo(made.text)
     written = [figures / "memory.csv", *made.write(force=force)]
     say(f"written: {', '.join(map(str, written))}")
 
@@ -474,6 +446,43 @@ def _pending(configs: "list[CellConfig]", session: "Session", workspace: Workspa
     return [cell for cell, found in zip(cells, planned, strict=True) if found.stages], damaged + len(absent)
 
 
+def _figure1(device: str, workspace: Workspace) -> "Report":
+    """Return Figure 1 from what is on record, after its memory was measured or predicted and saved."""
+    from dcbench_tesla.cells.execution import Execution
+    from dcbench_tesla.compare import memory as memories
+    from dcbench_tesla.compare import timing
+    from dcbench_tesla.compare.files import add_shipped, csv_text, merge_csv, read_csv
+    from dcbench_tesla.records.progress import bar
+    from dcbench_tesla.reports import figure1 as declared
+    from dcbench_tesla.reports import growth
+    from dcbench_tesla.reports.figure1b.rows import figure_b, lost
+    from dcbench_tesla.reports.figure1b.shown import draw_b, markdown_b
+    from dcbench_tesla.reports.files import Report
+
+    wanted, figures, tables = declared.all_points(), workspace.figures, workspace.tables
+    on = "cpu" if device == "auto" else Execution.resolve(device).device
+    with bar("memory", len(wanted) + growth.count(), unit="point") as shown:
+        memory = memories.measure(wanted, "auto", on, done=shown.advance)
+        grown = growth.predict(done=shown.advance)
+    memory = merge_csv(figures / "memory.csv", memory, memories.KEY)
+    memory = declared.best(add_shipped(memory, workspace, "memory.csv", memories.KEY))
+    time = add_shipped(read_csv(figures / "time.csv", timing.KEY), workspace, "time.csv", timing.KEY)
+    table = figure_b(memory, time)
+    panels = [declared.markdown_a(memory), declared.markdown_batch(memory), markdown_b(table)]
+    text = "\n".join([*panels, growth.markdown(grown)])
+    return Report(
+        text=text,
+        rows={figures / "figure1b.csv": table},
+        texts={tables / "figure1.md": text, tables / "growth.csv": csv_text(grown)},
+        figures={
+            figures / "figure1a": declared.draw_a(memory),
+            figures / "figure1b": draw_b(table),
+        },
+        column="paper_time_ratio",
+        lost=lost,
+    )
+
+
 def _time_figure1(
     device: str, path: Path, *, compiled: "Sequence[bool]", extrapolate: "Extrapolate", datasets: tuple[str, ...]
 ) -> None:
@@ -492,10 +501,6 @@ def _time_figure1(
     )
     for text in plan.told:
         say(text)
-
-    def keep(rows: "DataFrame") -> None:
-        merge_csv(path, rows, timing.KEY)
-
     with bar("time", len(timing.variants(plan.points, compiled)) * (repetitions + 1), unit="run") as shown:
         timing.measure(
             plan.points,
@@ -505,6 +510,6 @@ def _time_figure1(
             all_steps=True,
             unchecked=extrapolate == "never",
             done=shown.advance,
-            keep=keep,
-            keep_turn=keep,
+            keep=partial(merge_csv, path, key=timing.KEY),
+            every_turn=True,
         )

@@ -557,11 +557,15 @@ def _open(row: _Row, statistic: str) -> str:
     return f"{row['line']} {how} ({seeds})"
 
 
+def shown_interval(row: Mapping[Any, Any], statistic: str) -> str:
+    """Return the text of the interval of an accuracy, in percent, or an empty text if there is none."""
+    low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
+    return "" if pd.isna(low) else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def _with_interval(row: Mapping[Any, Any], statistic: str, *, marked: bool) -> str:
     """Return the text of an accuracy with its interval; in a ``marked`` column also with the place of the mark."""
-    text, low, high = shown(row, statistic), row[f"{statistic}_low"], row[f"{statistic}_high"]
-    if not pd.isna(low):
-        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    text = " ".join(filter(None, [shown(row, statistic), shown_interval(row, statistic)]))
     return text + ((" *" if row[f"{statistic}_level"] is True else "  ") if marked and text else "")
 
 

@@ -308,6 +308,7 @@ class _All:
         fit = [one for one in found if (one.labels, one.augmentation, one.network) == asked]
 
         def order(one: _Tested) -> tuple[Any, ...]:
+            """Return what sorts the same origin first, then most of the set's seeds, then the fullest."""
             shared = len(one.networks.keys() & own.networks.keys())
             return (one.first.get("origin") != own.first.get("origin"), -shared, *self._rank(one))
 

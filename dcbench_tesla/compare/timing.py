@@ -74,7 +74,7 @@ def measure(
     unchecked: bool = False,
     done: Callable[[], None] = lambda: None,
     keep: Keep = keep_nothing,
-    keep_turn: Keep = keep_nothing,
+    every_turn: bool = False,
 ) -> pd.DataFrame:
     """Time every point and return tidy rows, in seconds.
 
@@ -91,7 +91,7 @@ def measure(
         unchecked: run what is predicted not to fit in memory too; where main memory ends, the system kills the process.
         done: called ``repetitions + 1`` times per row, once of them for the warm-up.
         keep: called with the rows of methods that took turns, when all of them are finished.
-        keep_turn: called with what these rows are so far, after every turn but the last: hours may lie between them.
+        every_turn: whether ``keep`` is called after every turn, with what the rows are so far: hours may lie between.
 
     Raises:
         UsageError: a method or data set is unknown, a point is invalid, or ``repetitions`` is less than 1.
@@ -112,23 +112,19 @@ def measure(
             for group in _groups(wanted, all_steps=all_steps)
         ]
         for timed in groups:
-            origin["turns"] = datetime.now(UTC).isoformat(timespec="seconds")
+            about = {**origin, "turns": datetime.now(UTC).isoformat(timespec="seconds")}
             for turn in range(repetitions + 1):
                 for one in timed:
                     one.repeat() if turn else one.warm_up()
                     done()
-                if 0 < turn < repetitions:
-                    keep_turn(_table(_rows(timed, where, origin)))
+                if every_turn and 0 < turn < repetitions:
+                    keep(_table([one.row(where, about) for one in timed]))
             for one in timed:
                 one.release()
-            rows += (found := _rows(timed, where, origin))
+            found = [one.row(where, about) for one in timed]
             keep(_table(found))
+            rows += found
     return _table(rows)
-
-
-def _rows(timed: Iterable["_Timed"], where: Mapping[str, Any], origin: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of what took turns, as far as it ran."""
-    return [{**asdict(one.point), "compiled": one.compile, **where, **one.found(), **origin} for one in timed]
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -276,6 +272,10 @@ class _Timed:
         with PhaseClock(self._device) as lap:
             self._run()
         return lap
+
+    def row(self, where: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the row, as far as it ran: the point, ``where`` it ran, what was measured, and ``about`` all of it."""
+        return {**asdict(self.point), "compiled": self.compile, **where, **self.found(), **about}
 
     def found(self) -> dict[str, Any]:
         """Return the measured columns of the row."""

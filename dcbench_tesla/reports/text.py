@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dcbench_tesla.compare.accuracy import shown
+from dcbench_tesla.compare.accuracy import shown, shown_interval
 from dcbench_tesla.compare.changes import letters_in_order
 from dcbench_tesla.compare.table import aligned, bullet, paragraph
 from dcbench_tesla.config import CellConfig, settings_given, shown_dataset
@@ -196,10 +196,6 @@ def _last(row: Row) -> str:
     return status if status in (NOT_IMPLEMENTED, BROKEN) or status.startswith(FAILED) else shown(row, "last")
 
 
-def _interval(row: Row) -> str:
-    return "" if row["last_low"] is None else f"[{100 * row['last_low']:.1f}, {100 * row['last_high']:.1f}]"
-
-
 def _difference(row: Row) -> str:
     if row["difference_points"] is None:
         return ""
@@ -215,7 +211,7 @@ _LAST = "last"
 _PUBLISHED_LINES = {"as printed": _printed, "share of whole": _share("published_share_of_whole")}
 _OUR_LINES = {
     _LAST: _last,
-    "interval of last": _interval,
+    "interval of last": lambda row: shown_interval(row, _LAST),
     "best on test": lambda row: shown(row, COMPARED),
     "best on test - published": _difference,
     "share of whole": _share("share_of_whole"),

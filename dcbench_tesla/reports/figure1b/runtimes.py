@@ -184,9 +184,11 @@ def _smaller(device: torch.device) -> Callable[[Point, Extrapolate], tuple[list[
     meter = memory_meter("predicted")  # one for all points, because it caches its predictions
 
     def lacks(point: Point) -> str:
+        """Return why a point does not fit in memory, or "" if it does."""
         return timing.does_not_fit(timing.needed_bytes(point, device, meter), device)
 
     def choose(point: Point, extrapolate: Extrapolate) -> tuple[list[Point], str]:
+        """Return the point, or what is timed in its place, and a sentence on that."""
         reason, always = lacks(point), extrapolate == "always" and point.method == BASE
         if not reason and not always:
             return [point], ""
